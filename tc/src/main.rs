@@ -1,1 +1,82 @@
+//! Door 2 into the datapath: TC, both directions, after XDP. Passes every packet on to the next program, always.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod ctx;
+
+#[cfg(target_arch = "bpf")]
+mod door {
+    //! The programs. The capture stage is a program of its own, next to the tracker in the chain.
+
+    use aya_ebpf::{macros::classifier, programs::TcContext};
+    use datapath::{
+        Direction,
+        kernel::{self, capture},
+    };
+
+    use crate::ctx;
+
+    /// `TCX_NEXT` and `TC_ACT_UNSPEC`: go on as if this program were not here.
+    const NEXT: i32 = -1;
+
+    #[inline(always)]
+    fn track(context: &TcContext, direction: Direction) -> i32 {
+        let point = kernel::point(ctx::ifindex(context));
+        if point.id != 0 {
+            let (window, frame) = ctx::frame(context, point);
+            kernel::process(&window, &frame, direction);
+        }
+        NEXT
+    }
+
+    /// Tracks each packet that an interface received.
+    #[classifier]
+    pub(crate) fn tc_ingress(context: TcContext) -> i32 {
+        track(&context, Direction::Ingress)
+    }
+
+    /// Tracks each packet that an interface is about to send.
+    #[classifier]
+    pub(crate) fn tc_egress(context: TcContext) -> i32 {
+        track(&context, Direction::Egress)
+    }
+
+    #[inline(always)]
+    fn copy(context: &TcContext, direction: Direction) -> i32 {
+        let point = kernel::point(ctx::ifindex(context));
+        capture::from_tc(context, point, direction, ctx::queue(context));
+        NEXT
+    }
+
+    /// Copies received packets for the capture that runs; attached while it does.
+    #[classifier]
+    pub(crate) fn tc_capture_ingress(context: TcContext) -> i32 {
+        copy(&context, Direction::Ingress)
+    }
+
+    /// Copies packets about to be sent for the capture that runs; attached while it does.
+    #[classifier]
+    pub(crate) fn tc_capture_egress(context: TcContext) -> i32 {
+        copy(&context, Direction::Egress)
+    }
+
+    /// Does nothing: the floor that every cost is measured from.
+    #[classifier]
+    pub(crate) fn tc_empty(_context: TcContext) -> i32 {
+        NEXT
+    }
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+        loop {}
+    }
+
+    /// Helpers that these programs call are for GPL-compatible programs.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 4] = *b"GPL\0";
+}
+
+/// On the host there is nothing to run: the object is built by `cargo xtask bpf`.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,1 +1,58 @@
+//! Door 1 into the datapath: XDP, ingress only, before the network stack. Passes every packet, always.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod ctx;
+
+#[cfg(target_arch = "bpf")]
+mod door {
+    //! The programs: track, then hand over to the capture stage while one is set.
+
+    use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+    use datapath::{
+        Direction,
+        kernel::{self, capture},
+    };
+
+    use crate::ctx;
+
+    /// Tracks each packet that an interface receives.
+    #[xdp(frags)]
+    pub(crate) fn xdp_ingress(context: XdpContext) -> u32 {
+        let point = kernel::point(ctx::ifindex(&context));
+        if point.id != 0 {
+            let (window, frame) = ctx::frame(&context, point);
+            kernel::process(&window, &frame, Direction::Ingress);
+            capture::tail_call(&context);
+        }
+        xdp_action::XDP_PASS
+    }
+
+    /// Copies the packet for the capture that runs. Only ever reached from [`xdp_ingress`].
+    #[xdp(frags)]
+    pub(crate) fn xdp_capture(context: XdpContext) -> u32 {
+        let point = kernel::point(ctx::ifindex(&context));
+        capture::from_xdp(&context, point, ctx::queue(&context));
+        xdp_action::XDP_PASS
+    }
+
+    /// Does nothing: the floor that every cost is measured from.
+    #[xdp(frags)]
+    pub(crate) fn xdp_empty(_context: XdpContext) -> u32 {
+        xdp_action::XDP_PASS
+    }
+
+    #[panic_handler]
+    fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+        loop {}
+    }
+
+    /// Helpers that this program calls are for GPL-compatible programs.
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 4] = *b"GPL\0";
+}
+
+/// On the host there is nothing to run: the object is built by `cargo xtask bpf`.
+#[cfg(not(target_arch = "bpf"))]
 fn main() {}

@@ -1,0 +1,106 @@
+//! The pipeline's tables as kernel maps. Compiled for the bpf target alone.
+
+pub mod capture;
+pub mod maps;
+
+use crate::{
+    bytes::PacketBytes,
+    flow_key::FlowKey,
+    frame::{Direction, Frame},
+    hint::opaque,
+    layout::{FlowEntry, HookCounters, Point},
+    pipeline,
+    rtt::RttTicks,
+    tables::Tables,
+    time::Ktime,
+};
+use maps::{FLOW_TEMPLATE, FLOWS, HEADERS, HOOKS, POINTS};
+
+/// `BPF_NOEXIST`: fail where another CPU made the entry first.
+const NO_EXIST: u64 = 1;
+
+/// The bytes of a packet that the verifier lets a program read directly.
+#[derive(Debug)]
+pub struct Window {
+    /// First byte.
+    pub start: usize,
+    /// After the last byte.
+    pub end: usize,
+}
+
+impl PacketBytes for Window {
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
+        // The verifier accepts a variable offset into a packet only below its own bound; and the comparison must
+        // be made on the very pointer that is used, which LLVM would else rewrite.
+        let at = opaque(self.start + (opaque(offset) & 0x7fff));
+        if opaque(at + N) > self.end {
+            None
+        } else {
+            // SAFETY: `at .. at + N` was just compared with the end of the packet.
+            Some(unsafe { &*(at as *const [u8; N]) })
+        }
+    }
+}
+
+/// The observation point of an interface; one with id 0 where linnet is not attached.
+#[inline(always)]
+pub fn point(ifindex: u32) -> Point {
+    POINTS.get(ifindex).copied().unwrap_or_default()
+}
+
+/// Takes a frame through the pipeline with this CPU's tables. Does nothing where the scratch slot is missing, which
+/// the kernel rules out for slot 0.
+#[inline(always)]
+pub fn process<P: PacketBytes>(packet: &P, frame: &Frame, direction: Direction) {
+    let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
+    // SAFETY: a per-CPU slot is used by one program at a time: both hooks run with migration disabled and do not
+    // nest on one CPU.
+    let headers = unsafe { &mut *headers };
+    let mut tables = KernelTables { hook: frame.point * 2 + direction as u32 };
+    pipeline::process(packet, frame, headers, &mut tables);
+}
+
+struct KernelTables {
+    hook: u32,
+}
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn counters(&mut self) -> Option<&mut HookCounters> {
+        // SAFETY: as above: this CPU's slot.
+        HOOKS.get_ptr_mut(self.hook).map(|counters| unsafe { &mut *counters })
+    }
+
+    #[inline(always)]
+    fn flow(&mut self, key: &FlowKey, now: Ktime) -> Option<&mut FlowEntry> {
+        let entry = match FLOWS.get_ptr_mut(key) {
+            Some(entry) => entry,
+            None => self.create(key, now)?,
+        };
+        // SAFETY: the map keeps the element alive for this program run (RCU); other CPUs may write it too, which
+        // is what the atomic adds and the lock word are for. An eviction may hand the element to another flow
+        // meanwhile: then one packet is booked on that one.
+        Some(unsafe { &mut *entry })
+    }
+
+    #[inline(always)]
+    fn measured(&mut self, _key: &FlowKey, _acknowledger: u32, _rtt: RttTicks) {}
+}
+
+impl KernelTables {
+    #[inline(always)]
+    fn create(&mut self, key: &FlowKey, now: Ktime) -> Option<*mut FlowEntry> {
+        let template = FLOW_TEMPLATE.get_ptr_mut(0)?;
+        // SAFETY: this CPU's slot; nothing but `initialize` ever writes it.
+        let template = unsafe { &mut *template };
+        template.initialize(now.0);
+        // Losing the race to another CPU is as good as winning it: the look-up finds its entry.
+        if FLOWS.insert(key, &*template, NO_EXIST).is_ok() {
+            if let Some(counters) = self.counters() {
+                counters.created += 1;
+            }
+        }
+        FLOWS.get_ptr_mut(key)
+    }
+}

@@ -1,0 +1,28 @@
+//! The bytes that kernel and user space share through maps. `repr(C)`, no padding left implicit, no enums.
+//!
+//! Every change of a layout here is a change of [`ABI_VERSION`].
+
+mod capture;
+mod flow;
+mod hook;
+
+pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
+pub use flow::{
+    FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, OUTSTANDING_MAX, Outstanding, RTT_BUCKETS,
+    SYN_SEEN, WAS_CONTENDED, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
+};
+pub use hook::{HookCounters, Point};
+
+/// Version of every layout in this module; pinned maps of another version are never read.
+pub const ABI_VERSION: u32 = 1;
+
+/// Flows in the table unless configured otherwise: 65,536 entries of 656 bytes are 43 MB.
+pub const FLOWS_DEFAULT: u32 = 65_536;
+/// Most flows that a table may be configured to hold.
+pub const FLOWS_MAX: u32 = 4 * 1024 * 1024;
+/// Observation points of one host.
+pub const POINTS_MAX: u32 = 128;
+/// Greatest interface index that the point table can hold.
+pub const IFINDEX_MAX: u32 = 65_535;
+/// Slots of the counters' map: each point in both directions.
+pub const HOOKS_MAX: u32 = POINTS_MAX * 2;

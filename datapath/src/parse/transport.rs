@@ -1,0 +1,90 @@
+//! From the IP protocol to ports: which transport it is, and UDP and SCTP, whose headers are fixed.
+
+use crate::{
+    bytes::{PacketBytes, be16, wire16},
+    frame::Frame,
+    outcome::Outcome,
+    parse::{Headers, WHOLE, icmp, missing, tcp},
+};
+
+pub(crate) const ICMP: u32 = 1;
+pub(crate) const TCP: u32 = 6;
+pub(crate) const UDP: u32 = 17;
+pub(crate) const ICMPV6: u32 = 58;
+pub(crate) const SCTP: u32 = 132;
+
+const UDP_HEADER: u32 = 8;
+const SCTP_HEADER: u32 = 12;
+
+#[inline(always)]
+pub(crate) fn parse<P: PacketBytes>(
+    packet: &P,
+    frame: &Frame,
+    headers: &mut Headers,
+) -> Result<Outcome, Outcome> {
+    headers.key.protocol = (headers.protocol & 0xff) as u8;
+    headers.header_len = headers.offset;
+    match headers.protocol {
+        TCP => tcp::parse(packet, frame, headers),
+        UDP => udp(packet, frame, headers),
+        ICMP | ICMPV6 => icmp::parse(packet, frame, headers),
+        SCTP => sctp(packet, frame, headers),
+        _ => {
+            headers.payload_len = headers.transport_len;
+            Ok(Outcome::UnknownTransport)
+        }
+    }
+}
+
+/// Source and destination port, which every transport here has in its first four bytes.
+#[inline(always)]
+pub(crate) fn ports<P: PacketBytes>(
+    packet: &P,
+    frame: &Frame,
+    headers: &mut Headers,
+    malformed: Outcome,
+) -> Result<(), Outcome> {
+    let offset = headers.offset;
+    let Some(ports) = packet.at::<4>(offset as usize) else {
+        return Err(missing(frame, offset, 4, malformed));
+    };
+    headers.key.lower_port = wire16(ports, 0);
+    headers.key.upper_port = wire16(ports, 2);
+    Ok(())
+}
+
+/// RFC 768. A length of 0 stands for the whole datagram (RFC 2675, offload).
+#[inline(always)]
+fn udp<P: PacketBytes>(
+    packet: &P,
+    frame: &Frame,
+    headers: &mut Headers,
+) -> Result<Outcome, Outcome> {
+    ports(packet, frame, headers, Outcome::MalformedUdp)?;
+    let offset = headers.offset;
+    let Some(udp) = packet.at::<{ UDP_HEADER as usize }>(offset as usize) else {
+        return Ok(missing(frame, offset, UDP_HEADER, Outcome::MalformedUdp));
+    };
+    let length = be16(udp, 4);
+    headers.header_len = offset + UDP_HEADER;
+    headers.payload_len = headers.transport_len.saturating_sub(UDP_HEADER);
+    let bad_length = length != 0 && length < UDP_HEADER;
+    let beyond = length > headers.transport_len && headers.fragment == WHOLE;
+    if bad_length || beyond { Ok(Outcome::MalformedUdp) } else { Ok(Outcome::Tracked) }
+}
+
+/// RFC 9260, 3.1.
+#[inline(always)]
+fn sctp<P: PacketBytes>(
+    packet: &P,
+    frame: &Frame,
+    headers: &mut Headers,
+) -> Result<Outcome, Outcome> {
+    ports(packet, frame, headers, Outcome::MalformedSctp)?;
+    headers.header_len = headers.offset + SCTP_HEADER;
+    headers.payload_len = headers.transport_len.saturating_sub(SCTP_HEADER);
+    if headers.transport_len < SCTP_HEADER {
+        return Ok(Outcome::MalformedSctp);
+    }
+    Ok(Outcome::Tracked)
+}

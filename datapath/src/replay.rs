@@ -1,0 +1,122 @@
+//! Host tables for the pipeline: offline files, and the reference that the kernel's maps are held against.
+
+use std::{boxed::Box, collections::HashMap, vec::Vec};
+
+use crate::{
+    bytes::PacketBytes,
+    flow_key::FlowKey,
+    frame::Frame,
+    layout::{FlowEntry, HookCounters},
+    outcome::Outcome,
+    parse::Headers,
+    pipeline,
+    rtt::RttTicks,
+    tables::Tables,
+    time::Ktime,
+};
+
+/// Exact round-trip samples kept per flow and direction; later ones are only in the entry's histogram.
+pub const RTT_SAMPLES_MAX: usize = 1 << 20;
+
+/// One flow of a [`Replay`].
+#[derive(Debug)]
+pub struct ReplayFlow {
+    /// The same bytes that the kernel's map would hold.
+    pub entry: Box<FlowEntry>,
+    /// Samples by acknowledging endpoint (0 lower, 1 upper), in order of time.
+    pub rtt: [Vec<RttTicks>; 2],
+    /// Number of the frame that opened the flow, from 1.
+    pub first_frame: u64,
+}
+
+/// The datapath on the host: one observation point, one direction, no capacity limit but the caller's.
+#[derive(Debug, Default)]
+pub struct Replay {
+    tables: ReplayTables,
+    headers: Headers,
+    frames: u64,
+}
+
+#[derive(Debug, Default)]
+struct ReplayTables {
+    flows: HashMap<FlowKey, ReplayFlow>,
+    counters: HookCounters,
+    flows_max: Option<usize>,
+    frame: u64,
+}
+
+impl Replay {
+    /// A replay whose table refuses flows beyond `flows_max`.
+    #[must_use]
+    pub fn with_flows_max(flows_max: usize) -> Self {
+        Self {
+            tables: ReplayTables { flows_max: Some(flows_max), ..ReplayTables::default() },
+            ..Self::default()
+        }
+    }
+
+    /// Takes one frame through the pipeline.
+    pub fn frame<P: PacketBytes>(&mut self, packet: &P, frame: &Frame) -> Outcome {
+        self.frames += 1;
+        self.tables.frame = self.frames;
+        pipeline::process(packet, frame, &mut self.headers, &mut self.tables);
+        self.headers.outcome()
+    }
+
+    /// What the last frame said.
+    #[must_use]
+    pub const fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The ledger and its companions.
+    #[must_use]
+    pub const fn counters(&self) -> &HookCounters {
+        &self.tables.counters
+    }
+
+    /// Every flow, in no particular order.
+    pub fn flows(&self) -> impl Iterator<Item = (&FlowKey, &ReplayFlow)> {
+        self.tables.flows.iter()
+    }
+
+    /// The flow of `key`.
+    #[must_use]
+    pub fn flow(&self, key: &FlowKey) -> Option<&ReplayFlow> {
+        self.tables.flows.get(key)
+    }
+
+    /// Takes a flow out of the table, as the daemon's aging does with the kernel's.
+    pub fn remove(&mut self, key: &FlowKey) -> Option<ReplayFlow> {
+        self.tables.flows.remove(key)
+    }
+}
+
+impl Tables for ReplayTables {
+    fn counters(&mut self) -> Option<&mut HookCounters> {
+        Some(&mut self.counters)
+    }
+
+    fn flow(&mut self, key: &FlowKey, now: Ktime) -> Option<&mut FlowEntry> {
+        let full = self.flows_max.is_some_and(|max| self.flows.len() >= max);
+        if full && !self.flows.contains_key(key) {
+            return None;
+        }
+        let flow = self.flows.entry(*key).or_insert_with(|| {
+            self.counters.created += 1;
+            let mut entry = Box::new(FlowEntry::EMPTY);
+            entry.initialize(now.0);
+            ReplayFlow { entry, rtt: [Vec::new(), Vec::new()], first_frame: self.frame }
+        });
+        Some(&mut flow.entry)
+    }
+
+    fn measured(&mut self, key: &FlowKey, acknowledger: u32, rtt: RttTicks) {
+        if let Some(flow) = self.flows.get_mut(key) {
+            let samples = &mut flow.rtt[(acknowledger & 1) as usize];
+            if samples.len() < RTT_SAMPLES_MAX {
+                samples.push(rtt);
+            }
+        }
+    }
+}

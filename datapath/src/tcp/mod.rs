@@ -1,0 +1,8 @@
+//! The bounded per-direction segment tracker: classes of segments by Wireshark's rules, from fixed state.
+
+pub mod classes;
+mod sequence;
+mod tracker;
+
+pub use sequence::{after, at_or_before, before};
+pub use tracker::track;

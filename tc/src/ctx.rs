@@ -1,0 +1,79 @@
+//! From a socket buffer to the datapath's view of a frame: VLAN tag and segment count come from its metadata.
+
+use aya_ebpf::{
+    helpers::{bpf_ktime_get_ns, generated::bpf_skb_pull_data},
+    programs::TcContext,
+};
+use datapath::{Frame, Ktime, frame::NO_VLAN, kernel::Window, layout::Point};
+
+/// Header bytes that must be linear for direct access.
+const LINEAR_MIN: u32 = 192;
+/// Bytes of the tag that the kernel keeps in metadata.
+const TAG_LEN: u32 = 4;
+
+/// 1 in tests: time and original length come in the context, since a test run has no clock to set.
+#[unsafe(no_mangle)]
+static VIRTUAL_CLOCK: u8 = 0;
+
+#[inline(always)]
+fn is_virtual() -> bool {
+    // SAFETY: a read of read-only data; volatile, because the loader sets it before the verifier folds it.
+    unsafe { core::ptr::read_volatile(&raw const VIRTUAL_CLOCK) != 0 }
+}
+
+/// Index of the interface whose hook this is.
+#[inline(always)]
+pub(crate) fn ifindex(context: &TcContext) -> u32 {
+    // SAFETY: the context is valid for this run; the verifier checks the access.
+    unsafe { (*context.skb.skb).ifindex }
+}
+
+/// Index of the queue, 0 where none was recorded.
+#[inline(always)]
+pub(crate) fn queue(context: &TcContext) -> u32 {
+    // SAFETY: as in `ifindex`.
+    unsafe { (*context.skb.skb).queue_mapping }
+}
+
+/// The header bytes and what the hook knows about the frame.
+#[inline(always)]
+pub(crate) fn frame(context: &TcContext, point: Point) -> (Window, Frame) {
+    let window = window(context);
+    let skb = context.skb.skb;
+    // SAFETY: as in `ifindex`; every field is read whole, at its constant offset.
+    let (segments, segment_size, tagged, tci) =
+        unsafe { ((*skb).gso_segs, (*skb).gso_size, (*skb).vlan_present, (*skb).vlan_tci) };
+    let tag = if tagged != 0 { TAG_LEN } else { 0 };
+    let (now, length) = if is_virtual() {
+        // SAFETY: as in `ifindex`.
+        unsafe { ((*skb).tstamp, (*skb).wire_len) }
+    } else {
+        // SAFETY: the helper only reads a clock. `skb.tstamp` is no clock: TCP keeps its departure time there.
+        (unsafe { bpf_ktime_get_ns() }, context.len())
+    };
+    let frame = Frame {
+        now: Ktime(now),
+        point: u32::from(point.id),
+        link: point.link(),
+        original_len: length + tag,
+        segments,
+        segment_size,
+        vlan: if tagged != 0 { tci & 0xfff } else { NO_VLAN },
+    };
+    (window, frame)
+}
+
+/// Direct access to the headers; where they lie in fragments, one pull brings them into the linear part.
+#[inline(always)]
+fn window(context: &TcContext) -> Window {
+    let (start, end) = (context.data(), context.data_end());
+    let length = context.len();
+    let needed = if length < LINEAR_MIN { length } else { LINEAR_MIN };
+    if start + (needed as usize) <= end {
+        return Window { start, end };
+    }
+    // SAFETY: the context is the one of this run; the pointers read before are not used again. Where the pull
+    // fails the bytes stay absent, which the parser counts.
+    unsafe { bpf_skb_pull_data(context.skb.skb, needed) };
+    Window { start: context.data(), end: context.data_end() }
+}
