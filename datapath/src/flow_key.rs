@@ -51,8 +51,13 @@ impl IpAddress {
 pub const KEY_IPV6: u8 = 1 << 0;
 /// An ICMP message that nobody answers: the ports are type and code.
 pub const KEY_ICMP_ONE_WAY: u8 = 1 << 1;
+/// ICMP: the upper endpoint is the one that asks, or that sends one way. Makes the roles part of the key.
+pub const KEY_ICMP_UPPER_ASKS: u8 = 1 << 2;
 /// First bit of the ICMP query class ([`crate::parse::icmp`]): the ports are the identifier.
 pub const KEY_ICMP_QUERY_SHIFT: u32 = 4;
+
+/// Any of the bits that only ICMP keys have.
+const KEY_ICMP: u8 = KEY_ICMP_ONE_WAY | 0xf << KEY_ICMP_QUERY_SHIFT;
 
 /// The canonical key of one flow: the numerically smaller (address, port) first.
 #[derive(
@@ -109,6 +114,9 @@ impl FlowKey {
         }
         core::mem::swap(&mut self.lower, &mut self.upper);
         core::mem::swap(&mut self.lower_port, &mut self.upper_port);
+        if self.flags & KEY_ICMP != 0 {
+            self.flags ^= KEY_ICMP_UPPER_ASKS;
+        }
         Endpoint::Upper
     }
 }

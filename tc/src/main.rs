@@ -31,13 +31,13 @@ mod door {
 
     /// Tracks each packet that an interface received.
     #[classifier]
-    pub(crate) fn tc_ingress(context: TcContext) -> i32 {
+    pub(crate) fn linnet_ingress(context: TcContext) -> i32 {
         track(&context, Direction::Ingress)
     }
 
     /// Tracks each packet that an interface is about to send.
     #[classifier]
-    pub(crate) fn tc_egress(context: TcContext) -> i32 {
+    pub(crate) fn linnet_egress(context: TcContext) -> i32 {
         track(&context, Direction::Egress)
     }
 
@@ -50,19 +50,19 @@ mod door {
 
     /// Copies received packets for the capture that runs; attached while it does.
     #[classifier]
-    pub(crate) fn tc_capture_ingress(context: TcContext) -> i32 {
+    pub(crate) fn linnet_cap_in(context: TcContext) -> i32 {
         copy(&context, Direction::Ingress)
     }
 
     /// Copies packets about to be sent for the capture that runs; attached while it does.
     #[classifier]
-    pub(crate) fn tc_capture_egress(context: TcContext) -> i32 {
+    pub(crate) fn linnet_cap_out(context: TcContext) -> i32 {
         copy(&context, Direction::Egress)
     }
 
     /// Does nothing: the floor that every cost is measured from.
     #[classifier]
-    pub(crate) fn tc_empty(_context: TcContext) -> i32 {
+    pub(crate) fn linnet_tc_nop(_context: TcContext) -> i32 {
         NEXT
     }
 

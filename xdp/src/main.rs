@@ -18,7 +18,7 @@ mod door {
 
     /// Tracks each packet that an interface receives.
     #[xdp(frags)]
-    pub(crate) fn xdp_ingress(context: XdpContext) -> u32 {
+    pub(crate) fn linnet_xdp(context: XdpContext) -> u32 {
         let point = kernel::point(ctx::ifindex(&context));
         if point.id != 0 {
             let (window, frame) = ctx::frame(&context, point);
@@ -28,9 +28,9 @@ mod door {
         xdp_action::XDP_PASS
     }
 
-    /// Copies the packet for the capture that runs. Only ever reached from [`xdp_ingress`].
+    /// Copies the packet for the capture that runs. Only ever reached from [`linnet_xdp`].
     #[xdp(frags)]
-    pub(crate) fn xdp_capture(context: XdpContext) -> u32 {
+    pub(crate) fn linnet_xdp_cap(context: XdpContext) -> u32 {
         let point = kernel::point(ctx::ifindex(&context));
         capture::from_xdp(&context, point, ctx::queue(&context));
         xdp_action::XDP_PASS
@@ -38,7 +38,7 @@ mod door {
 
     /// Does nothing: the floor that every cost is measured from.
     #[xdp(frags)]
-    pub(crate) fn xdp_empty(_context: XdpContext) -> u32 {
+    pub(crate) fn linnet_xdp_nop(_context: XdpContext) -> u32 {
         xdp_action::XDP_PASS
     }
 

@@ -101,7 +101,8 @@ fn copy(record: CaptureRecord, load: impl FnOnce(*mut u8, u32) -> bool) {
     // SAFETY: the helper only reads a clock.
     let now = unsafe { bpf_ktime_get_ns() };
     let (deadline, snaplen) = (config.deadline_ns, config.snaplen);
-    if snaplen == 0 || now > deadline || record.point == 0 {
+    let wanted = config.point == 0 || config.point == u32::from(record.point);
+    if snaplen == 0 || now > deadline || record.point == 0 || !wanted {
         return;
     }
     // SAFETY: the helper only reads the CPU's number.

@@ -16,8 +16,8 @@ pub struct CaptureConfig {
     pub deadline_ns: u64,
     /// Bytes of each frame to copy; 0 turns the stage off.
     pub snaplen: u32,
-    /// Always 0.
-    pub _pad: u32,
+    /// Only this observation point; 0 for all of them.
+    pub point: u32,
 }
 
 /// In front of each frame's bytes in the ring.

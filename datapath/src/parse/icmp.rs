@@ -5,7 +5,7 @@
 
 use crate::{
     bytes::{PacketBytes, wire16},
-    flow_key::{KEY_ICMP_ONE_WAY, KEY_ICMP_QUERY_SHIFT, KEY_IPV6},
+    flow_key::{KEY_ICMP_ONE_WAY, KEY_ICMP_QUERY_SHIFT, KEY_ICMP_UPPER_ASKS, KEY_IPV6},
     frame::Frame,
     outcome::Outcome,
     parse::{Headers, missing},
@@ -50,6 +50,16 @@ pub const QUERIES_V6: [Query; 6] = [
     query(9, 144, 145, true),
 ];
 
+/// Whether a type of a query class is the answer.
+#[inline(always)]
+const fn is_reply(ipv6: bool, kind: u8) -> bool {
+    if ipv6 {
+        matches!(kind, 129 | 131 | 134 | 136 | 140 | 145)
+    } else {
+        matches!(kind, 0 | 9 | 14 | 16 | 18)
+    }
+}
+
 /// The class of a type (0: one-way) and whether it has an identifier.
 #[inline(always)]
 const fn classify(ipv6: bool, kind: u8) -> (u8, bool) {
@@ -85,13 +95,18 @@ pub(crate) fn parse<P: PacketBytes>(
     let Some(icmp) = packet.at::<{ HEADER as usize }>(offset as usize) else {
         return Err(missing(frame, offset, HEADER, Outcome::MalformedIcmp));
     };
-    let (class, has_identifier) = classify(headers.key.flags & KEY_IPV6 != 0, icmp[0]);
+    let ipv6 = headers.key.flags & KEY_IPV6 != 0;
+    let (class, has_identifier) = classify(ipv6, icmp[0]);
     if class == 0 {
         headers.key.flags |= KEY_ICMP_ONE_WAY;
         headers.key.lower_port = u16::from(icmp[0]).to_be();
         headers.key.upper_port = u16::from(icmp[1]).to_be();
     } else {
         headers.key.flags |= class << KEY_ICMP_QUERY_SHIFT;
+        if is_reply(ipv6, icmp[0]) {
+            // The destination asked; source and destination still stand as lower and upper.
+            headers.key.flags |= KEY_ICMP_UPPER_ASKS;
+        }
         if has_identifier {
             headers.key.lower_port = wire16(icmp, 4);
             headers.key.upper_port = wire16(icmp, 4);
@@ -113,6 +128,7 @@ mod tests {
                 let expected = (query.class, query.has_identifier);
                 assert_eq!(classify(ipv6, query.request), expected);
                 assert_eq!(classify(ipv6, query.reply), expected);
+                assert!(is_reply(ipv6, query.reply) && !is_reply(ipv6, query.request));
             }
         }
         let classes: std::vec::Vec<u8> = (0..=255).map(|kind| classify(false, kind).0).collect();

@@ -1,0 +1,15 @@
+//! The user-space flow table: what the kernel's entries become once they leave it. Pure: no clock, no I/O, no HTTP.
+
+pub mod community_id;
+pub mod expiry;
+pub mod id;
+pub mod query;
+pub mod record;
+pub mod table;
+pub mod view;
+
+pub use id::{FlowId, FlowIdSource};
+pub use query::{FlowPage, FlowQuery, SortField};
+pub use record::{FlowRecord, HalfRecord, RttSummary};
+pub use table::FlowTable;
+pub use view::{FlowView, LossView};

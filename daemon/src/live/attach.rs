@@ -1,0 +1,268 @@
+//! Putting a program onto a hook, and choosing which. Changes nothing that is not ours: no foreign qdisc, filter or
+//! program is replaced or removed.
+
+use std::io;
+
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+        xdp::XdpLink,
+    },
+};
+use datapath::Direction;
+
+use super::{
+    LiveError,
+    namespace::Device,
+    verb::{AttachRequest, AttachedHook, EgressChoice, Hook, IngressChoice},
+};
+
+/// Programs of the objects, by the names that `bpftool prog` shows.
+pub(super) mod program {
+    pub(in super::super) const XDP: &str = "linnet_xdp";
+    pub(in super::super) const XDP_CAPTURE: &str = "linnet_xdp_cap";
+    pub(in super::super) const INGRESS: &str = "linnet_ingress";
+    pub(in super::super) const EGRESS: &str = "linnet_egress";
+    pub(in super::super) const CAPTURE_INGRESS: &str = "linnet_cap_in";
+    pub(in super::super) const CAPTURE_EGRESS: &str = "linnet_cap_out";
+}
+
+/// Priority of our filters in a clsact qdisc: in front of the kernel's own default of 49152.
+const CLSACT_PRIORITY: u16 = 4_217;
+
+/// A program on a hook; taken off when dropped.
+#[derive(Debug)]
+pub(super) enum Link {
+    Xdp(#[expect(dead_code, reason = "held for its drop")] XdpLink),
+    Tc(SchedClassifierLink),
+}
+
+/// The two objects of one namespace.
+#[derive(Debug)]
+pub(super) struct Objects {
+    pub(super) tc: Ebpf,
+    pub(super) xdp: Ebpf,
+}
+
+/// A direction that is watched.
+pub(super) type Watched = Option<(AttachedHook, Link)>;
+
+/// Watches what an interface receives.
+pub(super) fn ingress(
+    objects: &mut Objects,
+    request: &AttachRequest,
+    device: Device,
+) -> Result<Watched, LiveError> {
+    let tc = |objects: &mut Objects, force, reason: &str| {
+        attach_tc(objects, request, Direction::Ingress, force, reason).map(Some)
+    };
+    match request.ingress {
+        IngressChoice::Off => Ok(None),
+        IngressChoice::Auto => tc(objects, None, "tc sees what the stack sees and changes nothing"),
+        IngressChoice::Tcx => tc(objects, Some(Hook::Tcx), "asked for"),
+        IngressChoice::Clsact => tc(objects, Some(Hook::Clsact), "asked for"),
+        IngressChoice::Xdp | IngressChoice::XdpGeneric => {
+            let hook =
+                if request.ingress == IngressChoice::Xdp { Hook::Xdp } else { Hook::XdpGeneric };
+            match attach_xdp(objects, request, device, hook) {
+                Err(LiveError::Attach { source, .. }) if is_busy(&source) => tc(
+                    objects,
+                    None,
+                    "xdp was asked for, but another program holds it; `ip link show` names it",
+                ),
+                other => other.map(Some),
+            }
+        }
+    }
+}
+
+/// Watches what an interface sends.
+pub(super) fn egress(
+    objects: &mut Objects,
+    request: &AttachRequest,
+    device: Device,
+) -> Result<Watched, LiveError> {
+    let (force, reason) = match request.egress {
+        EgressChoice::Off => return Ok(None),
+        EgressChoice::Auto if device.loopback && request.ingress != IngressChoice::Off => {
+            // Every packet on loopback passes both directions: counting both would count it twice.
+            return Ok(None);
+        }
+        EgressChoice::Auto => (None, "the only hook that sees what is sent"),
+        EgressChoice::Tcx => (Some(Hook::Tcx), "asked for"),
+        EgressChoice::Clsact => (Some(Hook::Clsact), "asked for"),
+    };
+    attach_tc(objects, request, Direction::Egress, force, reason).map(Some)
+}
+
+fn attach_xdp(
+    objects: &mut Objects,
+    request: &AttachRequest,
+    device: Device,
+    hook: Hook,
+) -> Result<(AttachedHook, Link), LiveError> {
+    let (mode, remedy) = match hook {
+        Hook::XdpGeneric => (XdpMode::Skb, "use ingress=auto instead"),
+        Hook::Xdp | Hook::Tcx | Hook::Clsact => (
+            XdpMode::Driver,
+            "the driver may not support it or may need a smaller MTU: use ingress=xdp-generic or \
+             ingress=auto instead",
+        ),
+    };
+    let xdp = xdp_program(&mut objects.xdp, program::XDP)?;
+    let attached = xdp.attach_to_if_index(device.ifindex, mode).and_then(|id| xdp.take_link(id));
+    let link = attached.map_err(|source| attach_error(hook, request, source, remedy))?;
+    let program_id = xdp.info().ok().map(|info| info.id());
+    let reason = "asked for".to_owned();
+    Ok((AttachedHook { hook, reason, program_id }, Link::Xdp(link)))
+}
+
+/// TCX where the kernel has it, a clsact filter where it does not.
+fn attach_tc(
+    objects: &mut Objects,
+    request: &AttachRequest,
+    direction: Direction,
+    force: Option<Hook>,
+    reason: &str,
+) -> Result<(AttachedHook, Link), LiveError> {
+    let name = match direction {
+        Direction::Ingress => program::INGRESS,
+        Direction::Egress => program::EGRESS,
+    };
+    let tc = tc_program(&mut objects.tc, name)?;
+    let program_id = tc.info().ok().map(|info| info.id());
+    let watched =
+        |hook, reason: String, link| (AttachedHook { hook, reason, program_id }, Link::Tc(link));
+    if force != Some(Hook::Clsact) {
+        match tcx(tc, &request.interface, direction, LinkOrder::first()) {
+            Ok(link) => return Ok(watched(Hook::Tcx, reason.to_owned(), link)),
+            Err(source) if force == Some(Hook::Tcx) || !is_unsupported(&source) => {
+                let remedy = "`bpftool net` shows what is attached there";
+                return Err(attach_error(Hook::Tcx, request, source, remedy));
+            }
+            Err(_) => {}
+        }
+    }
+    let reason = if force.is_some() {
+        reason.to_owned()
+    } else {
+        "this kernel has no TCX (6.6 and later have)".to_owned()
+    };
+    let link = clsact(tc, &request.interface, direction).map_err(|source| {
+        attach_error(Hook::Clsact, request, source, "`tc qdisc show` shows what is in the way")
+    })?;
+    Ok(watched(Hook::Clsact, reason, link))
+}
+
+/// Puts a program into the TCX chain of an interface of this namespace.
+pub(super) fn tcx(
+    program: &mut SchedClassifier,
+    interface: &str,
+    direction: Direction,
+    order: LinkOrder,
+) -> Result<SchedClassifierLink, ProgramError> {
+    let options = TcAttachOptions::TcxOrder(order);
+    let id = program.attach_with_options(interface, attach_type(direction), options)?;
+    program.take_link(id)
+}
+
+/// Puts a program into the clsact qdisc of an interface of this namespace; makes the qdisc where there is none.
+pub(super) fn clsact(
+    program: &mut SchedClassifier,
+    interface: &str,
+    direction: Direction,
+) -> Result<SchedClassifierLink, ProgramError> {
+    // It may exist already, ours or another's: then the filter goes beside those that are there.
+    let _made = tc::qdisc_add_clsact(interface);
+    let options =
+        TcAttachOptions::Netlink(NlOptions { priority: CLSACT_PRIORITY, ..NlOptions::default() });
+    let id = program.attach_with_options(interface, attach_type(direction), options)?;
+    program.take_link(id)
+}
+
+/// Removes filters that a killed daemon left in clsact qdiscs of this namespace; returns how many hooks had some.
+pub(super) fn remove_stale_filters() -> usize {
+    const FILTERS: [(&str, TcAttachType); 4] = [
+        (program::INGRESS, TcAttachType::Ingress),
+        (program::CAPTURE_INGRESS, TcAttachType::Ingress),
+        (program::EGRESS, TcAttachType::Egress),
+        (program::CAPTURE_EGRESS, TcAttachType::Egress),
+    ];
+    let interfaces = pnet::datalink::interfaces();
+    let stale = |interface: &str| {
+        FILTERS
+            .iter()
+            .filter(|(name, at)| tc::qdisc_detach_program(interface, *at, name).is_ok())
+            .count()
+    };
+    interfaces.iter().map(|interface| stale(&interface.name)).sum()
+}
+
+/// A loaded TC program of an object.
+pub(super) fn tc_program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, LiveError> {
+    let program = object.program_mut(name).ok_or(LiveError::Missing(name))?;
+    let refused = |source| LiveError::Program { program: name, source };
+    let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
+    if program.fd().is_err() {
+        program.load().map_err(refused)?;
+    }
+    Ok(program)
+}
+
+/// A loaded XDP program of an object.
+pub(super) fn xdp_program<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Xdp, LiveError> {
+    let program = object.program_mut(name).ok_or(LiveError::Missing(name))?;
+    let refused = |source| LiveError::Program { program: name, source };
+    let program: &mut Xdp = program.try_into().map_err(refused)?;
+    if program.fd().is_err() {
+        program.load().map_err(refused)?;
+    }
+    Ok(program)
+}
+
+const fn attach_type(direction: Direction) -> TcAttachType {
+    match direction {
+        Direction::Ingress => TcAttachType::Ingress,
+        Direction::Egress => TcAttachType::Egress,
+    }
+}
+
+fn attach_error(
+    hook: Hook,
+    request: &AttachRequest,
+    source: ProgramError,
+    remedy: &'static str,
+) -> LiveError {
+    if errno(&source) == Some(libc::EPERM) {
+        let what = format!("attach {hook} to `{request}`");
+        return LiveError::Privilege { what, source: io::Error::from_raw_os_error(libc::EPERM) };
+    }
+    LiveError::Attach { hook, interface: request.to_string(), source, remedy }
+}
+
+fn errno(error: &ProgramError) -> Option<i32> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return io.raw_os_error();
+        }
+        cause = error.source();
+    }
+    None
+}
+
+fn is_busy(error: &ProgramError) -> bool {
+    matches!(errno(error), Some(libc::EBUSY | libc::EEXIST))
+}
+
+fn is_unsupported(error: &ProgramError) -> bool {
+    matches!(errno(error), Some(libc::EINVAL | libc::EOPNOTSUPP | libc::ENOSYS))
+}

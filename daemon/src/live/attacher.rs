@@ -1,0 +1,297 @@
+//! The privileged side: loads the objects, puts them onto hooks, and hands out descriptors. Sees no packet.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::{Array, Map, MapData, ProgramArray},
+    programs::LinkOrder,
+};
+use datapath::{
+    Direction,
+    layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point},
+};
+
+use super::{
+    FlowMap, HookMap, LiveError,
+    attach::{self, Link, Objects, program},
+    namespace::{self, Device},
+    objects::Object,
+    pins::PinDir,
+    pod::Pod,
+    rings::CaptureRing,
+    verb::{Answer, AttachRequest, Attached, Hook, MapSizes, StageConfig, Verb},
+};
+
+/// Maps that the objects of all namespaces share.
+const SHARED: [&str; 6] =
+    ["FLOWS", "HOOKS", "CAPTURE_CONFIG", "CAPTURE_RING", "CAPTURE_STATS", "CAPTURE_SCRATCH"];
+
+/// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
+#[derive(Debug)]
+pub struct Attacher {
+    // Dropped in this order: links before objects before pins.
+    points: BTreeMap<u32, WatchedPoint>,
+    stage: Vec<(Option<String>, Link)>,
+    objects: HashMap<Option<String>, Objects>,
+    sizes: MapSizes,
+    pins: PinDir,
+}
+
+#[derive(Debug)]
+struct WatchedPoint {
+    request: AttachRequest,
+    device: Device,
+    ingress: attach::Watched,
+    egress: attach::Watched,
+}
+
+impl Attacher {
+    /// Takes the pins over and loads the objects of this namespace, so that every refusal comes now.
+    pub fn new(pins: &Path, sizes: MapSizes) -> Result<Self, LiveError> {
+        for object in [Object::Xdp, Object::Tc] {
+            object.bytes()?;
+        }
+        let pins = PinDir::claim(pins)?;
+        let mut attacher = Self {
+            points: BTreeMap::new(),
+            stage: Vec::new(),
+            objects: HashMap::new(),
+            sizes,
+            pins,
+        };
+        attacher.objects_of(None)?;
+        Ok(attacher)
+    }
+
+    /// The flow table's descriptor.
+    pub fn flows(&self) -> Result<FlowMap, LiveError> {
+        Ok(FlowMap::new(self.shared("FLOWS")?, self.sizes.flows))
+    }
+
+    /// The counters' descriptor.
+    pub fn hooks(&self) -> Result<HookMap, LiveError> {
+        HookMap::new(Map::PerCpuArray(self.shared("HOOKS")?))
+    }
+
+    /// The capture ring's descriptors.
+    pub fn capture_ring(&self) -> Result<CaptureRing, LiveError> {
+        let ring = Map::RingBuf(self.shared("CAPTURE_RING")?);
+        CaptureRing::new(ring, Map::PerCpuArray(self.shared("CAPTURE_STATS")?))
+    }
+
+    fn shared(&self, name: &'static str) -> Result<MapData, LiveError> {
+        MapData::from_pin(self.pins.map(name)).map_err(|source| LiveError::Map { name, source })
+    }
+
+    /// Does what is asked.
+    pub fn perform(&mut self, verb: Verb) -> Result<Answer, LiveError> {
+        match verb {
+            Verb::Attach(request) => self.attach(request).map(Answer::Attached),
+            Verb::Detach { point } => self.detach(point).map(|()| Answer::Done),
+            Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
+            Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),
+        }
+    }
+
+    fn attach(&mut self, request: AttachRequest) -> Result<Attached, LiveError> {
+        let point = (1..POINTS_MAX)
+            .find(|point| !self.points.contains_key(point))
+            .ok_or(LiveError::NoPointLeft { max: POINTS_MAX - 1 })?;
+        let namespace = request.namespace.clone();
+        let device =
+            namespace::within(namespace.as_deref(), || namespace::device(&request.interface))?;
+        if device.ifindex > IFINDEX_MAX {
+            return Err(LiveError::IndexTooGreat {
+                interface: request.to_string(),
+                ifindex: device.ifindex,
+                max: IFINDEX_MAX,
+            });
+        }
+        let objects = self.objects_of(namespace.as_deref())?;
+        // The point before the programs: no packet passes a hook of ours without one.
+        let id = u16::try_from(point).expect("points are few");
+        set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
+        let watched = namespace::within(namespace.as_deref(), || {
+            let ingress = attach::ingress(objects, &request, device)?;
+            let egress = attach::egress(objects, &request, device)?;
+            Ok((ingress, egress))
+        });
+        let (ingress, egress) = match watched {
+            Ok(watched) => watched,
+            Err(error) => {
+                set_point(objects, device, Point::default())?;
+                return Err(error);
+            }
+        };
+        let hook = |watched: &attach::Watched| watched.as_ref().map(|(hook, _)| hook.clone());
+        let attached = Attached {
+            point,
+            ifindex: device.ifindex,
+            link: device.link,
+            ingress: hook(&ingress),
+            egress: hook(&egress),
+        };
+        self.points.insert(point, WatchedPoint { request, device, ingress, egress });
+        Ok(attached)
+    }
+
+    fn detach(&mut self, point: u32) -> Result<(), LiveError> {
+        let watched = self.points.remove(&point).ok_or(LiveError::NoPoint(point))?;
+        let namespace = watched.request.namespace.clone();
+        let device = watched.device;
+        // A namespace that has gone took its links with it.
+        let _gone = namespace::within(namespace.as_deref(), move || {
+            drop((watched.ingress, watched.egress));
+            Ok(())
+        });
+        match self.objects.get_mut(&namespace) {
+            Some(objects) => set_point(objects, device, Point::default()),
+            None => Ok(()),
+        }
+    }
+
+    fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
+        self.stop_capture()?;
+        self.configure_stage(CaptureConfig {
+            deadline_ns: config.deadline_ns,
+            snaplen: config.snaplen,
+            point: config.point.unwrap_or(0),
+        })?;
+        for (point, watched) in &self.points {
+            if config.point.is_some_and(|wanted| wanted != *point) {
+                continue;
+            }
+            let namespace = watched.request.namespace.clone();
+            let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
+            let links = namespace::within(namespace.as_deref(), || stage_of(objects, watched))?;
+            self.stage.extend(links.into_iter().map(|link| (namespace.clone(), link)));
+        }
+        Ok(())
+    }
+
+    fn stop_capture(&mut self) -> Result<(), LiveError> {
+        self.configure_stage(CaptureConfig::default())?;
+        for (namespace, link) in self.stage.drain(..) {
+            let _gone = namespace::within(namespace.as_deref(), move || {
+                drop(link);
+                Ok(())
+            });
+        }
+        for objects in self.objects.values_mut() {
+            // An empty slot is what is wanted: clearing one again fails, and that is well.
+            let _empty = xdp_stage(objects)?.clear_index(&0);
+        }
+        Ok(())
+    }
+
+    fn configure_stage(&self, config: CaptureConfig) -> Result<(), LiveError> {
+        const NAME: &str = "CAPTURE_CONFIG";
+        let failed = |source| LiveError::Map { name: NAME, source };
+        let map = Map::Array(self.shared(NAME)?);
+        let mut map: Array<_, Pod<CaptureConfig>> = map.try_into().map_err(failed)?;
+        map.set(0, Pod(config), 0).map_err(failed)
+    }
+
+    /// The objects of a namespace; loaded when first asked for.
+    fn objects_of(&mut self, namespace: Option<&str>) -> Result<&mut Objects, LiveError> {
+        let key = namespace.map(ToOwned::to_owned);
+        if !self.objects.contains_key(&key) {
+            let objects = Objects { tc: self.load(Object::Tc)?, xdp: self.load(Object::Xdp)? };
+            self.objects.insert(key.clone(), objects);
+        }
+        self.objects.get_mut(&key).ok_or(LiveError::Missing("objects"))
+    }
+
+    fn load(&self, object: Object) -> Result<Ebpf, LiveError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
+            what: "read",
+            path: "/sys/devices/system/cpu/possible".into(),
+            source,
+        })?;
+        let mut loader = EbpfLoader::new();
+        loader
+            .verifier_log_level(VerifierLogLevel::STATS)
+            .map_max_entries("FLOWS", self.sizes.flows)
+            .map_max_entries("CAPTURE_RING", self.sizes.capture_ring_bytes)
+            .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
+        for name in SHARED {
+            loader.map_pin_path(name, self.pins.map(name));
+        }
+        let bytes = object.bytes()?;
+        loader.load(bytes).map_err(|source| LiveError::Load { object: object.name(), source })
+    }
+}
+
+impl Drop for Attacher {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop_capture() {
+            tracing::warn!(%error, "the capture stage was not stopped");
+        }
+        let points: Vec<_> = self.points.keys().copied().collect();
+        for point in points {
+            if let Err(error) = self.detach(point) {
+                tracing::warn!(%error, point, "an interface was not detached");
+            }
+        }
+    }
+}
+
+/// The capture stage behind the tracker, wherever that is.
+fn stage_of(objects: &mut Objects, watched: &WatchedPoint) -> Result<Vec<Link>, LiveError> {
+    let directions = [
+        (Direction::Ingress, &watched.ingress, program::CAPTURE_INGRESS),
+        (Direction::Egress, &watched.egress, program::CAPTURE_EGRESS),
+    ];
+    let interface = &watched.request.interface;
+    let mut links = Vec::new();
+    for (direction, tracker, name) in directions {
+        let Some((hook, tracker)) = tracker else { continue };
+        let Link::Tc(tracker) = tracker else {
+            let fd = attach::xdp_program(&mut objects.xdp, program::XDP_CAPTURE)?
+                .fd()
+                .and_then(|fd| fd.try_clone().map_err(Into::into))
+                .map_err(|source| LiveError::Program { program: program::XDP_CAPTURE, source })?;
+            xdp_stage(objects)?
+                .set(0, &fd, 0)
+                .map_err(|source| LiveError::Map { name: "CAPTURE_STAGE", source })?;
+            continue;
+        };
+        let stage = attach::tc_program(&mut objects.tc, name)?;
+        let attached = match hook.hook {
+            Hook::Clsact => attach::clsact(stage, interface, direction),
+            Hook::Tcx | Hook::Xdp | Hook::XdpGeneric => LinkOrder::after_link(tracker)
+                .map_err(Into::into)
+                .and_then(|order| attach::tcx(stage, interface, direction, order)),
+        };
+        links.push(Link::Tc(attached.map_err(|source| LiveError::Attach {
+            hook: hook.hook,
+            interface: watched.request.to_string(),
+            source,
+            remedy: "the tracker is attached there, so this is a fault of linnet: please report it",
+        })?));
+    }
+    Ok(links)
+}
+
+/// The slot that the XDP tracker goes on in.
+fn xdp_stage(objects: &mut Objects) -> Result<ProgramArray<&mut MapData>, LiveError> {
+    const NAME: &str = "CAPTURE_STAGE";
+    let map = objects.xdp.map_mut(NAME).ok_or(LiveError::Missing(NAME))?;
+    map.try_into().map_err(|source| LiveError::Map { name: NAME, source })
+}
+
+/// Says in both objects of a namespace what an interface index stands for.
+fn set_point(objects: &mut Objects, device: Device, point: Point) -> Result<(), LiveError> {
+    const NAME: &str = "POINTS";
+    for object in [&mut objects.tc, &mut objects.xdp] {
+        let map = object.map_mut(NAME).ok_or(LiveError::Missing(NAME))?;
+        let failed = |source| LiveError::Map { name: NAME, source };
+        let mut map: Array<_, Pod<Point>> = map.try_into().map_err(failed)?;
+        map.set(device.ifindex, Pod(point), 0).map_err(failed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! The `bpf(2)` commands that aya has no function for: batches, and taking an element out with its last value.
+
+use std::{
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+};
+
+/// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (include/uapi/linux/bpf.h).
+const LOOKUP_AND_DELETE: libc::c_int = 21;
+/// `BPF_MAP_LOOKUP_BATCH`.
+const LOOKUP_BATCH: libc::c_int = 24;
+
+/// `union bpf_attr`, the member for batches.
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr`, the member for one element.
+#[repr(C)]
+#[derive(Default)]
+struct ElementAttr {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Where a batch read goes on. The kernel writes four bytes; the rest is room for what it may write one day.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BatchCursor([u64; 8]);
+
+/// What one batch read brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// Elements read.
+    pub(super) count: usize,
+    /// Whether it was the last.
+    pub(super) done: bool,
+}
+
+/// Reads up to `keys.len()` elements from `from`, or from the start, and moves `to` behind them.
+///
+/// `keys` and `values` must have the map's key and value sizes per element, and the same number of elements.
+pub(super) fn lookup_batch<K, V>(
+    map: BorrowedFd<'_>,
+    from: Option<&BatchCursor>,
+    to: &mut BatchCursor,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<Batch> {
+    let count = keys.len().min(values.len());
+    let mut attr = BatchAttr {
+        in_batch: from.map_or(0, |cursor| cursor.0.as_ptr() as u64),
+        out_batch: to.0.as_mut_ptr() as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        ..BatchAttr::default()
+    };
+    let result = bpf(LOOKUP_BATCH, &mut attr);
+    let read = attr.count as usize;
+    match result {
+        Ok(()) => Ok(Batch { count: read, done: false }),
+        // The last batch says ENOENT and is full of data all the same.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(Batch { count: read, done: true })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes an element out. `None` where it is not there any more.
+pub(super) fn take<K, V>(map: BorrowedFd<'_>, key: &K, value: &mut V) -> io::Result<Option<()>> {
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(value) as u64,
+        ..ElementAttr::default()
+    };
+    match bpf(LOOKUP_AND_DELETE, &mut attr) {
+        Ok(()) => Ok(Some(())),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<()> {
+    // SAFETY: `attr` is the member of `union bpf_attr` that the command takes, zero beyond what is set, and what
+    // it points to is borrowed by the callers for longer than this call. The kernel checks the sizes against the
+    // map's.
+    let done =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}

@@ -1,0 +1,146 @@
+//! Everything that can go wrong with the kernel, each with what to do about it.
+
+use std::{io, path::PathBuf};
+
+use super::verb::Hook;
+
+/// A failure of the privileged side.
+#[derive(Debug, thiserror::Error)]
+pub enum LiveError {
+    /// The programs were not built into this binary.
+    #[error(
+        "the kernel programs are not built into this linnet: {0}; run `cargo xtask setup`, then build again"
+    )]
+    NotBuilt(&'static str),
+    /// Not allowed.
+    #[error("cannot {what}: {source}; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
+    Privilege {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The namespace does not exist.
+    #[error(
+        "cannot enter the network namespace `{name}`: {source}; `ip netns list` shows what there is"
+    )]
+    Namespace {
+        /// Its name.
+        name: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The interface does not exist.
+    #[error("there is no interface `{0}`; `ip -br link` shows what there is")]
+    NoInterface(String),
+    /// The interface index does not fit the point table.
+    #[error(
+        "the index {ifindex} of `{interface}` is beyond {max}, the greatest that linnet can watch"
+    )]
+    IndexTooGreat {
+        /// The interface.
+        interface: String,
+        /// Its index.
+        ifindex: u32,
+        /// [`datapath::layout::IFINDEX_MAX`].
+        max: u32,
+    },
+    /// No observation point is left.
+    #[error("all {max} observation points are in use; detach an interface first")]
+    NoPointLeft {
+        /// [`datapath::layout::POINTS_MAX`] less the reserved one.
+        max: u32,
+    },
+    /// An object could not be loaded.
+    #[error("cannot load the {object} programs: {source}")]
+    Load {
+        /// `xdp` or `tc`.
+        object: &'static str,
+        /// What aya or the kernel said.
+        source: aya::EbpfError,
+    },
+    /// A program was refused.
+    #[error(
+        "the kernel refused the program `{program}`: {source}; `linnet doctor` shows what this kernel has"
+    )]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What aya or the verifier said.
+        source: aya::programs::ProgramError,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach {hook} to `{interface}`: {source}; {remedy}")]
+    Attach {
+        /// Where to.
+        hook: Hook,
+        /// Which interface.
+        interface: String,
+        /// What aya or the kernel said.
+        source: aya::programs::ProgramError,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A map of the object is missing or of another type.
+    #[error("the object has no usable map `{name}`: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What aya said.
+        source: aya::maps::MapError,
+    },
+    /// A map of the object is missing.
+    #[error("the object has no `{0}`; it was built from other sources than this binary")]
+    Missing(&'static str),
+    /// The BPF file system is not there and could not be mounted.
+    #[error(
+        "`{path}` is not on a BPF file system and it cannot be mounted: {source}; mount -t bpf bpf /sys/fs/bpf"
+    )]
+    BpfFs {
+        /// The folder for pins.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another daemon has the pins.
+    #[error(
+        "another linnet (pid {pid}) uses `{path}`; stop it, or give this one a --pin-dir of its own"
+    )]
+    InUse {
+        /// The folder for pins.
+        path: PathBuf,
+        /// Its process, as far as known.
+        pid: String,
+    },
+    /// A file of ours could not be read or written.
+    #[error("cannot {what} `{path}`: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A `bpf(2)` call failed.
+    #[error("{call} on `{map}` failed: {source}")]
+    Syscall {
+        /// Which command.
+        call: &'static str,
+        /// Which map.
+        map: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// There is no such observation point.
+    #[error("there is no observation point {0}")]
+    NoPoint(u32),
+}
+
+impl LiveError {
+    /// Whether more privileges would help.
+    #[must_use]
+    pub fn is_privilege(&self) -> bool {
+        matches!(self, Self::Privilege { .. })
+    }
+}

@@ -1,0 +1,25 @@
+//! The kernel side of a running daemon. [`Attacher`] holds every privilege and performs a closed set of verbs; the
+//! rest only reads maps through descriptors. Nothing outside of this folder names aya.
+
+mod attach;
+mod attacher;
+mod batch;
+mod error;
+mod namespace;
+mod objects;
+mod pins;
+mod pod;
+mod rings;
+mod tables;
+mod verb;
+
+pub use attacher::Attacher;
+pub use error::LiveError;
+pub use objects::{Object, not_built_reason};
+pub use pins::{Detached, detach};
+pub use rings::CaptureRing;
+pub use tables::{FlowMap, HookMap};
+pub use verb::{
+    Answer, AttachRequest, Attached, AttachedHook, EgressChoice, Hook, IngressChoice, MapSizes,
+    StageConfig, Verb,
+};

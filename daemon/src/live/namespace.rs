@@ -1,0 +1,115 @@
+//! Doing things in another network namespace, on a thread that ends with it: `setns` is per thread. Only the network
+//! changes: the file system, and with it bpffs, stays.
+
+use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
+
+use datapath::Link;
+use nix::sched::{CloneFlags, setns};
+
+use super::LiveError;
+
+/// Where `ip netns` keeps its namespaces.
+const NAMESPACES: &str = "/run/netns";
+
+/// ARPHRD_* numbers of devices (include/uapi/linux/if_arp.h).
+mod hardware {
+    pub(super) const ETHERNET: u16 = 1;
+    pub(super) const PPP: u16 = 512;
+    pub(super) const TUNNEL: u16 = 768;
+    pub(super) const TUNNEL6: u16 = 769;
+    pub(super) const LOOPBACK: u16 = 772;
+    pub(super) const SIT: u16 = 776;
+    pub(super) const IP_GRE: u16 = 778;
+    pub(super) const IP6_GRE: u16 = 823;
+    pub(super) const RAW_IP: u16 = 519;
+    pub(super) const NONE: u16 = 0xfffe;
+}
+
+/// Runs `work` in the namespace of that name, or here where there is none.
+pub(super) fn within<T: Send>(
+    name: Option<&str>,
+    work: impl FnOnce() -> Result<T, LiveError> + Send,
+) -> Result<T, LiveError> {
+    let Some(name) = name else { return work() };
+    let failed = |source: io::Error| LiveError::Namespace { name: name.to_owned(), source };
+    let namespace = File::open(Path::new(NAMESPACES).join(name)).map_err(failed)?;
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(|| {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .map_err(|errno| failed(io::Error::from(errno)))?;
+            work()
+        });
+        match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// What an interface of the calling thread's namespace is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) ifindex: u32,
+    pub(super) link: Link,
+    pub(super) loopback: bool,
+}
+
+/// Looks an interface up.
+pub(super) fn device(name: &str) -> Result<Device, LiveError> {
+    let missing = || LiveError::NoInterface(name.to_owned());
+    let ifindex = nix::net::if_::if_nametoindex(name).map_err(|_| missing())?;
+    let hardware = hardware_type(name).map_err(|_| missing())?;
+    let link = match hardware {
+        hardware::ETHERNET | hardware::LOOPBACK => Link::Ethernet,
+        hardware::NONE
+        | hardware::PPP
+        | hardware::RAW_IP
+        | hardware::TUNNEL
+        | hardware::TUNNEL6
+        | hardware::SIT
+        | hardware::IP_GRE
+        | hardware::IP6_GRE => Link::RawIp,
+        _ => Link::Unsupported,
+    };
+    Ok(Device { ifindex, link, loopback: hardware == hardware::LOOPBACK })
+}
+
+/// The ARPHRD_* number, by ioctl: /sys shows the namespace that mounted it, not this thread's.
+fn hardware_type(name: &str) -> io::Result<u16> {
+    let socket = nix::sys::socket::socket(
+        nix::sys::socket::AddressFamily::Inet,
+        nix::sys::socket::SockType::Datagram,
+        nix::sys::socket::SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: all-zero bytes are a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *slot = byte.cast_signed();
+    }
+    // SAFETY: the request outlives the call, and its name ends with the zero that it was made with.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request) };
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFHWADDR fills this member of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_device_is_known() {
+        let device = device("lo").unwrap();
+        assert_eq!(device.link, Link::Ethernet);
+        assert!(device.loopback && device.ifindex > 0);
+    }
+
+    #[test]
+    fn a_missing_device_is_named() {
+        let error = device("no-such-dev").unwrap_err().to_string();
+        assert!(error.contains("`no-such-dev`"), "{error}");
+    }
+}

@@ -1,0 +1,304 @@
+//! What may be asked of the privileged side: a closed set of verbs with bounded arguments. No verb carries code,
+//! a path or a pointer, so that the two sides can become two processes.
+
+use std::{fmt, str::FromStr};
+
+/// How received packets are to be watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IngressChoice {
+    /// TC; see [`Hook`].
+    #[default]
+    Auto,
+    /// TC by a TCX link.
+    Tcx,
+    /// TC by a clsact filter.
+    Clsact,
+    /// XDP in the driver.
+    Xdp,
+    /// XDP behind the driver.
+    XdpGeneric,
+    /// Not at all.
+    Off,
+}
+
+/// How packets about to be sent are to be watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EgressChoice {
+    /// TC; see [`Hook`].
+    #[default]
+    Auto,
+    /// TC by a TCX link.
+    Tcx,
+    /// TC by a clsact filter.
+    Clsact,
+    /// Not at all.
+    Off,
+}
+
+/// What was attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hook {
+    /// XDP in the driver.
+    Xdp,
+    /// XDP behind the driver: after receive offload, without segment counts.
+    XdpGeneric,
+    /// A TCX link (kernel 6.6 and later).
+    Tcx,
+    /// A filter in a clsact qdisc.
+    Clsact,
+}
+
+impl Hook {
+    /// As in every answer.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tcx => "tcx",
+            Self::Clsact => "clsact",
+        }
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One interface to watch.
+///
+/// Text form: `[NAMESPACE/]NAME[,ingress=auto|tcx|clsact|xdp|xdp-generic|off][,egress=auto|tcx|clsact|off]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachRequest {
+    /// Network namespace by its name under /run/netns; absent for the daemon's own.
+    pub namespace: Option<String>,
+    /// Interface name.
+    pub interface: String,
+    /// How to watch what it receives.
+    pub ingress: IngressChoice,
+    /// How to watch what it sends.
+    pub egress: EgressChoice,
+}
+
+/// A text that names no interface to watch.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseAttachError {
+    /// The name cannot be an interface's (1 to 15 characters, no slash or space).
+    #[error(
+        "`{0}` cannot be the name of an interface; write [NAMESPACE/]NAME[,ingress=..][,egress=..]"
+    )]
+    Name(String),
+    /// The namespace's name would leave its folder.
+    #[error("`{0}` cannot be the name of a network namespace; `ip netns list` shows what there is")]
+    Namespace(String),
+    /// Neither `ingress=` nor `egress=`.
+    #[error("`{0}` is no option of an interface; known are ingress=.. and egress=..")]
+    Option(String),
+    /// No such choice.
+    #[error("`{value}` is no choice for `{option}`; use one of {known}")]
+    Choice {
+        /// `ingress` or `egress`.
+        option: &'static str,
+        /// What was given.
+        value: String,
+        /// What may be given.
+        known: &'static str,
+    },
+}
+
+/// Longest interface name (IFNAMSIZ less its end).
+const INTERFACE_NAME_MAX: usize = 15;
+/// Longest namespace name.
+const NAMESPACE_NAME_MAX: usize = 255;
+
+impl FromStr for AttachRequest {
+    type Err = ParseAttachError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut parts = text.split(',');
+        let place = parts.next().unwrap_or_default();
+        let (namespace, interface) = match place.split_once('/') {
+            Some((namespace, interface)) => (Some(namespace.to_owned()), interface),
+            None => (None, place),
+        };
+        let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
+        if interface.is_empty()
+            || interface.len() > INTERFACE_NAME_MAX
+            || interface.contains(bad)
+            || matches!(interface, "." | "..")
+        {
+            return Err(ParseAttachError::Name(place.to_owned()));
+        }
+        if let Some(name) = &namespace
+            && (name.is_empty()
+                || name.len() > NAMESPACE_NAME_MAX
+                || name.contains(bad)
+                || matches!(name.as_str(), "." | ".."))
+        {
+            return Err(ParseAttachError::Namespace(name.clone()));
+        }
+        let mut request = Self {
+            namespace,
+            interface: interface.to_owned(),
+            ingress: IngressChoice::Auto,
+            egress: EgressChoice::Auto,
+        };
+        for part in parts {
+            match part.split_once('=') {
+                Some(("ingress", value)) => request.ingress = value.parse()?,
+                Some(("egress", value)) => request.egress = value.parse()?,
+                _ => return Err(ParseAttachError::Option(part.to_owned())),
+            }
+        }
+        Ok(request)
+    }
+}
+
+impl FromStr for IngressChoice {
+    type Err = ParseAttachError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        Ok(match value {
+            "auto" | "tc" => Self::Auto,
+            "tcx" => Self::Tcx,
+            "clsact" => Self::Clsact,
+            "xdp" => Self::Xdp,
+            "xdp-generic" => Self::XdpGeneric,
+            "off" => Self::Off,
+            _ => {
+                return Err(ParseAttachError::Choice {
+                    option: "ingress",
+                    value: value.to_owned(),
+                    known: "auto, tcx, clsact, xdp, xdp-generic, off",
+                });
+            }
+        })
+    }
+}
+
+impl FromStr for EgressChoice {
+    type Err = ParseAttachError;
+
+    fn from_str(value: &str) -> Result<Self, Self::Err> {
+        Ok(match value {
+            "auto" | "tc" => Self::Auto,
+            "tcx" => Self::Tcx,
+            "clsact" => Self::Clsact,
+            "off" => Self::Off,
+            _ => {
+                return Err(ParseAttachError::Choice {
+                    option: "egress",
+                    value: value.to_owned(),
+                    known: "auto, tcx, clsact, off",
+                });
+            }
+        })
+    }
+}
+
+impl fmt::Display for AttachRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(namespace) = &self.namespace {
+            write!(f, "{namespace}/")?;
+        }
+        f.write_str(&self.interface)
+    }
+}
+
+/// What the capture stage copies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StageConfig {
+    /// Bytes of each frame, 1 to [`datapath::layout::CAPTURE_BYTES_MAX`].
+    pub snaplen: u32,
+    /// CLOCK_MONOTONIC ns after which the stage stops by itself.
+    pub deadline_ns: u64,
+    /// Only this observation point; all of them where absent.
+    pub point: Option<u32>,
+}
+
+/// Sizes of the maps, fixed when the first program is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MapSizes {
+    /// Flows of the kernel's table, 1 to [`datapath::layout::FLOWS_MAX`].
+    pub flows: u32,
+    /// Bytes of the capture ring: a power of two, at least 4,096.
+    pub capture_ring_bytes: u32,
+}
+
+/// What may be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Watch an interface.
+    Attach(AttachRequest),
+    /// Stop watching an observation point.
+    Detach {
+        /// Its id.
+        point: u32,
+    },
+    /// Copy packets into the capture ring.
+    StartCapture(StageConfig),
+    /// Stop that.
+    StopCapture,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The interface is watched.
+    Attached(Attached),
+    /// Done; nothing to say.
+    Done,
+}
+
+/// An interface that is watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Observation point id.
+    pub point: u32,
+    /// Interface index in its namespace.
+    pub ifindex: u32,
+    /// Whether its frames start with an Ethernet header.
+    pub link: datapath::Link,
+    /// What feeds ingress.
+    pub ingress: Option<AttachedHook>,
+    /// What feeds egress.
+    pub egress: Option<AttachedHook>,
+}
+
+/// One direction of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedHook {
+    /// Which hook.
+    pub hook: Hook,
+    /// Why this one.
+    pub reason: String,
+    /// Program id in the kernel.
+    pub program_id: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_is_named_with_its_namespace_and_choices() {
+        let request: AttachRequest = "blue/eth0,ingress=xdp,egress=off".parse().unwrap();
+        assert_eq!(request.namespace.as_deref(), Some("blue"));
+        assert_eq!(request.interface, "eth0");
+        assert_eq!(request.ingress, IngressChoice::Xdp);
+        assert_eq!(request.egress, EgressChoice::Off);
+        assert_eq!(request.to_string(), "blue/eth0");
+    }
+
+    #[test]
+    fn what_cannot_be_an_interface_is_refused_with_its_reason() {
+        for text in ["", "/", "a/", "..", "an-interface-name-too-long", "a b", "x/y/z"] {
+            assert!(text.parse::<AttachRequest>().is_err(), "{text}");
+        }
+        assert!("../eth0".parse::<AttachRequest>().is_err(), "namespaces stay in their folder");
+        let error = "eth0,ingress=fast".parse::<AttachRequest>().unwrap_err().to_string();
+        assert!(error.contains("`fast`") && error.contains("xdp-generic"), "{error}");
+    }
+}
