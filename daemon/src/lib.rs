@@ -1,6 +1,11 @@
 //! The appliance's process as a library: what `linnet` and the tests are made of.
 
+pub mod analyze;
 pub mod board;
+pub mod cli;
 pub mod clock;
 pub mod flow;
 pub mod live;
+pub mod offline;
+pub mod status;
+pub mod sweep;

@@ -1,1 +1,33 @@
-fn main() {}
+//! `linnet`: parse the command line, run the subcommand, turn what comes of it into an exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use daemon::cli::{Cli, exit, exit_code};
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let filter = EnvFilter::try_from_env("LINNET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match cli.command.run() {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => fail(&error),
+    }
+}
+
+/// Help and version are no errors; everything else about the arguments is.
+fn usage(error: &clap::Error) -> ExitCode {
+    // A closed terminal cannot be told.
+    let _printed = error.print();
+    if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+}
+
+#[expect(clippy::print_stderr, reason = "the last words of a failed command")]
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("linnet: {error:#}");
+    ExitCode::from(exit_code(error))
+}

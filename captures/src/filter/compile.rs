@@ -230,6 +230,11 @@ pub enum FilterError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::super::run::run;
     use super::*;
 
     fn compile(expression: &str) -> Option<Result<Filter, FilterError>> {
@@ -320,6 +325,72 @@ mod tests {
                 Ok(filter) => assert!(!filter.instructions().is_empty()),
                 Err(error) => assert!(!error.to_string().is_empty()),
             }
+        }
+    }
+
+    /// libpcap's own interpreter, which `tcpdump -r` runs.
+    struct Reference {
+        library: Library,
+    }
+
+    type BpfFilter = unsafe extern "C" fn(*const Instruction, *const u8, c_uint, c_uint) -> c_uint;
+
+    impl Reference {
+        fn load() -> Option<Self> {
+            NAMES.iter().find_map(|name| {
+                // SAFETY: as in `Libpcap::load_one`.
+                let library = unsafe { Library::new(name) }.ok()?;
+                Some(Self { library })
+            })
+        }
+
+        fn run(&self, program: &[Instruction], data: &[u8], original_len: u32) -> u32 {
+            // SAFETY: the type is that of `bpf_filter` in pcap/bpf.h. The program has been
+            // checked: it stays inside itself, the scratch memory and the data.
+            unsafe {
+                let run = self.library.get::<BpfFilter>(b"bpf_filter\0").unwrap();
+                let len = c_uint::try_from(data.len()).unwrap();
+                run(program.as_ptr(), data.as_ptr(), original_len, len)
+            }
+        }
+    }
+
+    /// Programs that check out, of any instructions; the scratch memory is set before, since
+    /// libpcap leaves it undefined.
+    fn programs() -> impl Strategy<Value = Filter> {
+        let codes: Vec<u16> = (0..256)
+            .filter(|&code| Instruction { code, jt: 0, jf: 0, k: 0 }.operation().is_some())
+            .collect();
+        let constant = prop_oneof![0_u32..20, 0_u32..80, any::<u32>()];
+        let instruction = (select(codes), 0_u8..4, 0_u8..4, constant)
+            .prop_map(|(code, jt, jf, k)| Instruction { code, jt, jf, k });
+        vec(instruction, 1..24).prop_filter_map("not a sound program", |body| {
+            let store = (0..16).map(|k| Instruction { code: 0x02, jt: 0, jf: 0, k });
+            let mut program: Vec<_> = store.collect();
+            for instruction in body {
+                let mut longer = program.clone();
+                longer.push(instruction);
+                longer.extend([Instruction { code: 0x16, jt: 0, jf: 0, k: 0 }; 4]);
+                if Filter::try_new("", LinkType::ETHERNET, longer).is_ok() {
+                    program.push(instruction);
+                }
+            }
+            program.extend([Instruction { code: 0x16, jt: 0, jf: 0, k: 0 }; 4]);
+            Filter::try_new("", LinkType::ETHERNET, program).ok()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn every_sound_program_returns_what_libpcaps_interpreter_returns(
+            filter in programs(),
+            data in vec(any::<u8>(), 0..64),
+            original_len in any::<u32>(),
+        ) {
+            let Some(reference) = Reference::load() else { return Ok(()) };
+            let ours = run(filter.instructions(), &data, original_len);
+            prop_assert_eq!(ours, reference.run(filter.instructions(), &data, original_len));
         }
     }
 }

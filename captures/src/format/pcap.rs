@@ -101,12 +101,15 @@ mod tests {
     use super::*;
 
     fn file(resolution: Resolution, packets: &[CapturedPacket<'_>]) -> Result<Vec<u8>, PcapError> {
-        let snaplen = Snaplen::try_new(4).unwrap();
-        let mut writer = PcapWriter::new(Vec::new(), LinkType::RAW, snaplen, resolution)?;
+        let mut writer = PcapWriter::new(Vec::new(), LinkType::RAW, four_bytes(), resolution)?;
         for packet in packets {
             writer.packet(packet)?;
         }
         Ok(writer.into_inner())
+    }
+
+    fn four_bytes() -> Snaplen {
+        Snaplen::try_new(4).unwrap()
     }
 
     #[test]

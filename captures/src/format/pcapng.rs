@@ -8,6 +8,8 @@
 //! cost per packet.
 
 mod options;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, Write};
 

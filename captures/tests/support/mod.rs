@@ -1,6 +1,7 @@
 //! What the integration tests share: the corpus folder, outside tools, and skipping aloud.
 //! Never hides a missing tool: a skip is printed, and fails where `CI=true`.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![allow(clippy::print_stderr, reason = "a skip must be seen in the test's output")]
 
 use std::env;
 use std::fs;
@@ -65,4 +66,9 @@ pub(crate) fn complaints(output: &Output) -> String {
         })
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// Says how much was compared, which a bare "ok" does not.
+pub(crate) fn note(text: &str) {
+    eprintln!("{text}");
 }

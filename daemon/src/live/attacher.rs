@@ -263,9 +263,11 @@ fn stage_of(objects: &mut Objects, watched: &WatchedPoint) -> Result<Vec<Link>, 
         let stage = attach::tc_program(&mut objects.tc, name)?;
         let attached = match hook.hook {
             Hook::Clsact => attach::clsact(stage, interface, direction),
-            Hook::Tcx | Hook::Xdp | Hook::XdpGeneric => LinkOrder::after_link(tracker)
-                .map_err(Into::into)
-                .and_then(|order| attach::tcx(stage, interface, direction, order)),
+            Hook::Tcx | Hook::Xdp | Hook::XdpGeneric => {
+                let order = LinkOrder::after_link(tracker)
+                    .map_err(|source| LiveError::Chain { interface: interface.clone(), source })?;
+                attach::tcx(stage, interface, direction, order)
+            }
         };
         links.push(Link::Tc(attached.map_err(|source| LiveError::Attach {
             hook: hook.hook,

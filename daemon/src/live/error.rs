@@ -81,6 +81,16 @@ pub enum LiveError {
         /// What to do.
         remedy: &'static str,
     },
+    /// The tracker's place in a TCX chain could not be named.
+    #[error(
+        "cannot find the tracker in the tcx chain of `{interface}`: {source}; it may have been detached by another tool"
+    )]
+    Chain {
+        /// Which interface.
+        interface: String,
+        /// What aya said.
+        source: aya::programs::links::LinkError,
+    },
     /// A map of the object is missing or of another type.
     #[error("the object has no usable map `{name}`: {source}")]
     Map {

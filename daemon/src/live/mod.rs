@@ -12,14 +12,15 @@ mod pod;
 mod rings;
 mod tables;
 mod verb;
+pub mod watch;
 
 pub use attacher::Attacher;
 pub use error::LiveError;
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};
 pub use rings::CaptureRing;
-pub use tables::{FlowMap, HookMap};
+pub use tables::{FlowMap, HookMap, add};
 pub use verb::{
-    Answer, AttachRequest, Attached, AttachedHook, EgressChoice, Hook, IngressChoice, MapSizes,
-    StageConfig, Verb,
+    Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
+    IngressChoice, MapSizes, StageConfig, Verb,
 };

@@ -13,10 +13,15 @@ use zerocopy::FromBytes as _;
 use super::{LiveError, pod::Pod};
 
 /// The ring, and what the kernel counted about it.
-#[derive(Debug)]
 pub struct CaptureRing {
     ring: RingBuf<MapData>,
     stats: PerCpuArray<MapData, Pod<CaptureStats>>,
+}
+
+impl std::fmt::Debug for CaptureRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CaptureRing").field("fd", &self.ring.as_raw_fd()).finish_non_exhaustive()
+    }
 }
 
 impl CaptureRing {

@@ -90,8 +90,13 @@ impl FlowMap {
 }
 
 /// The counters of every hook.
-#[derive(Debug)]
 pub struct HookMap(PerCpuArray<MapData, Pod<HookCounters>>);
+
+impl std::fmt::Debug for HookMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HookMap")
+    }
+}
 
 impl HookMap {
     pub(super) fn new(map: Map) -> Result<Self, LiveError> {

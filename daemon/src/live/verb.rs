@@ -267,6 +267,15 @@ pub struct Attached {
     pub egress: Option<AttachedHook>,
 }
 
+/// An interface that is watched, with what was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttachedPoint {
+    /// What was asked for.
+    pub request: AttachRequest,
+    /// What came of it.
+    pub attached: Attached,
+}
+
 /// One direction of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachedHook {

@@ -121,6 +121,15 @@ pub enum Damage {
         /// The limit.
         max: u32,
     },
+    /// A Simple Packet Block with more in it than its packet, so that its length, which is told
+    /// by the interface's snaplen, cannot be trusted.
+    #[error("a simple packet of {captured_len} captured bytes is followed by {more} bytes more")]
+    SimplePacketLength {
+        /// Captured length: the lesser of original length and snaplen.
+        captured_len: u32,
+        /// Bytes of the block behind the packet and its padding.
+        more: u64,
+    },
     /// A pcapng block longer than the longest packet could make it.
     #[error("a block claims {len} bytes, and {max} is the most there can be")]
     BlockTooLong {

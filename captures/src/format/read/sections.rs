@@ -195,8 +195,11 @@ impl Sections {
             0 => original_len,
             snaplen => original_len.min(snaplen),
         };
-        let (data, _) = block.split(4, captured_len)?;
+        let (data, rest) = block.split(4, captured_len)?;
         check_captured_len(interface, captured_len)?;
+        if !rest.is_empty() {
+            return Err(Damage::SimplePacketLength { captured_len, more: rest.len() as u64 });
+        }
         let packet = CapturedPacket {
             original_len,
             interface: interface.number,

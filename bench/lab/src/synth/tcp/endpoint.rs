@@ -125,7 +125,7 @@ impl Endpoint {
         if segment.syn {
             segment.window = segment.window.min(SYN_WINDOW_MAX);
         }
-        let milliseconds = u32::try_from(now_ns / 1_000_000 & 0xffff_ffff).unwrap_or(0);
+        let milliseconds = u32::try_from((now_ns / 1_000_000) & 0xffff_ffff).unwrap_or(0);
         segment.tsval = self.timestamp_base.wrapping_add(milliseconds);
         segment.tsecr = self.timestamp_recent;
         self.ip_id = self.ip_id.wrapping_add(1);

@@ -344,9 +344,11 @@ impl<'a> Network<'a> {
         let side = from.index();
         let mut header = header(segment, [self.isns[side], self.isns[from.other().index()]], &self.looks[side]);
         header.ip_id = segment.ip_id;
+        // A segment without data may lie beyond the stream: behind a FIN.
         let first = usize::try_from(segment.start.saturating_sub(1)).unwrap_or(0);
         let length = usize::try_from(segment.data).unwrap_or(0);
-        let frame = frame::tcp(self.ends, from, &header, &self.streams[side][first..][..length]);
+        let payload = self.streams[side].get(first..first + length).unwrap_or_default();
+        let frame = frame::tcp(self.ends, from, &header, payload);
 
         let is_visible = segment.retransmission && segment.start < self.highest_seen[side];
         self.highest_seen[side] = self.highest_seen[side].max(segment.end());

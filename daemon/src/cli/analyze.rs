@@ -1,0 +1,107 @@
+//! `linnet analyze FILE`: what the flows of a capture did, as a report or as one JSON object.
+
+use std::{
+    io::{self, BufWriter, Write},
+    path::PathBuf,
+};
+
+use super::{ExitWith, exit, si_bytes, span};
+use crate::{
+    analyze::{Analysis, AnalysisView, AnalyzeError, analyze},
+    flow::{FlowRecord, community_id::address, query::sent_again, view::protocol_name},
+};
+
+/// Flows that the report shows.
+const REPORT_FLOWS_MAX: usize = 50;
+
+/// Arguments of `linnet analyze`.
+#[derive(Debug, clap::Args)]
+pub struct AnalyzeArgs {
+    /// The capture: pcap or pcapng.
+    file: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads the file and prints what it holds.
+pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
+    let analysis = analyze(&args.file).map_err(|error| {
+        let code = match &error {
+            AnalyzeError::Io { .. } => exit::FAILED,
+            AnalyzeError::Read { .. } => exit::DAMAGED,
+        };
+        ExitWith { code, message: error.to_string() }
+    })?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let written = if args.json { json(&mut out, &analysis) } else { report(&mut out, &analysis) };
+    match written.and_then(|()| out.flush()) {
+        // `linnet analyze FILE | head` is no failure.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        other => other?,
+    }
+    if let Some(damage) = &analysis.damage {
+        let message =
+            format!("`{}` is damaged: {damage}; what came before it is above", args.file.display());
+        return Err(ExitWith { code: exit::DAMAGED, message }.into());
+    }
+    Ok(0)
+}
+
+fn json(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &AnalysisView::new(analysis))?;
+    writeln!(out)
+}
+
+fn report(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
+    let flows = analysis.flows.len();
+    writeln!(out, "{} packets, {flows} flows", analysis.packets)?;
+    write!(out, "counted:")?;
+    for (outcome, count) in datapath::Outcome::ALL.iter().zip(analysis.counters.outcomes) {
+        if count > 0 {
+            write!(out, " {} {count}", outcome.name())?;
+        }
+    }
+    writeln!(out, "\n")?;
+    let mut by_bytes: Vec<_> = analysis.flows.iter().collect();
+    by_bytes.sort_by_key(|flow| {
+        std::cmp::Reverse(flow.from_originator.bytes + flow.from_responder.bytes)
+    });
+    for flow in by_bytes.iter().take(REPORT_FLOWS_MAX) {
+        line(out, flow)?;
+    }
+    if flows > REPORT_FLOWS_MAX {
+        writeln!(out, "... and {} smaller flows; --json has all", flows - REPORT_FLOWS_MAX)?;
+    }
+    Ok(())
+}
+
+fn line(out: &mut impl Write, flow: &FlowRecord) -> io::Result<()> {
+    let key = &flow.key;
+    let lower = (address(key, key.lower), u16::from_be(key.lower_port));
+    let upper = (address(key, key.upper), u16::from_be(key.upper_port));
+    let (from, to) = if flow.upper_originated { (upper, lower) } else { (lower, upper) };
+    writeln!(
+        out,
+        "{} {} port {} -> {} port {}  {}",
+        protocol_name(key.protocol),
+        from.0,
+        from.1,
+        to.0,
+        to.1,
+        flow.state.name(),
+    )?;
+    for (name, half) in [("->", &flow.from_originator), ("<-", &flow.from_responder)] {
+        write!(out, "   {name} {} packets, {}", half.packets, si_bytes(half.bytes))?;
+        if half.rtt.samples > 0 {
+            let [p50, _, p99] = half.rtt.quantiles_ns;
+            write!(out, ", rtt p50 {} p99 {}", span(p50), span(p99))?;
+        }
+        let again = sent_again(&half.classes);
+        if again > 0 {
+            write!(out, ", {again} sent again")?;
+        }
+        writeln!(out)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! `linnet doctor`: what this machine has for linnet, line by line, and the remedy for what it lacks.
+#![expect(clippy::print_stdout, reason = "a command says what it found")]
+
+use std::path::Path;
+
+use captures::Libpcap;
+
+use super::exit;
+use crate::{live, status::kernel_release};
+
+/// Arguments of `linnet doctor`.
+#[derive(Debug, clap::Args)]
+pub struct DoctorArgs {}
+
+/// One thing that was looked at.
+struct Finding {
+    what: &'static str,
+    /// What was found, or what to do.
+    result: Result<String, String>,
+    /// Whether live operation is impossible without it.
+    needed: bool,
+}
+
+/// Oldest kernel that the datapath runs on (`bpf_loop`-free, but unprivileged map access needs 5.19).
+const KERNEL_MIN: (u32, u32) = (5, 19);
+/// First kernel with TCX links.
+const KERNEL_TCX: (u32, u32) = (6, 6);
+
+/// Looks at everything; fails where live operation is impossible.
+pub fn run(_args: &DoctorArgs) -> anyhow::Result<u8> {
+    let findings = [programs(), kernel(), privileges(), btf(), bpf_fs(), libpcap(), jit()];
+    let mut missing = 0;
+    for finding in &findings {
+        match &finding.result {
+            Ok(found) => println!("ok       {:<16} {found}", finding.what),
+            Err(remedy) if finding.needed => {
+                missing += 1;
+                println!("missing  {:<16} {remedy}", finding.what);
+            }
+            Err(remedy) => println!("limited  {:<16} {remedy}", finding.what),
+        }
+    }
+    if missing > 0 {
+        println!(
+            "\n`linnet run --interface ..` cannot work yet; `linnet analyze` and `linnet run --replay` can"
+        );
+        return Ok(exit::FAILED);
+    }
+    println!("\nready: `linnet run --interface NAME`");
+    Ok(0)
+}
+
+fn programs() -> Finding {
+    let result = match live::not_built_reason() {
+        None => Ok("built into this binary".to_owned()),
+        Some(reason) => Err(format!("{reason}; run `cargo xtask setup`, then build again")),
+    };
+    Finding { what: "kernel programs", result, needed: true }
+}
+
+fn kernel() -> Finding {
+    let release = kernel_release();
+    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
+    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    let result = if version >= KERNEL_TCX {
+        Ok(release)
+    } else if version >= KERNEL_MIN {
+        Ok(format!(
+            "{release}: no TCX links, clsact filters are used instead (6.6 and later have them)"
+        ))
+    } else {
+        Err(format!("{release} is older than {}.{}", KERNEL_MIN.0, KERNEL_MIN.1))
+    };
+    Finding { what: "kernel", result, needed: true }
+}
+
+/// Bits of the capability sets (include/uapi/linux/capability.h).
+const CAPABILITIES: [(&str, u32); 3] =
+    [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+
+fn privileges() -> Finding {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
+        .unwrap_or(0);
+    let absent: Vec<_> = CAPABILITIES
+        .iter()
+        .filter(|(_, bit)| effective & (1 << bit) == 0)
+        .map(|(name, _)| *name)
+        .collect();
+    let result = if absent.is_empty() {
+        Ok("CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON".to_owned())
+    } else {
+        Err(format!("{} missing: run as root", absent.join(", ")))
+    };
+    Finding { what: "privileges", result, needed: true }
+}
+
+fn btf() -> Finding {
+    let path = "/sys/kernel/btf/vmlinux";
+    let result = if Path::new(path).exists() {
+        Ok(path.to_owned())
+    } else {
+        Err("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF): kernel events will not be available"
+            .to_owned())
+    };
+    Finding { what: "btf", result, needed: false }
+}
+
+fn bpf_fs() -> Finding {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let mounted = mounts.lines().any(|line| line.split(' ').nth(2) == Some("bpf"));
+    let result = if mounted {
+        Ok("mounted".to_owned())
+    } else {
+        Err("not mounted: `linnet run` mounts it at /sys/fs/bpf".to_owned())
+    };
+    Finding { what: "bpf file system", result, needed: false }
+}
+
+fn libpcap() -> Finding {
+    let result = match Libpcap::load() {
+        Ok(_) => Ok("found: tcpdump filters can be compiled".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
+    Finding { what: "libpcap", result, needed: false }
+}
+
+fn jit() -> Finding {
+    let enabled = std::fs::read_to_string("/proc/sys/net/core/bpf_jit_enable").unwrap_or_default();
+    let result = match enabled.trim() {
+        "0" => Err(
+            "off: programs are interpreted, several times slower; sysctl net.core.bpf_jit_enable=1"
+                .to_owned(),
+        ),
+        "" => Ok("built in".to_owned()),
+        _ => Ok("on".to_owned()),
+    };
+    Finding { what: "bpf jit", result, needed: false }
+}

@@ -1,0 +1,85 @@
+//! The subcommands of `linnet`: one file each. Parses nothing but arguments; the work is done by the modules.
+
+pub mod analyze;
+pub mod detach;
+pub mod doctor;
+mod text;
+
+pub use text::{printable, si_bits, si_bytes, span};
+
+use clap::{Parser, Subcommand};
+
+/// Exit codes (sysexits.h, where it has one).
+pub mod exit {
+    /// Failed while running.
+    pub const FAILED: u8 = 1;
+    /// Usage or configuration.
+    pub const USAGE: u8 = 64;
+    /// Damaged input; what could be read was.
+    pub const DAMAGED: u8 = 65;
+    /// The daemon cannot be reached.
+    pub const UNREACHABLE: u8 = 69;
+    /// Another instance runs.
+    pub const BUSY: u8 = 75;
+    /// A privilege is missing.
+    pub const PRIVILEGE: u8 = 77;
+}
+
+/// An error that asks for an exit code of its own.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct ExitWith {
+    /// The code.
+    pub code: u8,
+    /// What to say.
+    pub message: String,
+}
+
+/// Which connections on this host are slow or losing packets, why, and the packets.
+#[derive(Debug, Parser)]
+#[command(name = "linnet", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Read a pcap or pcapng file and say what its flows did; needs no privilege.
+    Analyze(analyze::AnalyzeArgs),
+    /// Remove what a daemon that was killed left behind.
+    Detach(detach::DetachArgs),
+    /// Check what this machine has for linnet, and say what to do about what it lacks.
+    Doctor(doctor::DoctorArgs),
+}
+
+impl Command {
+    /// Runs the subcommand; `Ok` carries the exit code.
+    pub fn run(self) -> anyhow::Result<u8> {
+        match self {
+            Self::Analyze(args) => analyze::run(&args),
+            Self::Detach(args) => detach::run(&args),
+            Self::Doctor(args) => doctor::run(&args),
+        }
+    }
+}
+
+/// The code for an error: the one that it asks for, else by its kind.
+#[must_use]
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    use crate::live::LiveError;
+    for cause in error.chain() {
+        if let Some(with) = cause.downcast_ref::<ExitWith>() {
+            return with.code;
+        }
+        match cause.downcast_ref::<LiveError>() {
+            Some(LiveError::Privilege { .. }) => return exit::PRIVILEGE,
+            Some(LiveError::InUse { .. }) => return exit::BUSY,
+            Some(LiveError::NoInterface(_) | LiveError::Namespace { .. }) => return exit::USAGE,
+            _ => {}
+        }
+    }
+    exit::FAILED
+}

@@ -1,0 +1,47 @@
+//! A packet of a file as the datapath wants to see it: link type, lengths and time. Shared by `analyze` and replay.
+
+use captures::{LinkType, format::read::ReadPacket};
+use datapath::{Frame, Ktime, Link, frame::NO_VLAN};
+
+/// LINKTYPE_* numbers that the datapath reads (www.tcpdump.org/linktypes.html).
+mod linktype {
+    pub(super) const NULL: u16 = 0;
+    pub(super) const ETHERNET: u16 = 1;
+    /// DLT_RAW as some systems wrote it into files.
+    pub(super) const RAW_BSD: u16 = 12;
+    pub(super) const RAW_OPENBSD: u16 = 14;
+    pub(super) const RAW: u16 = 101;
+    pub(super) const LOOP: u16 = 108;
+    pub(super) const IPV4: u16 = 228;
+    pub(super) const IPV6: u16 = 229;
+}
+
+/// What the first byte of a packet with this link type belongs to.
+#[must_use]
+pub const fn link(link_type: LinkType) -> Link {
+    match link_type.0 {
+        linktype::ETHERNET => Link::Ethernet,
+        linktype::RAW
+        | linktype::RAW_BSD
+        | linktype::RAW_OPENBSD
+        | linktype::IPV4
+        | linktype::IPV6 => Link::RawIp,
+        linktype::NULL | linktype::LOOP => Link::Null,
+        _ => Link::Unsupported,
+    }
+}
+
+/// The frame of a packet that was read.
+#[must_use]
+pub fn frame(read: &ReadPacket<'_>) -> Frame {
+    Frame {
+        now: Ktime(read.packet.time_ns),
+        point: 0,
+        link: link(read.link_type),
+        // Some files claim less than they hold; what is there was there.
+        original_len: read.packet.original_len.max(read.packet.captured_len()),
+        segments: 1,
+        segment_size: 0,
+        vlan: NO_VLAN,
+    }
+}

@@ -1,0 +1,140 @@
+//! Turning the figures of one sweep into what the board shows. The same for a kernel and for a replayed file.
+
+use std::sync::Arc;
+
+use datapath::layout::HookCounters;
+
+use crate::{
+    board::{Board, ClockView, FlowTableView, InterfaceView, StatusView, SweepView},
+    clock::Clock,
+    flow::{
+        table::Departures,
+        view::{LedgerView, LossView, Naming, RingsView, rfc3339},
+    },
+};
+
+/// Frames that may be between the two ends of the pipeline while it is read: one per CPU.
+fn in_flight_max() -> u64 {
+    std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
+}
+
+/// Where the rings' balance is to be had; the capture side fills it.
+pub type RingsSource = Arc<dyn Fn() -> RingsView + Send + Sync>;
+
+/// Publishes figures, with what does not change from sweep to sweep.
+#[derive(Clone)]
+pub struct Publisher {
+    board: Arc<Board>,
+    clock: Arc<Clock>,
+    rings: RingsSource,
+    mode: &'static str,
+    started_at: String,
+    interval_ns: u64,
+    notices: Vec<String>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// What one sweep found.
+#[derive(Clone, Debug)]
+pub struct Figures {
+    /// The counters of all hooks together.
+    pub counters: HookCounters,
+    /// The same by interface.
+    pub interfaces: Vec<InterfaceView>,
+    /// Names for rows.
+    pub naming: Naming,
+    /// Flows that left.
+    pub departures: Departures,
+    /// Flows in the kernel's table.
+    pub live: u64,
+    /// Flows created less those that are accounted for.
+    pub evicted: u64,
+    /// Whether that is only a bound, since flows came while the table was read.
+    pub approximate: bool,
+    /// Records in user space.
+    pub records: u64,
+    /// Flows that fit into the kernel's table.
+    pub capacity: u64,
+    /// Bytes that it takes.
+    pub memory_bytes: u64,
+    /// Number of this sweep.
+    pub sweeps: u64,
+    /// How long it took, ns.
+    pub duration_ns: u64,
+}
+
+impl Publisher {
+    /// A publisher of one mode, `live` or `replay`.
+    #[must_use]
+    pub fn new(
+        board: Arc<Board>,
+        clock: Arc<Clock>,
+        rings: RingsSource,
+        mode: &'static str,
+        interval_ns: u64,
+        notices: Vec<String>,
+    ) -> Self {
+        let started_at = rfc3339(i128::from(clock.wall_ns()));
+        Self { board, clock, rings, mode, started_at, interval_ns, notices }
+    }
+
+    /// Puts a sweep's figures onto the board.
+    pub fn publish(&self, figures: &Figures) {
+        let ledger = LedgerView::new(&figures.counters);
+        let balanced = figures.counters.seen.abs_diff(ledger.sum()) <= in_flight_max();
+        self.board.naming.publish(figures.naming.clone());
+        self.board.interfaces.publish(figures.interfaces.clone());
+        self.board.loss.publish(LossView {
+            seen: figures.counters.seen,
+            ledger,
+            contended: figures.counters.contended,
+            evicted: figures.evicted,
+            approximate: figures.approximate,
+            rings: (self.rings)(),
+            since: self.started_at.clone(),
+        });
+        self.board.status.publish(StatusView {
+            mode: self.mode,
+            version: env!("CARGO_PKG_VERSION"),
+            kernel: kernel_release(),
+            started_at: self.started_at.clone(),
+            updated_at: rfc3339(i128::from(self.clock.wall_ns())),
+            flows: FlowTableView {
+                capacity: figures.capacity,
+                memory_bytes: figures.memory_bytes,
+                live: figures.live,
+                created: figures.counters.created,
+                closed: figures.departures.closed,
+                aged: figures.departures.aged,
+                evicted: figures.evicted,
+                records: figures.records,
+                forgotten: figures.departures.forgotten,
+            },
+            sweep: SweepView {
+                count: figures.sweeps,
+                last_duration_ns: figures.duration_ns,
+                interval_ns: self.interval_ns,
+            },
+            clock: ClockView {
+                offset_ns: self.clock.offset_ns(),
+                error_ns: self.clock.error_ns(),
+                steps: self.clock.steps(),
+            },
+            balanced,
+            notices: self.notices.clone(),
+        });
+    }
+}
+
+/// The running kernel's release.
+#[must_use]
+pub fn kernel_release() -> String {
+    nix::sys::utsname::uname()
+        .map(|name| name.release().to_string_lossy().into_owned())
+        .unwrap_or_else(|_| "unknown".to_owned())
+}
