@@ -2,8 +2,10 @@
 
 pub mod analyze;
 pub mod board;
+pub mod capture;
 pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod flow;
 pub mod live;
 pub mod offline;

@@ -10,6 +10,7 @@ use datapath::{Direction, FlowKey, layout::HookCounters};
 
 use crate::{
     board::{AttachmentView, InterfaceView},
+    capture,
     clock::Clock,
     flow::{
         FlowTable,
@@ -166,7 +167,7 @@ impl Sweeper {
                 namespace: point.request.namespace.clone(),
                 ifindex: point.attached.ifindex,
                 point: point.attached.point,
-                link: link_name(point.attached.link),
+                link: capture::link_name(point.attached.link),
                 state: if watch::is_present(point) { "attached" } else { "gone" },
                 ingress,
                 egress,
@@ -207,14 +208,5 @@ fn attachment(hook: &AttachedHook, counters: &HookCounters) -> AttachmentView {
         bytes: counters.bytes,
         packets_approximate: hook.hook == Hook::XdpGeneric,
         ledger: LedgerView::new(counters),
-    }
-}
-
-const fn link_name(link: datapath::Link) -> &'static str {
-    match link {
-        datapath::Link::Ethernet => "ethernet",
-        datapath::Link::RawIp => "raw_ip",
-        datapath::Link::Null => "null",
-        datapath::Link::Unsupported => "unsupported",
     }
 }

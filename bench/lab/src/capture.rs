@@ -148,7 +148,8 @@ mod tests {
 
     #[test]
     fn the_last_words_of_tcpdump_are_understood() {
-        let said = ["12 packets captured", "14 packets received by filter", "2 packets dropped by kernel"];
+        let said =
+            ["12 packets captured", "14 packets received by filter", "2 packets dropped by kernel"];
         let lines = said.map(str::to_owned);
         assert_eq!(counts(&lines), CaptureCounts { captured: 12, dropped_by_kernel: 2 });
     }

@@ -17,13 +17,17 @@ pub enum LabError {
         problem: String,
     },
     /// The process may not create network namespaces.
-    #[error("cannot create a network namespace: {source}; run as root with CAP_SYS_ADMIN and CAP_NET_ADMIN")]
+    #[error(
+        "cannot create a network namespace: {source}; run as root with CAP_SYS_ADMIN and CAP_NET_ADMIN"
+    )]
     Privilege {
         /// The kernel's answer.
         source: io::Error,
     },
     /// A namespace file could not be made, entered or removed.
-    #[error("cannot {action} network namespace `{name}`: {source}; see `ip netns list` and `lab reap`")]
+    #[error(
+        "cannot {action} network namespace `{name}`: {source}; see `ip netns list` and `lab reap`"
+    )]
     Namespace {
         /// What was tried.
         action: &'static str,
@@ -71,7 +75,9 @@ pub enum LabError {
         stderr: String,
     },
     /// An interface refused a setting.
-    #[error("cannot set {feature} on `{interface}`: {source}; the lab needs veth interfaces of kernel 5.13 or later")]
+    #[error(
+        "cannot set {feature} on `{interface}`: {source}; the lab needs veth interfaces of kernel 5.13 or later"
+    )]
     Offload {
         /// The offload.
         feature: &'static str,
@@ -81,7 +87,9 @@ pub enum LabError {
         source: io::Error,
     },
     /// A kernel setting of a namespace could not be written.
-    #[error("cannot write `{value}` to `{path}` in `{namespace}`: {source}; mount /proc/sys writable")]
+    #[error(
+        "cannot write `{value}` to `{path}` in `{namespace}`: {source}; mount /proc/sys writable"
+    )]
     Sysctl {
         /// The file.
         path: String,
@@ -103,7 +111,9 @@ pub enum LabError {
         source: io::Error,
     },
     /// The relay's wake-up descriptor could not be made.
-    #[error("cannot make the wake-up descriptor of the relay: {source}; raise the limit on open files")]
+    #[error(
+        "cannot make the wake-up descriptor of the relay: {source}; raise the limit on open files"
+    )]
     WakeUp {
         /// The kernel's answer.
         source: io::Error,

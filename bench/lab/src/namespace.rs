@@ -165,7 +165,8 @@ pub fn reap_stale() -> Result<Vec<String>, LabError> {
 
 /// True for `linnet-<digits>-...`.
 fn is_lab_name(name: &str) -> bool {
-    let Some((pid, _)) = name.strip_prefix(NAME_PREFIX).and_then(|rest| rest.split_once('-')) else {
+    let Some((pid, _)) = name.strip_prefix(NAME_PREFIX).and_then(|rest| rest.split_once('-'))
+    else {
         return false;
     };
     !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit())
@@ -229,7 +230,8 @@ fn is_mount_point() -> io::Result<bool> {
         Ok::<_, io::Error>(line.map(|id| id.trim().to_owned()))
     };
     let folder = File::open(NAMESPACE_FOLDER)?;
-    let parent = File::open(Path::new(NAMESPACE_FOLDER).parent().unwrap_or_else(|| Path::new("/")))?;
+    let parent =
+        File::open(Path::new(NAMESPACE_FOLDER).parent().unwrap_or_else(|| Path::new("/")))?;
     let own = mount_id(&format!("/proc/self/fdinfo/{}", folder.as_raw_fd()))?;
     let above = mount_id(&format!("/proc/self/fdinfo/{}", parent.as_raw_fd()))?;
     Ok(own != above)

@@ -123,7 +123,8 @@ impl Plan {
         }
         let clean = Impairment::default();
         if self.direct && (self.to_server != clean || self.to_client != clean) {
-            let problem = "has no router that could impair; leave both impairments empty".to_owned();
+            let problem =
+                "has no router that could impair; leave both impairments empty".to_owned();
             return Err(LabError::Plan { field: "direct", problem });
         }
         self.to_server.check()?;
@@ -169,11 +170,16 @@ impl Impairment {
         }
         if let Some(rate) = self.rate_bits_per_s {
             if !(1_000..=RATE_BITS_PER_S_MAX).contains(&rate) {
-                return refuse("rate_bits_per_s", format!("is {rate}; use 1000 to {RATE_BITS_PER_S_MAX}"));
+                return refuse(
+                    "rate_bits_per_s",
+                    format!("is {rate}; use 1000 to {RATE_BITS_PER_S_MAX}"),
+                );
             }
             if self.queue_bytes < 2_000 {
-                let problem =
-                    format!("is {}; a rate needs room for a frame (2000 bytes or more)", self.queue_bytes);
+                let problem = format!(
+                    "is {}; a rate needs room for a frame (2000 bytes or more)",
+                    self.queue_bytes
+                );
                 return refuse("queue_bytes", problem);
             }
         }

@@ -203,7 +203,28 @@ mod tests {
         frame.extend([0x81, 0x00, 0x00, 0x64, 0x08, 0x00]);
         let ip = frame.len();
         frame.extend([0x45, 0, 0, 42, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
-        frame.extend([0x1f, 0x90, 0x00, 0x50, 0, 0, 0, 9, 0, 0, 0, 0, 0x50, flag::ACK, 0, 0, 0, 0, 0, 0]);
+        frame.extend([
+            0x1f,
+            0x90,
+            0x00,
+            0x50,
+            0,
+            0,
+            0,
+            9,
+            0,
+            0,
+            0,
+            0,
+            0x50,
+            flag::ACK,
+            0,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ]);
         frame.extend([b'h', b'i', 0, 0, 0, 0]);
 
         let found = ip_frame(&frame).expect("an IP frame");

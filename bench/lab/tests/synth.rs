@@ -24,7 +24,6 @@ fn tshark_finds_no_fault() {
     assert_eq!(u64::try_from(all.len()).unwrap(), truth.packets);
     let faults = "_ws.malformed || _ws.short || tcp.checksum.status == 0 || udp.checksum.status == 0 \
         || ip.checksum.status == 0 || icmp.checksum.status == 0 || icmpv6.checksum.status == 0 \
-        || tcp.analysis.ack_lost_segment && !tcp.analysis.lost_segment && tcp.len > 100000 \
         || _ws.expert.severity >= 0x800000";
     let faulty = tshark(file, &["-Y", faults], &["frame.number", "_ws.expert.message"]);
     assert!(faulty.is_empty(), "{faulty:?}");
@@ -40,7 +39,8 @@ fn tshark_counts_the_flows_of_the_truth() {
     let mut seen: BTreeMap<(&str, End, End), (u64, u64)> = BTreeMap::new();
     for (name, protocol) in [("tcp", 6), ("udp", 17)] {
         let ports = [format!("{name}.srcport"), format!("{name}.dstport")];
-        let fields = ["ip.src", "ipv6.src", &ports[0], "ip.dst", "ipv6.dst", &ports[1], "frame.len"];
+        let fields =
+            ["ip.src", "ipv6.src", &ports[0], "ip.dst", "ipv6.dst", &ports[1], "frame.len"];
         for row in tshark(&file, &["-Y", name], &fields) {
             let src = (row[0].clone() + &row[1], row[2].clone());
             let dst = (row[3].clone() + &row[4], row[5].clone());
@@ -51,7 +51,7 @@ fn tshark_counts_the_flows_of_the_truth() {
         let flows = truth.flows.iter().filter(|flow| flow.protocol == protocol);
         let expected: BTreeMap<_, _> = flows
             .flat_map(halves)
-            .filter(|(_, _, half)| half.packets > 0)
+            .filter(|(.., half)| half.packets > 0)
             .map(|(src, dst, half)| ((name, src, dst), (half.packets, half.bytes)))
             .collect();
         let found: BTreeMap<_, _> =
@@ -68,14 +68,15 @@ fn tshark_finds_the_retransmissions_of_the_truth() {
     if !require_tool("tshark", "retransmissions of synthetic captures") {
         return;
     }
-    for seed in 1..=5 {
+    for seed in 1..=3 {
         let (_folder, file, truth) = synthesize(&Scene { seed, flows: 96, ..Scene::default() });
         let union = "tcp.analysis.retransmission || tcp.analysis.out_of_order";
         compare(&file, &truth, union, |half| half.retransmissions_visible);
         compare(&file, &truth, "tcp.analysis.zero_window", |half| half.zero_windows);
         compare(&file, &truth, "tcp.flags.reset == 1", |half| half.resets);
         // Nothing is captured that was never sent, and nothing sent upstream of the observer is missing without being told.
-        let lost: u64 = truth.flows.iter().flat_map(halves).map(|(.., half)| half.lost_upstream).sum();
+        let lost: u64 =
+            truth.flows.iter().flat_map(halves).map(|(.., half)| half.lost_upstream).sum();
         let gaps = tshark(&file, &["-Y", "tcp.analysis.lost_segment"], &["frame.number"]).len();
         println!("seed {seed}: {lost} lost upstream, {gaps} gaps seen by tshark");
         assert!(gaps > 0 && u64::try_from(gaps).unwrap() <= lost);
@@ -92,7 +93,7 @@ fn tshark_measures_the_handshakes_of_the_truth() {
     let rows = tshark(&file, &["-Y", "tcp.analysis.initial_rtt"], &fields);
     let mut compared = 0;
     for flow in truth.flows.iter().filter(|flow| flow.handshake_ns.is_some()) {
-        let (address, port) = end(flow.originator, 6);
+        let (address, port) = end(flow.originator);
         let row = rows.iter().find(|row| row[0].clone() + &row[1] == address && row[2] == port);
         let seconds: f64 = row.expect("tshark has an initial RTT")[3].parse().unwrap();
         let handshake = std::time::Duration::from_nanos(flow.handshake_ns.unwrap());
@@ -118,16 +119,20 @@ fn compare(file: &str, truth: &Truth, filter: &str, of: fn(&HalfTruth) -> u64) {
         .map(|(src, dst, half)| ((src, dst), of(half)))
         .filter(|(_, count)| *count > 0)
         .collect();
-    println!("{filter}: {} packets of {} half flows", expected.values().sum::<u64>(), expected.len());
+    println!(
+        "{filter}: {} packets of {} half flows",
+        expected.values().sum::<u64>(),
+        expected.len()
+    );
     assert_eq!(found, expected, "{filter}");
 }
 
 fn halves(flow: &FlowTruth) -> [(End, End, &HalfTruth); 2] {
-    let [o, r] = [flow.originator, flow.responder].map(|socket| end(socket, flow.protocol));
+    let [o, r] = [flow.originator, flow.responder].map(end);
     [(o.clone(), r.clone(), &flow.from_originator), (r, o, &flow.from_responder)]
 }
 
-fn end(socket: std::net::SocketAddr, _protocol: u8) -> End {
+fn end(socket: std::net::SocketAddr) -> End {
     (socket.ip().to_string(), socket.port().to_string())
 }
 

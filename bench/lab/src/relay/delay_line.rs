@@ -64,7 +64,8 @@ mod tests {
         }
         assert_eq!(line.take_due(9), None);
         assert_eq!(line.next_release_ns(), Some(10));
-        let order: Vec<u8> = std::iter::from_fn(|| line.take_due(20)).flat_map(|(frame, _)| frame).collect();
+        let order: Vec<u8> =
+            std::iter::from_fn(|| line.take_due(20)).flat_map(|(frame, _)| frame).collect();
         assert_eq!(order, [2, 3, 1]);
     }
 

@@ -48,7 +48,13 @@ pub(super) struct Impairer {
 
 impl Impairer {
     pub(super) fn new(plan: Impairment, seed: u64) -> Self {
-        Self { plan, rng: Rng::new(seed), flows: Flows::default(), link_free_ns: 0, last_release_ns: 0 }
+        Self {
+            plan,
+            rng: Rng::new(seed),
+            flows: Flows::default(),
+            link_free_ns: 0,
+            last_release_ns: 0,
+        }
     }
 
     /// The fate of a frame that arrived at `arrival_ns`. Call in order of arrival.
@@ -88,7 +94,8 @@ impl Impairer {
         let Some(rate) = self.plan.rate_bits_per_s else { return Some(arrival_ns) };
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let start_ns = self.link_free_ns.max(arrival_ns);
-        let waiting_bits = u128::from(start_ns - arrival_ns) * u128::from(rate) / u128::from(NANOS_PER_SEC);
+        let waiting_bits =
+            u128::from(start_ns - arrival_ns) * u128::from(rate) / u128::from(NANOS_PER_SEC);
         if waiting_bits / 8 + u128::from(bytes) > u128::from(self.plan.queue_bytes) {
             return None;
         }
@@ -147,7 +154,8 @@ mod tests {
 
     #[test]
     fn every_nth_data_segment_of_each_flow_is_lost_and_nothing_else() {
-        let mut engine = engine(Impairment { loss: Loss::EveryNthData(3), ..Impairment::default() });
+        let mut engine =
+            engine(Impairment { loss: Loss::EveryNthData(3), ..Impairment::default() });
         let fates = |engine: &mut Impairer, port| {
             (1..=7).map(|_| run(engine, &segment(port, 10), 0) == Fate::Lost).collect::<Vec<_>>()
         };
@@ -159,7 +167,8 @@ mod tests {
 
     #[test]
     fn a_new_connection_on_the_same_ports_counts_from_one() {
-        let mut engine = engine(Impairment { loss: Loss::EveryNthData(2), ..Impairment::default() });
+        let mut engine =
+            engine(Impairment { loss: Loss::EveryNthData(2), ..Impairment::default() });
         run(&mut engine, &segment(1, 10), 0);
         run(&mut engine, &TcpSegment { flags: flag::SYN, ..segment(1, 0) }, 0);
         assert_ne!(run(&mut engine, &segment(1, 10), 0), Fate::Lost);
@@ -173,13 +182,15 @@ mod tests {
             jitter: Duration::from_millis(5),
             ..Impairment::default()
         });
-        let times: Vec<u64> = (0..100).map(|at| release(run(&mut jittery, &segment(1, 1), at))).collect();
+        let times: Vec<u64> =
+            (0..100).map(|at| release(run(&mut jittery, &segment(1, 1), at))).collect();
         assert!(times.is_sorted());
 
         let extra_delay = Duration::from_millis(3);
         let reorder = Some(Reorder { every_nth: 2, extra_delay });
         let mut swapping = engine(Impairment { reorder, ..Impairment::default() });
-        let times: Vec<u64> = (0..3).map(|_| release(run(&mut swapping, &segment(1, 1), 0))).collect();
+        let times: Vec<u64> =
+            (0..3).map(|_| release(run(&mut swapping, &segment(1, 1), 0))).collect();
         assert_eq!(times, [0, 3_000_000, 0]);
     }
 

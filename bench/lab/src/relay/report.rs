@@ -118,7 +118,8 @@ mod tests {
     #[test]
     fn the_list_is_bounded_and_the_rest_is_counted() {
         let mut report = DirectionReport::default();
-        let frame = DroppedFrame { cause: DropCause::Loss, wall_ns: 0, frame_bytes: 1, segment: None };
+        let frame =
+            DroppedFrame { cause: DropCause::Loss, wall_ns: 0, frame_bytes: 1, segment: None };
         for _ in 0..DROPPED_MAX + 3 {
             report.list(frame.clone());
         }

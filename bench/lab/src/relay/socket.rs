@@ -162,9 +162,8 @@ impl Sender {
     /// Sends one whole frame.
     pub(super) fn send(&self, frame: &[u8]) -> io::Result<()> {
         // SAFETY: the pointer and length are those of a live slice.
-        let sent = unsafe {
-            libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0)
-        };
+        let sent =
+            unsafe { libc::send(self.socket.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }

@@ -65,9 +65,7 @@ pub(super) fn play(scene: &Scene, index: u32, recorded: &mut Vec<Recorded>) -> F
     let timing = timing(kind, scene, rng);
     match kind {
         Kind::Refused => tcp::refused(&ends, timing, rng, recorded),
-        Kind::Dns => {
-            datagrams::dns(&ends, timing, Some(ends.sockets[1].ip()), rng, recorded)
-        }
+        Kind::Dns => datagrams::dns(&ends, timing, Some(ends.sockets[1].ip()), rng, recorded),
         Kind::DnsUnanswered => datagrams::dns(&ends, timing, None, rng, recorded),
         Kind::UdpStream => datagrams::udp_stream(&ends, timing, rng, recorded),
         Kind::Echo => datagrams::echo(&ends, timing, rng, recorded),
@@ -158,19 +156,20 @@ fn script(kind: Kind, timing: Timing, rng: &mut Rng) -> Script {
         Kind::Paced | Kind::PacedLossy => {
             let interval_ns = 100_000_000;
             let rounds = (timing.end_ns - timing.start_ns) / interval_ns + 1;
-            let messages = (0..rounds).flat_map(|_| {
-                [filler(asker, 100, interval_ns), filler(answerer, 200, 100_000)]
-            });
+            let messages = (0..rounds)
+                .flat_map(|_| [filler(asker, 100, interval_ns), filler(answerer, 200, 100_000)]);
             let script = Script { ending: Ending::Open, ..base("paced", messages.collect()) };
             if kind == Kind::Paced {
                 return script;
             }
-            let losses =
-                [Losses::Every(17, Place::Downstream), Losses::Every(23, Place::Upstream)];
+            let losses = [Losses::Every(17, Place::Downstream), Losses::Every(23, Place::Upstream)];
             Script { kind: "paced lossy", losses, ..script }
         }
         Kind::BulkLostDownstream | Kind::BulkLostUpstream => {
-            let messages = vec![filler(asker, 40, 0), filler(answerer, rng.between(200_000, 900_000), 500_000)];
+            let messages = vec![
+                filler(asker, 40, 0),
+                filler(answerer, rng.between(200_000, 900_000), 500_000),
+            ];
             let every = u32::try_from(rng.between(40, 90)).unwrap_or(60);
             let (kind, place) = if kind == Kind::BulkLostDownstream {
                 ("bulk lost downstream", Place::Downstream)
@@ -180,7 +179,8 @@ fn script(kind: Kind, timing: Timing, rng: &mut Rng) -> Script {
             Script { losses: [Losses::None, Losses::Every(every, place)], ..base(kind, messages) }
         }
         Kind::UploadLost => {
-            let messages = vec![filler(asker, rng.between(100_000, 400_000), 0), filler(answerer, 8, 500_000)];
+            let messages =
+                vec![filler(asker, rng.between(100_000, 400_000), 0), filler(answerer, 8, 500_000)];
             let losses = [Losses::Every(45, Place::Downstream), Losses::None];
             Script { losses, ..base("upload lost downstream", messages) }
         }
@@ -210,8 +210,10 @@ fn script(kind: Kind, timing: Timing, rng: &mut Rng) -> Script {
 /// A request after up to `think_ns`, and its response of up to `bytes`.
 fn http(rng: &mut Rng, think_ns: u64, bytes: u64) -> [Message; 2] {
     let length = rng.between(200, bytes);
-    let request = format!("GET /bytes/{length} HTTP/1.1\r\nHost: server.lab\r\nUser-Agent: lab\r\n\r\n");
-    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n");
+    let request =
+        format!("GET /bytes/{length} HTTP/1.1\r\nHost: server.lab\r\nUser-Agent: lab\r\n\r\n");
+    let head =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n");
     let mut response = filler(Side::Responder, length, rng.between(300_000, 20_000_000));
     response.text.splice(0..0, head.into_bytes());
     let think_ns = rng.between(think_ns / 4, think_ns * 2);

@@ -101,7 +101,11 @@ pub(super) fn udp_stream(
         payload[..4].copy_from_slice(&number.to_be_bytes());
         recorder.udp(at_ns + rng.below(1_000_000), Side::Originator, &payload);
         if number % 4 == 3 {
-            recorder.udp(at_ns + timing.rtts_ns[1] + 1_000_000, Side::Responder, &number.to_be_bytes());
+            recorder.udp(
+                at_ns + timing.rtts_ns[1] + 1_000_000,
+                Side::Responder,
+                &number.to_be_bytes(),
+            );
         }
         number += 1;
         at_ns += 20_000_000;

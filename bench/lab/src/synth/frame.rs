@@ -125,7 +125,14 @@ pub(super) fn udp(ends: &Ends, from: Side, ip_id: u16, payload: &[u8]) -> Vec<u8
 }
 
 /// An ICMP or ICMPv6 echo request of the originator, or reply of the responder.
-pub(super) fn echo(ends: &Ends, from: Side, ip_id: u16, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
+pub(super) fn echo(
+    ends: &Ends,
+    from: Side,
+    ip_id: u16,
+    id: u16,
+    seq: u16,
+    payload: &[u8],
+) -> Vec<u8> {
     let mut message = vec![0; ECHO_BYTES + payload.len()];
     message[4..6].copy_from_slice(&id.to_be_bytes());
     message[6..8].copy_from_slice(&seq.to_be_bytes());
@@ -261,7 +268,8 @@ mod tests {
             vlan: Some(100),
             ttls: [64, 60],
         };
-        let options = vec![TcpOption::mss(1460), TcpOption::sack_perm(), TcpOption::timestamp(1, 2)];
+        let options =
+            vec![TcpOption::mss(1460), TcpOption::sack_perm(), TcpOption::timestamp(1, 2)];
         let header = TcpHeader { seq: 7, ack: 9, flags: 0x18, window: 1, options, ip_id: 3 };
         let frame = tcp(&ends, Side::Responder, &header, b"hello");
 

@@ -104,7 +104,8 @@ impl Connection {
 
     /// What the kernel knows about it.
     pub(super) fn facts(&self) -> Result<TcpFacts, TrafficError> {
-        TcpFacts::of(&self.stream).map_err(|source| socket_error("read TCP_INFO", self.peer, source))
+        TcpFacts::of(&self.stream)
+            .map_err(|source| socket_error("read TCP_INFO", self.peer, source))
     }
 
     pub(super) fn peer(&self) -> SocketAddr {
@@ -154,9 +155,9 @@ pub(super) fn converse<S: Send, C>(
     client: impl FnOnce(Connection) -> Result<C, TrafficError>,
 ) -> Result<(S, C), TrafficError> {
     let listener = listen(lab.server(), lab.server_socket(family, port))?;
-    let at = listener.local_addr().map_err(|source| {
-        socket_error("listen", lab.server_socket(family, port), source)
-    })?;
+    let at = listener
+        .local_addr()
+        .map_err(|source| socket_error("listen", lab.server_socket(family, port), source))?;
     let (failed, has_failed) = mpsc::channel();
     thread::scope(|scope| {
         let serving = scope.spawn(move || {

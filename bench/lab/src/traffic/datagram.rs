@@ -38,7 +38,9 @@ pub(super) fn receive(
     match socket.recv_from(buffer) {
         Ok(received) => Ok(Some(received)),
         // Refused: an ICMP error of an earlier datagram, which is no news about the next.
-        Err(error) if is_wait(&error) || error.kind() == io::ErrorKind::ConnectionRefused => Ok(None),
+        Err(error) if is_wait(&error) || error.kind() == io::ErrorKind::ConnectionRefused => {
+            Ok(None)
+        }
         Err(error) => Err(error),
     }
 }

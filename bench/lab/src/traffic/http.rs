@@ -147,8 +147,9 @@ pub fn fetch_until(
 }
 
 fn check(plan: &Http) -> Result<(), TrafficError> {
-    let refuse =
-        |field, value, allowed| Err(TrafficError::Limit { generator: "http", field, value, allowed });
+    let refuse = |field, value, allowed| {
+        Err(TrafficError::Limit { generator: "http", field, value, allowed })
+    };
     if !(1..=REQUESTS_MAX).contains(&plan.requests) {
         return refuse("requests", plan.requests.into(), "1 to 1000000");
     }

@@ -67,11 +67,7 @@ pub fn run(lab: &Lab, plan: &RequestResponse) -> Result<Measured, TrafficError> 
 }
 
 /// Runs all rounds or up to the stop.
-pub fn run_until(
-    lab: &Lab,
-    plan: &RequestResponse,
-    stop: &Stop,
-) -> Result<Measured, TrafficError> {
+pub fn run_until(lab: &Lab, plan: &RequestResponse, stop: &Stop) -> Result<Measured, TrafficError> {
     check(plan)?;
     let budget = Budget::new(plan.limit, stop);
     let server = |connection| serve(connection, plan);

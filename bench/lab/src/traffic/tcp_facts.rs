@@ -58,9 +58,8 @@ impl TcpFacts {
 
     /// Offsets of `struct tcp_info` in linux/tcp.h, which only ever grows at its end.
     fn parse(info: &[u8; INFO_BYTES], local: SocketAddr, peer: SocketAddr) -> Self {
-        let word = |at: usize| {
-            u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]])
-        };
+        let word =
+            |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
         let long = |at: usize| {
             let bytes: [u8; 8] = info[at..at + 8].try_into().expect("8 bytes were taken");
             u64::from_ne_bytes(bytes)

@@ -48,7 +48,8 @@ impl Endpoint {
             return;
         }
         // Older timestamps are of segments that were overtaken (RFC 7323, 4.3).
-        if segment.tsval.wrapping_sub(self.timestamp_recent) < 1 << 31 || self.receiver.next() == 0 {
+        if segment.tsval.wrapping_sub(self.timestamp_recent) < 1 << 31 || self.receiver.next() == 0
+        {
             self.timestamp_recent = segment.tsval;
         }
         self.sender.handle_ack(now_ns, segment);

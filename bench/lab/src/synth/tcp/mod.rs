@@ -342,7 +342,8 @@ impl<'a> Network<'a> {
     /// The observer sees a segment.
     fn record(&mut self, now_ns: u64, from: Side, segment: &Segment, recorded: &mut Vec<Recorded>) {
         let side = from.index();
-        let mut header = header(segment, [self.isns[side], self.isns[from.other().index()]], &self.looks[side]);
+        let mut header =
+            header(segment, [self.isns[side], self.isns[from.other().index()]], &self.looks[side]);
         header.ip_id = segment.ip_id;
         // A segment without data may lie beyond the stream: behind a FIN.
         let first = usize::try_from(segment.start.saturating_sub(1)).unwrap_or(0);
