@@ -1,6 +1,8 @@
 //! The appliance's process as a library: what `linnet` and the tests are made of.
 
 pub mod analyze;
+pub mod api;
+pub mod app;
 pub mod board;
 pub mod capture;
 pub mod cli;
@@ -8,6 +10,8 @@ pub mod clock;
 pub mod config;
 pub mod flow;
 pub mod live;
+pub mod metrics;
 pub mod offline;
+pub mod replay;
 pub mod status;
 pub mod sweep;

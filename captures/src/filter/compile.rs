@@ -112,6 +112,9 @@ impl Libpcap {
     ///
     /// An empty expression (or one of white space) matches everything. `snaplen` is what the
     /// program returns for a match; it cuts nothing here.
+    ///
+    /// For [`LinkType::NULL`] the program looks for Linux's address families: libpcap takes it for
+    /// a capture of this machine. Files of that type from BSD and macOS have others for IPv6.
     pub fn compile(
         &self,
         expression: &str,

@@ -14,7 +14,7 @@ use crate::LinkType;
 
 /// A compiled filter: an expression and the classic BPF program it stands for.
 ///
-/// Invariant: the program has been checked by [`program::check`], so that running it always ends
+/// Invariant: the program has been checked by `program::check`, so that running it always ends
 /// and never reads outside the packet or the scratch memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter {

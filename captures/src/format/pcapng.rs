@@ -3,9 +3,8 @@
 //! handed over.
 //!
 //! Layout: `draft-ietf-opsawg-pcapng` (IETF, 2026). Every block is little endian, times are
-//! nanoseconds since 1970 (`if_tsresol` 9). `pcap-file` can write pcapng too; it encodes each block
-//! twice to learn its length and has no `epb_packetid` or `epb_queue`, at four to eight times the
-//! cost per packet.
+//! nanoseconds since 1970 (`if_tsresol` 9). `pcap-file` can write pcapng too, but encodes each
+//! block twice to learn its length, allocates per option, and has no `epb_packetid` or `epb_queue`.
 
 mod options;
 #[cfg(test)]

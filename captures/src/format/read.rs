@@ -5,17 +5,17 @@
 //! # What `pcap-file` does here and what it does not
 //!
 //! `pcap-file` 3.0.0-rc.3 decodes the header and the records of classic files and checks the
-//! framing of pcapng blocks (both length fields, alignment, byte order of a section). Around it
-//! stands our own code for what tshark (wiretap 4.0 to 4.6) reads and `pcap-file` refuses or drops:
+//! framing of pcapng blocks (both length fields and their alignment; `byteorder_slice` is there to
+//! name the byte orders in its signatures). Around it stands our own code for what tshark (wiretap 4.0 to 4.6) reads and `pcap-file` refuses or drops:
 //!
-//! * its readers allocate 8 MB each and report a cut tail like any I/O error: [`source`] is ours;
+//! * its readers allocate 8 MB each and report a cut tail like any I/O error: `source.rs` is ours;
 //! * classic: records longer than the header's snaplen and original lengths below the captured one
 //!   (its typed packets refuse them, its raw ones do not), the patched record headers of magic
-//!   0xa1b2cd34 and of Red Hat 6.1, swapped lengths before version 2.4, the FCS bits: [`classic`];
+//!   0xa1b2cd34 and of Red Hat 6.1, swapped lengths before version 2.4, the FCS bits: `classic.rs`;
 //! * pcapng: `if_tsresol` finer than 10^-9 or 2^-29, a reserved field that is not zero, text that
 //!   is not UTF-8, original lengths below the captured one, times before 1970, block lengths
 //!   without their padding, and the options `epb_packetid` and `epb_queue`. Its typed blocks turn
-//!   each of these into an error for the whole block, so bodies are decoded in [`sections`].
+//!   each of these into an error for the whole block, so bodies are decoded in `sections.rs`.
 
 mod block;
 mod bytes;

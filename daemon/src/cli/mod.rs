@@ -3,6 +3,7 @@
 pub mod analyze;
 pub mod detach;
 pub mod doctor;
+pub mod run;
 mod text;
 
 pub use text::{printable, si_bits, si_bytes, span};
@@ -47,6 +48,8 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch interfaces and serve what is seen.
+    Run(run::RunArgs),
     /// Read a pcap or pcapng file and say what its flows did; needs no privilege.
     Analyze(analyze::AnalyzeArgs),
     /// Remove what a daemon that was killed left behind.
@@ -59,6 +62,7 @@ impl Command {
     /// Runs the subcommand; `Ok` carries the exit code.
     pub fn run(self) -> anyhow::Result<u8> {
         match self {
+            Self::Run(args) => run::run(args),
             Self::Analyze(args) => analyze::run(&args),
             Self::Detach(args) => detach::run(&args),
             Self::Doctor(args) => doctor::run(&args),

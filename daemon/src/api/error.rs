@@ -1,0 +1,107 @@
+//! Errors as RFC 9457 problem details. What a client sees and what is logged are two things.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+
+use crate::capture::CaptureError;
+
+/// One problem.
+#[derive(Debug)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    /// The parameter or field at fault.
+    parameter: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    code: &'a str,
+    detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parameter: Option<&'a str>,
+}
+
+impl ApiError {
+    /// A problem with its documented code.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), parameter: None }
+    }
+
+    /// A parameter that cannot be used.
+    pub fn parameter(name: &str, detail: impl Into<String>) -> Self {
+        Self {
+            parameter: Some(name.to_owned()),
+            ..Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail)
+        }
+    }
+
+    /// Something that is not there.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+}
+
+impl From<CaptureError> for ApiError {
+    fn from(error: CaptureError) -> Self {
+        let detail = error.to_string();
+        match error {
+            CaptureError::Running(_) => Self::new(StatusCode::CONFLICT, "capture_running", detail),
+            CaptureError::Filter(captures::FilterError::LibpcapMissing { .. }) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "libpcap_missing", detail)
+            }
+            CaptureError::Filter(_) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_filter", detail)
+            }
+            CaptureError::Field { field, .. } => Self {
+                parameter: Some(field.to_owned()),
+                ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail)
+            },
+            CaptureError::Unknown(_) => Self::not_found(detail),
+            CaptureError::Failed(_) => {
+                tracing::error!(%detail, "a capture failed");
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "capture_failed", detail)
+            }
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let problem = Problem {
+            r#type: format!("urn:linnet:problem:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            parameter: self.parameter.as_deref(),
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+    }
+}
+
+/// No such route.
+pub(super) async fn no_route(uri: axum::http::Uri) -> ApiError {
+    ApiError::not_found(format!(
+        "there is nothing at `{}`; docs/api.md lists the routes",
+        uri.path()
+    ))
+}
+
+/// A route, but not with this method.
+pub(super) async fn no_method(method: axum::http::Method) -> ApiError {
+    let detail = format!("`{method}` is not for this route; docs/api.md says what is");
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}

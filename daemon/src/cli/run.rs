@@ -1,0 +1,59 @@
+//! `linnet run`: the daemon.
+
+use std::path::PathBuf;
+
+use super::{ExitWith, exit};
+use crate::{
+    app::{self, Source},
+    config::{Config, Overrides},
+};
+
+/// Arguments of `linnet run`; each wins over the environment, and that over the file.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    /// Configuration file [default: /etc/linnet/linnet.toml, if it exists].
+    #[arg(long, env = "LINNET_CONFIG")]
+    config: Option<PathBuf>,
+    /// Interface to watch: [NAMESPACE/]NAME[,ingress=auto|tcx|clsact|xdp|xdp-generic|off][,egress=auto|tcx|clsact|off]
+    /// [default: every interface that is up].
+    #[arg(long = "interface", short = 'i', value_name = "SPEC")]
+    interfaces: Vec<String>,
+    /// Play a capture file in real time instead; needs no privilege.
+    #[arg(long, value_name = "FILE", conflicts_with = "interfaces")]
+    replay: Option<PathBuf>,
+    /// Loopback address to serve HTTP on [default: 127.0.0.1:8470].
+    #[arg(long, env = "LINNET_LISTEN")]
+    listen: Option<String>,
+    /// Folder of socket, lock and token [default: /run/linnet].
+    #[arg(long, env = "LINNET_RUN_DIR")]
+    run_dir: Option<PathBuf>,
+    /// Folder of captures [default: /var/lib/linnet].
+    #[arg(long, env = "LINNET_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+    /// Folder of pinned maps [default: /sys/fs/bpf/linnet].
+    #[arg(long, env = "LINNET_PIN_DIR")]
+    pin_dir: Option<PathBuf>,
+    /// Flows of the kernel's table [default: 65536].
+    #[arg(long, env = "LINNET_FLOWS")]
+    flows: Option<u32>,
+    /// Print a URL with a login that works once.
+    #[arg(long)]
+    one_time_login: bool,
+}
+
+/// Runs the daemon until it is told to stop.
+pub fn run(args: RunArgs) -> anyhow::Result<u8> {
+    let overrides = Overrides {
+        interfaces: args.interfaces,
+        listen: args.listen,
+        run_dir: args.run_dir,
+        state_dir: args.state_dir,
+        pin_dir: args.pin_dir,
+        flows: args.flows,
+    };
+    let config = Config::load(args.config.as_deref(), overrides)
+        .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() })?;
+    let source = args.replay.map_or(Source::Live, Source::Replay);
+    app::run(&config, &source, args.one_time_login)?;
+    Ok(0)
+}

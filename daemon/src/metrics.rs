@@ -1,0 +1,80 @@
+//! Every metric: its name, unit and help. No addresses, ids or ports in labels.
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::board::Board;
+
+/// Name and help of every counter.
+const COUNTERS: [(&str, &str); 9] = [
+    (
+        "linnet_packets_seen_total",
+        "Frames that entered the datapath, by interface, direction and hook",
+    ),
+    ("linnet_ledger_packets_total", "Those frames by what was counted about them"),
+    ("linnet_contended_packets_total", "Packets counted but not analyzed"),
+    ("linnet_flows_created_total", "Flows created"),
+    ("linnet_flows_ended_total", "Flows that left the kernel's table, by reason"),
+    ("linnet_capture_ring_produced_total", "Records offered to the capture ring"),
+    ("linnet_capture_ring_consumed_total", "Records read from it"),
+    ("linnet_capture_ring_lost_total", "Records that found no room"),
+    ("linnet_sweeps_total", "Reads of the kernel's tables"),
+];
+
+/// Name and help of every gauge.
+const GAUGES: [(&str, &str); 4] = [
+    ("linnet_flows", "Flows in the kernel's table as of the last sweep"),
+    ("linnet_flow_table_capacity", "Flows that fit into it"),
+    ("linnet_flow_table_memory_bytes", "Kernel memory that it takes"),
+    ("linnet_sweep_duration_seconds", "How long the last sweep took"),
+];
+
+/// Installs the recorder; the daemon serves the text itself.
+pub fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    for (name, help) in COUNTERS {
+        describe_counter!(name, help);
+    }
+    for (name, help) in GAUGES {
+        describe_gauge!(name, help);
+    }
+    Ok(handle)
+}
+
+/// Sets every metric to what the board shows.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
+pub fn publish(board: &Board) {
+    for interface in board.interfaces.latest().iter() {
+        let sides = [("ingress", &interface.ingress), ("egress", &interface.egress)];
+        for (direction, side) in sides {
+            let Some(side) = side else { continue };
+            let labels = [
+                ("interface", interface.name.clone()),
+                ("direction", direction.to_owned()),
+                ("hook", side.hook.clone()),
+            ];
+            counter!("linnet_packets_seen_total", &labels).absolute(side.seen);
+        }
+    }
+    let loss = board.loss.latest();
+    for (outcome, count) in datapath::Outcome::ALL.iter().zip(loss.ledger.0) {
+        counter!("linnet_ledger_packets_total", "outcome" => outcome.name()).absolute(count);
+    }
+    counter!("linnet_contended_packets_total").absolute(loss.contended);
+    counter!("linnet_capture_ring_produced_total").absolute(loss.rings.produced);
+    counter!("linnet_capture_ring_consumed_total").absolute(loss.rings.consumed);
+    counter!("linnet_capture_ring_lost_total").absolute(loss.rings.lost);
+    let status = board.status.latest();
+    let flows = &status.flows;
+    counter!("linnet_flows_created_total").absolute(flows.created);
+    for (reason, count) in
+        [("closed", flows.closed), ("idle", flows.aged), ("evicted", flows.evicted)]
+    {
+        counter!("linnet_flows_ended_total", "reason" => reason).absolute(count);
+    }
+    counter!("linnet_sweeps_total").absolute(status.sweep.count);
+    gauge!("linnet_flows").set(flows.live as f64);
+    gauge!("linnet_flow_table_capacity").set(flows.capacity as f64);
+    gauge!("linnet_flow_table_memory_bytes").set(flows.memory_bytes as f64);
+    gauge!("linnet_sweep_duration_seconds").set(status.sweep.last_duration_ns as f64 / 1e9);
+}
