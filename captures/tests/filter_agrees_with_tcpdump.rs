@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
@@ -107,9 +107,11 @@ fn packets(path: &Path) -> Option<(LinkType, Vec<Packet>)> {
     Some((link_type?, packets))
 }
 
-/// `tcpdump -w` writes microseconds.
+/// `tcpdump -w` writes microseconds, and begins again in 2106.
 fn comparable(packet: CapturedPacket<'_>) -> Packet {
-    (packet.time_ns / 1000, packet.original_len, packet.data.into_owned())
+    const US_OF_32_BITS: u64 = 1_000_000 << 32;
+    let time_us = packet.time_ns / 1000 % US_OF_32_BITS;
+    (time_us, packet.original_len, packet.data.into_owned())
 }
 
 /// What tcpdump chooses, or `None` where it refuses the expression or the file.
@@ -133,38 +135,42 @@ fn chosen_by<'p>(filter: &Filter, packets: &'p [Packet]) -> Vec<&'p Packet> {
     packets.iter().filter(|(_, len, data)| filter.matches(data, *len)).collect()
 }
 
-/// How many expressions were compared on `path`, and how many of them chose some but not all.
-fn compare(libpcap: &Libpcap, path: &Path) -> (usize, usize) {
-    let Some((link_type, packets)) = packets(path) else { return (0, 0) };
-    if link_type == LinkType::NULL {
-        // tcpdump looks for the address families of every system when it reads a file.
-        return (0, 0);
-    }
-    let (mut compared, mut telling) = (0, 0);
-    let ethernet = if link_type == LinkType::ETHERNET { ETHERNET_EXPRESSIONS } else { &[] };
-    for expression in EXPRESSIONS.iter().chain(ethernet) {
-        let theirs = theirs(path, expression);
-        let ours = libpcap.compile(expression, link_type, Snaplen::WHOLE);
-        let context = || format!("`{expression}` on {}", path.display());
-        match (theirs, ours) {
-            (Some(theirs), Ok(filter)) => {
-                let ours = chosen_by(&filter, &packets);
-                assert!(
-                    ours.iter().copied().eq(&theirs),
-                    "{}: {} here, {} there",
-                    context(),
-                    ours.len(),
-                    theirs.len()
-                );
-                compared += 1;
-                telling += usize::from(!ours.is_empty() && ours.len() < packets.len());
-            }
-            (None, Err(_)) => {}
-            (None, Ok(_)) => panic!("{}: refused there only", context()),
-            (Some(_), Err(error)) => panic!("{}: refused here only: {error}", context()),
+#[derive(Debug, Default)]
+struct Comparison {
+    compared: usize,
+    /// Those that chose some packets and not others.
+    telling: usize,
+    differences: Vec<String>,
+}
+
+impl Comparison {
+    fn file(&mut self, libpcap: &Libpcap, path: &Path) {
+        let Some((link_type, packets)) = packets(path) else { return };
+        if link_type == LinkType::NULL {
+            // tcpdump looks for the address families of every system when it reads a file.
+            return;
+        }
+        let ethernet = if link_type == LinkType::ETHERNET { ETHERNET_EXPRESSIONS } else { &[] };
+        for expression in EXPRESSIONS.iter().chain(ethernet) {
+            let theirs = theirs(path, expression);
+            let ours = libpcap.compile(expression, link_type, Snaplen::WHOLE);
+            let difference = match (theirs, ours) {
+                (Some(theirs), Ok(filter)) => {
+                    let ours = chosen_by(&filter, &packets);
+                    self.compared += 1;
+                    self.telling += usize::from(!ours.is_empty() && ours.len() < packets.len());
+                    let same = ours.iter().copied().eq(&theirs);
+                    (!same).then(|| format!("{} here, {} there", ours.len(), theirs.len()))
+                }
+                (None, Err(_)) => None,
+                (None, Ok(_)) => Some("refused there only".to_owned()),
+                (Some(_), Err(error)) => Some(format!("refused here only: {error}")),
+            };
+            let told =
+                difference.map(|what| format!("`{expression}` on {}: {what}", path.display()));
+            self.differences.extend(told);
         }
     }
-    (compared, telling)
 }
 
 #[test]
@@ -179,20 +185,21 @@ fn every_expression_chooses_tcpdumps_packets_in_every_corpus_file() {
     };
     // The time is tcpdump's start, so that two at once are twice as fast.
     let (front, back) = files.split_at(files.len() / 2);
-    let sum = |files: &[std::path::PathBuf]| {
-        files
-            .iter()
-            .map(|path| compare(&libpcap, path))
-            .fold((0, 0), |(all, telling), one| (all + one.0, telling + one.1))
+    let compare = |files: &[PathBuf]| {
+        let mut comparison = Comparison::default();
+        files.iter().for_each(|path| comparison.file(&libpcap, path));
+        comparison
     };
-    let ((all, telling), (more, more_telling)) = thread::scope(|scope| {
-        let other = scope.spawn(|| sum(back));
-        (sum(front), other.join().unwrap())
+    let both = thread::scope(|scope| {
+        let other = scope.spawn(|| compare(back));
+        [compare(front), other.join().expect("comparing does not panic")]
     });
     support::note(&format!(
         "{} comparisons on {} files, {} of which chose some packets and not others",
-        all + more,
+        both.iter().map(|half| half.compared).sum::<usize>(),
         files.len(),
-        telling + more_telling,
+        both.iter().map(|half| half.telling).sum::<usize>(),
     ));
+    let differences: Vec<_> = both.into_iter().flat_map(|half| half.differences).collect();
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }

@@ -72,7 +72,7 @@ pub fn analyze(path: &Path) -> Result<Analysis, AnalyzeError> {
         match reader.next_packet() {
             Ok(Some(read)) => {
                 packets += 1;
-                let _counted = replay.frame(&&*read.packet.data, &offline::frame(&read));
+                let _counted = replay.frame(&*read.packet.data, &offline::frame(&read));
             }
             Ok(None) => break None,
             Err(error) => break Some(error.to_string()),

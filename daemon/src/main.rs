@@ -1,6 +1,6 @@
 //! `linnet`: parse the command line, run the subcommand, turn what comes of it into an exit code.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
 use daemon::cli::{Cli, exit, exit_code};
@@ -12,7 +12,12 @@ fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     let filter = EnvFilter::try_from_env("LINNET_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let color = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(color)
+        .with_writer(std::io::stderr)
+        .init();
     match cli.command.run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => fail(&error),

@@ -124,7 +124,7 @@ impl Player {
             frame.now = Ktime(due_ns);
             frame.point = POINT;
             let data = &*read.packet.data;
-            let _counted = state.replay.frame(&data, &frame);
+            let _counted = state.replay.frame(data, &frame);
             state.packets += 1;
             self.captures.packet(&RawPacket {
                 wall_ns: due_ns.saturating_add_signed(self.clock.offset_ns()),

@@ -4,6 +4,7 @@
 //! (it returns the addend): results are therefore only used with `AcqRel`.
 
 /// How often a packet tries for an entry's lock before it goes on without the analysis.
+#[cfg(target_arch = "bpf")]
 pub(crate) const LOCK_TRIES_MAX: u32 = 4;
 
 /// Adds to a counter that other CPUs add to as well.

@@ -56,10 +56,10 @@ impl Replay {
     }
 
     /// Takes one frame through the pipeline.
-    pub fn frame<P: PacketBytes>(&mut self, packet: &P, frame: &Frame) -> Outcome {
+    pub fn frame<P: PacketBytes + ?Sized>(&mut self, packet: &P, frame: &Frame) -> Outcome {
         self.frames += 1;
         self.tables.frame = self.frames;
-        pipeline::process(packet, frame, &mut self.headers, &mut self.tables);
+        pipeline::process(&packet, frame, &mut self.headers, &mut self.tables);
         self.headers.outcome()
     }
 

@@ -1,4 +1,5 @@
-//! tcpdump inside a namespace, as an independent witness of what crossed an interface. Never left running: dropped, it is killed.
+//! tcpdump inside a namespace, as an independent witness of what crossed an interface. Never left
+//! running: dropped, it is killed.
 
 use std::io::{self, BufRead, BufReader};
 use std::path::Path;
@@ -41,8 +42,8 @@ pub struct Tcpdump {
 }
 
 impl Tcpdump {
-    /// Starts capturing whole frames with nanosecond time into `file`, and returns once tcpdump listens. `filter` is tcpdump's
-    /// language; empty takes everything.
+    /// Starts capturing whole frames with nanosecond time into `file`, and returns once tcpdump
+    /// listens. `filter` is tcpdump's language; empty takes everything.
     pub fn start(
         namespace: &Namespace,
         interface: &str,
@@ -51,7 +52,8 @@ impl Tcpdump {
     ) -> Result<Self, LabError> {
         let absent = |source| LabError::Program { program: "tcpdump", package: "tcpdump", source };
         let mut command = namespace.command("tcpdump");
-        // Immediate mode, else the last second is lost; -Z root, else Debian's tcpdump cannot write into private folders.
+        // Immediate mode, else the last second is lost; -Z root, else Debian's tcpdump cannot write
+        // into private folders.
         command.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-s", "0", "-B", "32768"]);
         command.args(["--time-stamp-precision=nano", "-i", interface, "-w"]).arg(file);
         if !filter.is_empty() {

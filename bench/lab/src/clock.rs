@@ -1,5 +1,5 @@
-//! The lab's only clock reader: monotonic and wall time as nanoseconds. Never decides anything by time itself; everyone else
-//! takes time as an argument or waits through this file.
+//! The lab's only clock reader: monotonic and wall time as nanoseconds. Never decides anything by
+//! time itself; everyone else takes time as an argument or waits through this file.
 
 use std::thread;
 use std::time::Duration;

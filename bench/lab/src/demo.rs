@@ -1,5 +1,5 @@
-//! The demo's traffic: a modest, endless mix of everything the generators can do, over IPv4 and IPv6, until a stop. Never loads a
-//! core by more than a quarter.
+//! The demo's traffic: a modest, endless mix of everything the generators can do, over IPv4 and
+//! IPv6, until a stop. Never loads a core by more than a quarter.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

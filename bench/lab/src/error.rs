@@ -1,5 +1,5 @@
-//! Everything that can go wrong while building, using or removing a lab. Never holds a bare string: each variant says what, on
-//! what, why, and what to do.
+//! Everything that can go wrong while building, using or removing a lab. Never holds a bare string:
+//! each variant says what, on what, why, and what to do.
 
 use std::io;
 use std::path::PathBuf;

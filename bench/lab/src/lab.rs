@@ -1,5 +1,5 @@
-//! The lab itself: client – router – server on one segment, with its relays. Never outlives its value: dropped, namespaces,
-//! interfaces and threads are gone.
+//! The lab itself: client – router – server on one segment, with its relays. Never outlives its
+//! value: dropped, namespaces, interfaces and threads are gone.
 
 use std::fs;
 use std::io::Write;
@@ -65,7 +65,8 @@ struct Relays {
 }
 
 impl Lab {
-    /// Builds the lab; when it returns, frames flow and both address families answer. Leftovers of dead labs are reaped first.
+    /// Builds the lab; when it returns, frames flow and both address families answer. Leftovers of
+    /// dead labs are reaped first.
     pub fn build(plan: Plan) -> Result<Self, LabError> {
         plan.check()?;
         reap_stale()?;
@@ -169,8 +170,8 @@ fn connect_through(
     server: &Namespace,
 ) -> Result<(), LabError> {
     let (r0, r1) = (ROUTER_CLIENT_INTERFACE, ROUTER_SERVER_INTERFACE);
-    // Fixed, locally administered addresses: two runs of one plan look alike. The router's ends have no IP at all, so that its
-    // own stack never speaks.
+    // Fixed, locally administered addresses: two runs of one plan look alike. The router's ends
+    // have no IP at all, so that its own stack never speaks.
     let script = format!(
         "link set lo up\n\
          link add {r0} address 02:00:00:77:01:01 type veth peer name {CLIENT_INTERFACE} \
@@ -195,7 +196,8 @@ fn connect_directly(client: &Namespace, server: &Namespace) -> Result<(), LabErr
     ip_batch(client, &script)
 }
 
-/// Gives an end its addresses, which answer at once: no duplicate address detection, no router discovery.
+/// Gives an end its addresses, which answer at once: no duplicate address detection, no router
+/// discovery.
 fn configure_end(
     namespace: &Namespace,
     interface: &str,

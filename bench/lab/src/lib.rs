@@ -1,5 +1,6 @@
-//! The lab: small networks of namespaces with real sockets and known impairments, for the demo, tests and benches. It never
-//! touches an interface or namespace that it did not make, and depends on no other crate of the workspace.
+//! The lab: small networks of namespaces with real sockets and known impairments, for the demo,
+//! tests and benches. It never touches an interface or namespace that it did not make, and depends
+//! on no other crate of the workspace.
 //!
 //! ```no_run
 //! use std::time::Duration;

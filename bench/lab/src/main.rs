@@ -1,5 +1,6 @@
-//! The `lab` program: builds a lab with traffic for people and tools, writes synthetic captures, and reaps leftovers. Never leaves
-//! namespaces behind, unless it is killed by SIGKILL: then the next start reaps them.
+//! The `lab` program: builds a lab with traffic for people and tools, writes synthetic captures,
+//! and reaps leftovers. Never leaves namespaces behind, unless it is killed by SIGKILL: then the
+//! next start reaps them.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
@@ -40,7 +41,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Build a lab, run demo traffic until SIGINT, SIGTERM or the time is up, and remove it. Needs root.
+    /// Build a lab, run demo traffic until SIGINT, SIGTERM or the time is up, and remove it. Needs
+    /// root.
     Up(Up),
     /// Write a synthetic capture (pcap) and print the truth about it. Needs no privileges.
     Generate(Generate),

@@ -1,8 +1,8 @@
-//! One network namespace with a name under /run/netns: made, entered, and removed on drop. Never leaves the calling thread in
-//! another namespace, except by [`Namespace::enter`], which says so.
+//! One network namespace with a name under /run/netns: made, entered, and removed on drop. Never
+//! leaves the calling thread in another namespace, except by [`Namespace::enter`], which says so.
 //!
-//! Who owns a namespace is a file lock on it, held as long as the owner lives: so a name that nobody locks is a leftover of a
-//! killed lab, whatever has become of the pid in its name.
+//! Who owns a namespace is a file lock on it, held as long as the owner lives: so a name that
+//! nobody locks is a leftover of a killed lab, whatever has become of the pid in its name.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -27,7 +27,8 @@ pub const NAMESPACE_FOLDER: &str = "/run/netns";
 /// How the lab's names begin.
 pub(crate) const NAME_PREFIX: &str = "linnet-";
 
-/// A network namespace of this process; dropped, its name goes away, and with its last user the namespace itself.
+/// A network namespace of this process; dropped, its name goes away, and with its last user the
+/// namespace itself.
 #[derive(Debug)]
 pub struct Namespace {
     name: String,
@@ -80,8 +81,8 @@ impl Namespace {
         &self.path
     }
 
-    /// Runs `work` inside the namespace, on a thread of its own, and waits for it. Sockets made there stay in the namespace
-    /// wherever they are used later. A panic of `work` continues here.
+    /// Runs `work` inside the namespace, on a thread of its own, and waits for it. Sockets made
+    /// there stay in the namespace wherever they are used later. A panic of `work` continues here.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, LabError> {
         thread::scope(|scope| {
             let thread = thread::Builder::new().name("lab-run".to_owned());
@@ -92,22 +93,26 @@ impl Namespace {
         })
     }
 
-    /// Moves the calling thread into the namespace for good. For threads made for this purpose only.
+    /// Moves the calling thread into the namespace for good. For threads made for this purpose
+    /// only.
     pub fn enter(&self) -> Result<(), LabError> {
         self.entry().enter()
     }
 
-    /// A right to enter that outlives a borrow of the namespace; while one exists the namespace stays locked.
+    /// A right to enter that outlives a borrow of the namespace; while one exists the namespace
+    /// stays locked.
     pub(crate) fn entry(&self) -> Entry {
         Entry { name: self.name.clone(), file: Arc::clone(&self.file) }
     }
 
-    /// A command that will start inside the namespace. It keeps the caller's mounts (`ip netns exec` would hide bpffs).
+    /// A command that will start inside the namespace. It keeps the caller's mounts (`ip netns
+    /// exec` would hide bpffs).
     #[must_use]
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         let file = Arc::clone(&self.file);
-        // SAFETY: between fork and exec only setns(2) runs, which is async-signal-safe; the descriptor is kept open by the closure.
+        // SAFETY: between fork and exec only setns(2) runs, which is async-signal-safe; the
+        // descriptor is kept open by the closure.
         unsafe {
             command.pre_exec(move || {
                 setns(file.as_fd(), CloneFlags::CLONE_NEWNET).map_err(io::Error::from)
@@ -137,13 +142,14 @@ impl Entry {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // A failure leaves the name behind; the next lab reaps it, since the lock goes with this process.
+        // A failure leaves the name behind; the next lab reaps it, since the lock goes with this
+        // process.
         remove_name(&self.path).ok();
     }
 }
 
-/// Removes the namespaces of labs that died without cleaning up, and returns their names. Leaves every namespace alone that a
-/// living process owns, and every name that is not the lab's.
+/// Removes the namespaces of labs that died without cleaning up, and returns their names. Leaves
+/// every namespace alone that a living process owns, and every name that is not the lab's.
 pub fn reap_stale() -> Result<Vec<String>, LabError> {
     let folder = Path::new(NAMESPACE_FOLDER);
     let failed = |source| LabError::NamespaceFolder { path: folder.to_owned(), source };
@@ -205,7 +211,8 @@ fn remove_name(path: &Path) -> io::Result<()> {
     fs::remove_file(path)
 }
 
-/// Makes /run/netns as `ip netns` does (a shared mount, so that names are seen in other mount namespaces) and locks it.
+/// Makes /run/netns as `ip netns` does (a shared mount, so that names are seen in other mount
+/// namespaces) and locks it.
 fn lock_folder() -> Result<Flock<File>, LabError> {
     let path = Path::new(NAMESPACE_FOLDER);
     let failed = |source| LabError::NamespaceFolder { path: path.to_owned(), source };

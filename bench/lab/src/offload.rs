@@ -1,5 +1,6 @@
-//! Switches the offloads of an interface of the calling thread's namespace by `SIOCETHTOOL`, so that frames look in the kernel as
-//! they do on a wire. Never touches an interface it was not given.
+//! Switches the offloads of an interface of the calling thread's namespace by `SIOCETHTOOL`, so
+//! that frames look in the kernel as they do on a wire. Never touches an interface it was not
+//! given.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,8 +9,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::error::LabError;
 
-/// `SIOCETHTOOL` commands of linux/ethtool.h, in the order in which they must be switched off: segmentation depends on
-/// checksums and scatter-gather.
+/// `SIOCETHTOOL` commands of linux/ethtool.h, in the order in which they must be switched off:
+/// segmentation depends on checksums and scatter-gather.
 const WIRE_TRUTH: [(&str, u32); 5] = [
     ("tcp segmentation offload", 0x1f),
     ("generic segmentation offload", 0x24),
@@ -59,7 +60,8 @@ fn switch_off(control: &OwnedFd, interface: &str, command: u32) -> io::Result<()
         ifr_name: interface_name(interface)?,
         ifr_ifru: libc::__c_anonymous_ifr_ifru { ifru_data: (&raw mut value).cast() },
     };
-    // SAFETY: `request` is a whole ifreq whose data points at an ethtool_value that outlives the call, as these commands expect.
+    // SAFETY: `request` is a whole ifreq whose data points at an ethtool_value that outlives the
+    // call, as these commands expect.
     let answer = unsafe { libc::ioctl(control.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,5 +1,5 @@
-//! What a lab shall be: topology, offloads and the impairment of each direction, refused early where it cannot be built. Never
-//! touches the system.
+//! What a lab shall be: topology, offloads and the impairment of each direction, refused early
+//! where it cannot be built. Never touches the system.
 
 use std::time::Duration;
 
@@ -19,7 +19,8 @@ pub const RATE_BITS_PER_S_MAX: u64 = 100_000_000_000;
 pub struct Plan {
     /// Part of the namespaces' names: 1 to [`LABEL_BYTES_MAX`] of `a-z`, `0-9`, `-`.
     pub label: String,
-    /// Keep the kernel's segmentation and checksum offloads. Only where `direct` is set, since the relay's counts are wire truth.
+    /// Keep the kernel's segmentation and checksum offloads. Only where `direct` is set, since the
+    /// relay's counts are wire truth.
     pub offload: bool,
     /// Join client and server by one veth pair, without router and impairments.
     pub direct: bool,
@@ -31,7 +32,8 @@ pub struct Plan {
     pub seed: u64,
 }
 
-/// What one direction of the path does to frames, in this order: loss, rate and queue, delay and jitter, reordering, duplication.
+/// What one direction of the path does to frames, in this order: loss, rate and queue, delay and
+/// jitter, reordering, duplication.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Impairment {
     /// One-way delay, counted from the frame's arrival at the router.
@@ -46,7 +48,8 @@ pub struct Impairment {
     pub duplicate_every_nth: Option<u32>,
     /// Serialization rate, on frame bytes without FCS and preamble.
     pub rate_bits_per_s: Option<u64>,
-    /// Bytes that may wait for the rate limit; frames beyond are dropped from the tail. Without a rate it has no meaning.
+    /// Bytes that may wait for the rate limit; frames beyond are dropped from the tail. Without a
+    /// rate it has no meaning.
     pub queue_bytes: u64,
 }
 
@@ -57,7 +60,8 @@ pub enum Loss {
     /// No frame.
     #[default]
     None,
-    /// Every n-th TCP segment with payload of each flow and direction, retransmissions included; n is at least 2.
+    /// Every n-th TCP segment with payload of each flow and direction, retransmissions included; n
+    /// is at least 2.
     EveryNthData(u32),
     /// Every IP frame with this probability.
     Probability(f64),

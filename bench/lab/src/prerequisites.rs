@@ -1,5 +1,5 @@
-//! What a test may need and a machine may lack: root and programs. Never skips in silence: the reason is printed, and under
-//! `CI=true` a skip is a failure.
+//! What a test may need and a machine may lack: root and programs. Never skips in silence: the
+//! reason is printed, and under `CI=true` a skip is a failure.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,8 +7,8 @@ use std::thread;
 
 use nix::sched::{CloneFlags, unshare};
 
-/// True where this process may create network namespaces. Otherwise prints that the test `reason` is skipped and returns false;
-/// panics where the environment says `CI=true`.
+/// True where this process may create network namespaces. Otherwise prints that the test `reason`
+/// is skipped and returns false; panics where the environment says `CI=true`.
 #[must_use]
 pub fn require_root(reason: &str) -> bool {
     // Asked of the kernel rather than of the user id: containers have roots without this right.

@@ -1,5 +1,5 @@
-//! A small deterministic random source (SplitMix64), so that one seed gives the same network on every machine and with every
-//! version of every dependency. Never use it for secrets.
+//! A small deterministic random source (SplitMix64), so that one seed gives the same network on
+//! every machine and with every version of every dependency. Never use it for secrets.
 
 /// SplitMix64 (Steele, Lea, Flood 2014): 64 bits of state, passes `BigCrush`.
 #[derive(Debug, Clone)]

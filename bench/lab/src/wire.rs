@@ -1,5 +1,5 @@
-//! The little the lab must know about frames: where the headers are, which TCP segment it is, and checksums. Never panics on a
-//! damaged frame; what it does not understand is `None`.
+//! The little the lab must know about frames: where the headers are, which TCP segment it is, and
+//! checksums. Never panics on a damaged frame; what it does not understand is `None`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::Range;
@@ -111,7 +111,8 @@ pub(crate) fn addresses(frame: &[u8], ip: &IpFrame) -> Option<(IpAddr, IpAddr)> 
     }
 }
 
-/// The Internet checksum (RFC 1071) of the given parts, each of which but the last has an even length.
+/// The Internet checksum (RFC 1071) of the given parts, each of which but the last has an even
+/// length.
 pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0_u64;
     for part in parts {

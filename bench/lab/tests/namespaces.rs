@@ -1,4 +1,6 @@
-//! Namespaces come and go and leave nothing behind; leftovers of the dead are reaped, those of the living are not.
+//! Namespaces come and go and leave nothing behind; leftovers of the dead are reaped, those of the
+//! living are not.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail and speak as tests do")]
 
 use std::fs;
 use std::path::Path;
@@ -26,7 +28,8 @@ fn a_lab_leaves_nothing_behind() {
     let relays = threads.filter(|thread| {
         fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "lab-relay")
     });
-    // Other tests of this process may have their own; none is left of a lab that is gone once they all ended.
+    // Other tests of this process may have their own; none is left of a lab that is gone once they
+    // all ended.
     assert!(relays.count() % 2 == 0);
 }
 

@@ -1,4 +1,10 @@
-//! tshark reads what the synthesizer writes, finds nothing wrong with it, and agrees with the truth that comes with it.
+//! tshark reads what the synthesizer writes, finds nothing wrong with it, and agrees with the truth
+//! that comes with it.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail and speak as tests do"
+)]
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -60,9 +66,10 @@ fn tshark_counts_the_flows_of_the_truth() {
     }
 }
 
-/// Classes compared: `tcp.analysis.retransmission` (which in tshark includes fast and spurious) together with
-/// `tcp.analysis.out_of_order`. tshark splits retransmissions over these by timing; their union is every segment below a sequence
-/// number seen before, which is the truth's `retransmissions_visible`. Zero windows and resets are compared too.
+/// Classes compared: `tcp.analysis.retransmission` (which in tshark includes fast and spurious)
+/// together with `tcp.analysis.out_of_order`. tshark splits retransmissions over these by timing;
+/// their union is every segment below a sequence number seen before, which is the truth's
+/// `retransmissions_visible`. Zero windows and resets are compared too.
 #[test]
 fn tshark_finds_the_retransmissions_of_the_truth() {
     if !require_tool("tshark", "retransmissions of synthetic captures") {
@@ -74,7 +81,8 @@ fn tshark_finds_the_retransmissions_of_the_truth() {
         compare(&file, &truth, union, |half| half.retransmissions_visible);
         compare(&file, &truth, "tcp.analysis.zero_window", |half| half.zero_windows);
         compare(&file, &truth, "tcp.flags.reset == 1", |half| half.resets);
-        // Nothing is captured that was never sent, and nothing sent upstream of the observer is missing without being told.
+        // Nothing is captured that was never sent, and nothing sent upstream of the observer is
+        // missing without being told.
         let lost: u64 =
             truth.flows.iter().flat_map(halves).map(|(.., half)| half.lost_upstream).sum();
         let gaps = tshark(&file, &["-Y", "tcp.analysis.lost_segment"], &["frame.number"]).len();

@@ -1,9 +1,11 @@
-//! Frames that wait for their release time, bounded in bytes. Never reorders frames with equal times.
+//! Frames that wait for their release time, bounded in bytes. Never reorders frames with equal
+//! times.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Bytes that one direction may hold at once; what comes beyond is counted as dropped from the queue.
+/// Bytes that one direction may hold at once; what comes beyond is counted as dropped from the
+/// queue.
 pub(crate) const HELD_BYTES_MAX: usize = 64 << 20;
 
 /// A queue by release time, first in first out among equals.

@@ -1,5 +1,5 @@
-//! Decides the fate of every frame of one direction. Pure: time comes in as an argument, so the same frames and seed meet the
-//! same fate. Never holds frames; the delay line does.
+//! Decides the fate of every frame of one direction. Pure: time comes in as an argument, so the
+//! same frames and seed meet the same fate. Never holds frames; the delay line does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,8 +9,8 @@ use crate::plan::{Impairment, Loss};
 use crate::rng::Rng;
 use crate::wire::{TcpSegment, flag};
 
-/// Flows whose segments are numbered at once. Two generations of half as many each: the older half is forgotten when the younger
-/// is full, and a forgotten flow's count starts again.
+/// Flows whose segments are numbered at once. Two generations of half as many each: the older half
+/// is forgotten when the younger is full, and a forgotten flow's count starts again.
 pub(crate) const FLOWS_MAX: usize = 65_536;
 
 /// What happens to a frame.
@@ -122,7 +122,8 @@ struct Flows {
 }
 
 impl Flows {
-    /// The number of this data segment in its flow, from 1; `None` where it has no data. A SYN starts the count again.
+    /// The number of this data segment in its flow, from 1; `None` where it has no data. A SYN
+    /// starts the count again.
     fn number(&mut self, segment: &TcpSegment) -> Option<u64> {
         let ends = (segment.src, segment.dst);
         if segment.flags & flag::SYN != 0 {

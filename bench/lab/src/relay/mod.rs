@@ -1,9 +1,11 @@
-//! The relay of one direction: a thread in the router's namespace that carries frames from one interface to the other and lets the
-//! impairments meet them. Never changes a frame it carries, except to undo offloads.
+//! The relay of one direction: a thread in the router's namespace that carries frames from one
+//! interface to the other and lets the impairments meet them. Never changes a frame it carries,
+//! except to undo offloads.
 //!
-//! Timing: delay counts from the kernel's arrival stamp, so being woken late costs nothing while the delay is longer; what remains
-//! is the wake-up for the release, kept short by a real-time priority (where allowed), 1 ns of timer slack, and by waking up earlier
-//! by what wake-ups lately took (a short spin makes up the rest).
+//! Timing: delay counts from the kernel's arrival stamp, so being woken late costs nothing while
+//! the delay is longer; what remains is the wake-up for the release, kept short by a real-time
+//! priority (where allowed), 1 ns of timer slack, and by waking up earlier by what wake-ups lately
+//! took (a short spin makes up the rest).
 
 mod delay_line;
 mod impair;
@@ -303,8 +305,8 @@ impl Worker {
         }
     }
 
-    /// The arrival on the monotonic clock. Clamped, since the wall clock may have been set in between; never before the frame
-    /// received last, so that order is kept.
+    /// The arrival on the monotonic clock. Clamped, since the wall clock may have been set in
+    /// between; never before the frame received last, so that order is kept.
     fn arrival(&mut self, clocks: Arrival, stamp: Option<u64>) -> Arrival {
         let wall_ns = stamp.unwrap_or(clocks.wall_ns);
         let age_ns = clocks.wall_ns.saturating_sub(wall_ns).min(NANOS_PER_SEC / 10);
@@ -313,7 +315,8 @@ impl Worker {
         Arrival { monotonic_ns, wall_ns }
     }
 
-    /// Turns off the receive merging that someone's XDP program brought along, at most once a second.
+    /// Turns off the receive merging that someone's XDP program brought along, at most once a
+    /// second.
     fn stop_merging(&mut self, now_ns: u64) {
         if now_ns >= self.offload_retry_ns {
             self.offload_retry_ns = now_ns + NANOS_PER_SEC;

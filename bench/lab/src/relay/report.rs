@@ -1,5 +1,5 @@
-//! What the relay did, per direction: the ground truth that tests compare with. Never estimates; a frame that is not listed is
-//! counted as unlisted.
+//! What the relay did, per direction: the ground truth that tests compare with. Never estimates; a
+//! frame that is not listed is counted as unlisted.
 
 use std::net::SocketAddr;
 
@@ -17,8 +17,8 @@ pub struct LabReport {
     pub to_client: DirectionReport,
 }
 
-/// One direction. `frames = forwarded + held + dropped_* + send_errors - duplicated`, except where super-packets were cut: these
-/// count as the wire frames they stand for.
+/// One direction. `frames = forwarded + held + dropped_* + send_errors - duplicated`, except where
+/// super-packets were cut: these count as the wire frames they stand for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct DirectionReport {
     /// Wire frames that arrived at the router.
@@ -35,7 +35,8 @@ pub struct DirectionReport {
     pub dropped_queue: u64,
     /// Frames the relay could not carry: cut short, or merged in a way it cannot undo.
     pub dropped_unsupported: u64,
-    /// Frames the kernel dropped because the relay was too slow; where not 0, the rest is not the whole truth.
+    /// Frames the kernel dropped because the relay was too slow; where not 0, the rest is not the
+    /// whole truth.
     pub dropped_socket: u64,
     /// Frames the outgoing interface refused.
     pub send_errors: u64,
@@ -43,11 +44,13 @@ pub struct DirectionReport {
     pub duplicated: u64,
     /// Frames held back so that others overtake them.
     pub reordered: u64,
-    /// How much later than planned frames were sent, on average and at worst; part of every measured delay.
+    /// How much later than planned frames were sent, on average and at worst; part of every
+    /// measured delay.
     pub late_mean_ns: u64,
     /// See `late_mean_ns`.
     pub late_max_ns: u64,
-    /// Merged super-packets that were cut into wire frames. They come from offloads that someone turned on.
+    /// Merged super-packets that were cut into wire frames. They come from offloads that someone
+    /// turned on.
     pub super_packets: u64,
     /// Dropped segments and frames, up to [`DROPPED_MAX`].
     pub dropped: Vec<DroppedFrame>,

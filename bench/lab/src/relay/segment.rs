@@ -1,8 +1,9 @@
-//! Undoes what offloads did to a frame, so that the relay sees and sends wire packets: cuts merged TCP super-packets and fills in
-//! open checksums. Never sends on what it cannot make right: that is `None`, and counted.
+//! Undoes what offloads did to a frame, so that the relay sees and sends wire packets: cuts merged
+//! TCP super-packets and fills in open checksums. Never sends on what it cannot make right: that is
+//! `None`, and counted.
 //!
-//! Needed although the lab turns offloads off: attaching native XDP to a veth turns receive merging on (drivers/net/veth.c,
-//! `veth_xdp_set`), and a test may do that at any moment.
+//! Needed although the lab turns offloads off: attaching native XDP to a veth turns receive merging
+//! on (drivers/net/veth.c, `veth_xdp_set`), and a test may do that at any moment.
 
 use crate::wire::{self, IpFrame, TcpSegment, flag};
 
@@ -26,7 +27,8 @@ pub(super) fn cut(frame: &[u8], segment_bytes: u16) -> Option<Vec<Vec<u8>>> {
     data.chunks(step).enumerate().map(part).collect()
 }
 
-/// Completes the transport checksum of a frame whose sender left it to hardware. TCP only: UDP is never sent so inside the lab.
+/// Completes the transport checksum of a frame whose sender left it to hardware. TCP only: UDP is
+/// never sent so inside the lab.
 pub(super) fn complete_checksum(frame: &mut [u8]) -> Option<()> {
     let ip = wire::ip_frame(frame)?;
     let tcp = wire::tcp_segment(frame, &ip)?;

@@ -1,5 +1,6 @@
-//! Packet sockets of the relay: frames in batches with the kernel's arrival time, VLAN tag and offload header, frames out one by
-//! one. Never receives what the relay itself sent, and never bypasses the interface's egress hooks.
+//! Packet sockets of the relay: frames in batches with the kernel's arrival time, VLAN tag and
+//! offload header, frames out one by one. Never receives what the relay itself sent, and never
+//! bypasses the interface's egress hooks.
 
 use std::ffi::CString;
 use std::io::{self, IoSliceMut};
@@ -89,7 +90,8 @@ impl Receiver {
         Ok(Self { socket, frames, control, dropped: 0 })
     }
 
-    /// Hands every waiting frame of one batch to `each`, and returns how many there were. Never waits.
+    /// Hands every waiting frame of one batch to `each`, and returns how many there were. Never
+    /// waits.
     pub(super) fn receive(&mut self, mut each: impl FnMut(&Received<'_>)) -> io::Result<usize> {
         let mut vectors: Vec<IoSliceMut<'_>> =
             self.frames.chunks_mut(SLOT_BYTES).map(IoSliceMut::new).collect();
@@ -105,7 +107,8 @@ impl Receiver {
             message.msg_hdr.msg_controllen = size_of::<[u64; CONTROL_WORDS]>();
         }
         let room = libc::c_uint::try_from(BATCH_MAX).unwrap_or(1);
-        // SAFETY: every message points at buffers that live until the end of this function and are not otherwise used.
+        // SAFETY: every message points at buffers that live until the end of this function and are
+        // not otherwise used.
         let count = unsafe {
             let fd = self.socket.as_raw_fd();
             libc::recvmmsg(fd, messages.as_mut_ptr(), room, libc::MSG_DONTWAIT, ptr::null_mut())
@@ -128,7 +131,8 @@ impl Receiver {
     pub(super) fn dropped(&mut self) -> u64 {
         let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
         let mut length = libc::socklen_t::try_from(size_of::<libc::tpacket_stats>()).unwrap_or(0);
-        // SAFETY: the option writes at most `length` bytes into a tpacket_stats that lives here; reading it resets the counters.
+        // SAFETY: the option writes at most `length` bytes into a tpacket_stats that lives here;
+        // reading it resets the counters.
         let answer = unsafe {
             let value = (&raw mut statistics).cast();
             let fd = self.socket.as_raw_fd();
@@ -174,8 +178,8 @@ fn refused(action: &'static str, interface: &str) -> impl FnOnce(io::Error) -> L
 }
 
 fn packet_socket() -> io::Result<OwnedFd> {
-    // Protocol 0 receives nothing until bind names one: no frame of another interface slips in before.
-    // SAFETY: socket(2) takes no pointers.
+    // Protocol 0 receives nothing until bind names one: no frame of another interface slips in
+    // before. SAFETY: socket(2) takes no pointers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -228,8 +232,9 @@ fn describe<'a>(bytes: &'a [u8], header: &libc::msghdr) -> Received<'a> {
         arrival_wall_ns: None,
         cut: header.msg_flags & libc::MSG_TRUNC != 0,
     };
-    // SAFETY: the kernel filled the control buffer of `header`, which is alive; CMSG_* stay within msg_controllen, and each
-    // payload is read unaligned only where its length says that the whole structure is there.
+    // SAFETY: the kernel filled the control buffer of `header`, which is alive; CMSG_* stay within
+    // msg_controllen, and each payload is read unaligned only where its length says that the whole
+    // structure is there.
     unsafe {
         let mut control = libc::CMSG_FIRSTHDR(header);
         while !control.is_null() {

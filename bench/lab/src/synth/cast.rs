@@ -1,5 +1,5 @@
-//! Who talks to whom about what: the kinds of conversation of a scene, dealt out in a fixed order. Never two flows with the same
-//! addresses and ports.
+//! Who talks to whom about what: the kinds of conversation of a scene, dealt out in a fixed order.
+//! Never two flows with the same addresses and ports.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

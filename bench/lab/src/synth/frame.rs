@@ -1,5 +1,5 @@
-//! Builds whole frames with right lengths and checksums: Ethernet, 802.1Q, IPv4 and IPv6, TCP, UDP, ICMP echo, ARP. Never builds a
-//! damaged one.
+//! Builds whole frames with right lengths and checksums: Ethernet, 802.1Q, IPv4 and IPv6, TCP, UDP,
+//! ICMP echo, ARP. Never builds a damaged one.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -1,8 +1,8 @@
-//! Synthetic captures: a deterministic simulated network, written as pcap together with the truth about it. Needs no privileges,
-//! and never touches a real network.
+//! Synthetic captures: a deterministic simulated network, written as pcap together with the truth
+//! about it. Needs no privileges, and never touches a real network.
 //!
-//! The observer stands somewhere between the ends, so that losses happen before it (the first sending is never captured) and behind
-//! it (both sendings are).
+//! The observer stands somewhere between the ends, so that losses happen before it (the first
+//! sending is never captured) and behind it (both sendings are).
 
 mod cast;
 mod datagrams;

@@ -1,4 +1,5 @@
-//! Writes classic pcap with nanosecond time and Ethernet frames (draft-ietf-opsawg-pcap). Never reads.
+//! Writes classic pcap with nanosecond time and Ethernet frames (draft-ietf-opsawg-pcap). Never
+//! reads.
 
 use std::io::{self, Write};
 

@@ -1,5 +1,5 @@
-//! What a synthetic capture holds, per flow: what an observer may find. Never more than what was written: what happened beyond the
-//! scene's end is not counted.
+//! What a synthetic capture holds, per flow: what an observer may find. Never more than what was
+//! written: what happened beyond the scene's end is not counted.
 
 use std::net::SocketAddr;
 
@@ -37,7 +37,8 @@ pub struct FlowTruth {
     pub originator_rtt_ns: u64,
     /// The part of it between observer and responder.
     pub responder_rtt_ns: u64,
-    /// From the last SYN to the handshake's last ACK, as captured; `None` without a complete handshake.
+    /// From the last SYN to the handshake's last ACK, as captured; `None` without a complete
+    /// handshake.
     pub handshake_ns: Option<u64>,
     /// What the originator sent.
     pub from_originator: HalfTruth,
@@ -58,8 +59,8 @@ pub struct HalfTruth {
     pub retransmissions_sent: u64,
     /// Segments sent again and captured.
     pub retransmissions_captured: u64,
-    /// Of these, those that begin below a sequence number captured earlier: all that an observer can tell from the sequence
-    /// numbers.
+    /// Of these, those that begin below a sequence number captured earlier: all that an observer
+    /// can tell from the sequence numbers.
     pub retransmissions_visible: u64,
     /// Packets lost before the observer: never captured.
     pub lost_upstream: u64,

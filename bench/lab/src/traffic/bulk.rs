@@ -80,7 +80,8 @@ pub fn run_until(lab: &Lab, plan: &Bulk, stop: &Stop) -> Result<Measured, Traffi
     }
     let budget = Budget::new(plan.limit, stop);
     let start_ns = monotonic_ns();
-    // The client speaks first, also where it is about to receive: middleboxes expect that of a download.
+    // The client speaks first, also where it is about to receive: middleboxes expect that of a
+    // download.
     let (server, client) = match plan.sends {
         Sends::Client => converse(
             lab,
@@ -114,7 +115,8 @@ pub fn run_until(lab: &Lab, plan: &Bulk, stop: &Stop) -> Result<Measured, Traffi
 const GREETING: &[u8] = b"send";
 const RECEIPT: &[u8] = b"received";
 
-/// Sends everything, and reads the facts once the other end has confirmed it: then no retransmission can follow.
+/// Sends everything, and reads the facts once the other end has confirmed it: then no
+/// retransmission can follow.
 fn send(mut connection: Connection, plan: &Bulk) -> Result<TcpFacts, TrafficError> {
     if let Some(name) = &plan.congestion {
         connection.use_congestion(name)?;

@@ -1,4 +1,5 @@
-//! A TCP connection between the lab's two ends, whose every wait is bounded. Never blocks longer than its budget.
+//! A TCP connection between the lab's two ends, whose every wait is bounded. Never blocks longer
+//! than its budget.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Read, Write};
@@ -144,8 +145,8 @@ pub(super) fn accept(listener: &TcpListener, budget: &Budget) -> Result<Connecti
     }
 }
 
-/// One connection through the lab: `server` gets the accepted end, `client` the connecting one. Returns what both made of it; the
-/// first error of either ends both.
+/// One connection through the lab: `server` gets the accepted end, `client` the connecting one.
+/// Returns what both made of it; the first error of either ends both.
 pub(super) fn converse<S: Send, C>(
     lab: &Lab,
     family: Family,
@@ -166,8 +167,9 @@ pub(super) fn converse<S: Send, C>(
             answer
         });
         let answer = Connection::connect(lab.client(), at, budget).and_then(client);
-        // The server's end closes with its thread, so a client that waits for it sees the end; a server whose client failed
-        // before connecting would wait for its budget: connect to it once.
+        // The server's end closes with its thread, so a client that waits for it sees the end; a
+        // server whose client failed before connecting would wait for its budget: connect to it
+        // once.
         if answer.is_err() && has_failed.try_recv().is_err() {
             lab.client().run(|| TcpStream::connect_timeout(&at, SLICE).ok()).ok();
         }

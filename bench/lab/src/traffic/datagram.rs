@@ -1,4 +1,5 @@
-//! A UDP socket inside a namespace, whose waits come in slices. Never blocks longer than it is told.
+//! A UDP socket inside a namespace, whose waits come in slices. Never blocks longer than it is
+//! told.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

@@ -1,4 +1,5 @@
-//! DNS over UDP: real queries with real answers, some of which never come. Never resolves anything beyond the lab.
+//! DNS over UDP: real queries with real answers, some of which never come. Never resolves anything
+//! beyond the lab.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -73,8 +74,8 @@ pub struct Measured {
     pub response_time: Samples,
 }
 
-/// A name server that answers until dropped: names under `silent.` never, names under `missing.` with a name error, others with
-/// the lab's server address.
+/// A name server that answers until dropped: names under `silent.` never, names under `missing.`
+/// with a name error, others with the lab's server address.
 #[derive(Debug)]
 pub struct Server {
     _threads: Background,
@@ -97,7 +98,8 @@ pub fn run(lab: &Lab, plan: &Dns) -> Result<Measured, TrafficError> {
     ask_until(lab, plan, &Stop::new())
 }
 
-/// Asks a running server, or gives up at the stop. Each query has a socket of its own, as resolvers do.
+/// Asks a running server, or gives up at the stop. Each query has a socket of its own, as resolvers
+/// do.
 pub fn ask_until(lab: &Lab, plan: &Dns, stop: &Stop) -> Result<Measured, TrafficError> {
     if !(1..=QUERIES_MAX).contains(&plan.queries) {
         let (field, value, allowed) = ("queries", plan.queries.into(), "1 to 1000000");

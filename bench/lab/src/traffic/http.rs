@@ -1,5 +1,5 @@
-//! A tiny HTTP/1.1 server and client: `GET /bytes/N` answers N bytes, over connections that are kept or closed. Never serves
-//! anything but filler.
+//! A tiny HTTP/1.1 server and client: `GET /bytes/N` answers N bytes, over connections that are
+//! kept or closed. Never serves anything but filler.
 
 use std::net::{SocketAddr, TcpListener};
 use std::thread::{self, JoinHandle};
@@ -190,7 +190,8 @@ fn fetch(connection: &mut Connection, plan: &Http) -> Result<u64, TrafficError> 
     Ok(length)
 }
 
-/// A head up to its empty line, and how many bytes of body came with it; `None` where the connection ended between messages.
+/// A head up to its empty line, and how many bytes of body came with it; `None` where the
+/// connection ended between messages.
 fn read_head(connection: &mut Connection) -> Result<Option<(String, u64)>, TrafficError> {
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
@@ -220,7 +221,8 @@ fn content_length(head: &str) -> Option<u64> {
 fn serve_all(listener: &TcpListener, stop: &Stop) {
     let mut connections: Vec<JoinHandle<()>> = Vec::new();
     while !stop.is_set() {
-        // The server outlives every limit of its clients, so each connection starts with a budget of its own.
+        // The server outlives every limit of its clients, so each connection starts with a budget
+        // of its own.
         let budget = Budget::new(LIMIT_MAX, stop);
         connections.retain(|thread| !thread.is_finished());
         if connections.len() >= CONNECTIONS_MAX {

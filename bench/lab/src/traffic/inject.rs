@@ -1,5 +1,5 @@
-//! Sends given frames out of an interface of the lab, as they are. Never invents or repairs one: what the caller hands over is on
-//! the wire.
+//! Sends given frames out of an interface of the lab, as they are. Never invents or repairs one:
+//! what the caller hands over is on the wire.
 
 use std::io;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::namespace::Namespace;
 /// Largest frame of a 1500-byte MTU with two VLAN tags.
 pub const FRAME_BYTES_MAX: usize = 1522;
 
-/// Sends `frames` one after another, `interval` apart (as fast as possible where it is zero), out of `interface` of `namespace`.
-/// Returns how many were sent: all, or the error says why not.
+/// Sends `frames` one after another, `interval` apart (as fast as possible where it is zero), out
+/// of `interface` of `namespace`. Returns how many were sent: all, or the error says why not.
 pub fn frames<'a>(
     namespace: &Namespace,
     interface: &str,

@@ -1,5 +1,5 @@
-//! Bounds of generators: a deadline and a stop request that every wait looks at. Never lets a wait outlive either by more than
-//! [`SLICE`].
+//! Bounds of generators: a deadline and a stop request that every wait looks at. Never lets a wait
+//! outlive either by more than [`SLICE`].
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};

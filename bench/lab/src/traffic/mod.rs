@@ -1,5 +1,5 @@
-//! Traffic: real sockets inside the lab's namespaces, each generator bounded in count and time and returning what it measured.
-//! Never sends anything outside the lab it is given.
+//! Traffic: real sockets inside the lab's namespaces, each generator bounded in count and time and
+//! returning what it measured. Never sends anything outside the lab it is given.
 
 pub mod bulk;
 mod connection;

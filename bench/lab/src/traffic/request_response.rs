@@ -1,5 +1,5 @@
-//! Paced TCP ping-pong: one request and one response per round, so that every round is one round-trip time. Never has more than
-//! one message in flight.
+//! Paced TCP ping-pong: one request and one response per round, so that every round is one
+//! round-trip time. Never has more than one message in flight.
 
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ pub struct RequestResponse {
     pub family: Family,
     /// How many rounds, up to [`ROUNDS_MAX`].
     pub rounds: u32,
-    /// From the start of one round to the start of the next; a round that takes longer delays the next.
+    /// From the start of one round to the start of the next; a round that takes longer delays the
+    /// next.
     pub interval: Duration,
     /// Size of a request, 1 to [`MESSAGE_BYTES_MAX`].
     pub request_bytes: usize,
@@ -95,7 +96,8 @@ fn check(plan: &RequestResponse) -> Result<(), TrafficError> {
     Ok(())
 }
 
-/// Answers until the client has finished, and then reads the kernel's facts while the connection is still there.
+/// Answers until the client has finished, and then reads the kernel's facts while the connection is
+/// still there.
 fn serve(mut connection: Connection, plan: &RequestResponse) -> Result<TcpFacts, TrafficError> {
     let mut request = vec![0; plan.request_bytes];
     let response = vec![b'r'; plan.response_bytes];

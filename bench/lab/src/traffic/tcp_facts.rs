@@ -1,5 +1,5 @@
-//! What the kernel knows about a connection (`TCP_INFO`), as the endpoint's truth. Never invents a field that the kernel did not
-//! fill: that is zero.
+//! What the kernel knows about a connection (`TCP_INFO`), as the endpoint's truth. Never invents a
+//! field that the kernel did not fill: that is zero.
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -45,7 +45,8 @@ impl TcpFacts {
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
         let mut info = [0_u8; INFO_BYTES];
         let mut length = libc::socklen_t::try_from(INFO_BYTES).unwrap_or(0);
-        // SAFETY: the buffer is writable for `length` bytes, and the kernel writes no more than that.
+        // SAFETY: the buffer is writable for `length` bytes, and the kernel writes no more than
+        // that.
         let answer = unsafe {
             let (fd, value) = (stream.as_raw_fd(), info.as_mut_ptr().cast());
             libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, value, &raw mut length)

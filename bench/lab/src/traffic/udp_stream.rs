@@ -1,4 +1,5 @@
-//! A paced stream of numbered UDP datagrams from client to server. Never retransmits: what is lost is the measurement.
+//! A paced stream of numbered UDP datagrams from client to server. Never retransmits: what is lost
+//! is the measurement.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! One simulated host of a TCP connection: its two halves, its timestamps and its IP counter. Never looks at the network; it is
-//! given segments and times, and asked for segments.
+//! One simulated host of a TCP connection: its two halves, its timestamps and its IP counter. Never
+//! looks at the network; it is given segments and times, and asked for segments.
 
 use super::receiver::{Reading, Receiver};
 use super::segment::Segment;

@@ -1,17 +1,17 @@
-//! One simulated TCP conversation past an observer: two hosts, a path with delay, jitter and losses on either side of the observer,
-//! and a script of what the processes say. Never real time: a queue of events in virtual nanoseconds.
+//! One simulated TCP conversation past an observer: two hosts, a path with delay, jitter and losses
+//! on either side of the observer, and a script of what the processes say. Never real time: a queue
+//! of events in virtual nanoseconds.
 
 mod endpoint;
+mod events;
+mod look;
 mod receiver;
 mod segment;
 mod sender;
 
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
-
-use pnet::packet::tcp::TcpOption;
-
 use self::endpoint::Endpoint;
+use self::events::{Events, What};
+use self::look::{TcpLook, header, mss};
 pub(super) use self::receiver::Reading;
 use self::segment::Segment;
 use super::Recorded;
@@ -99,7 +99,7 @@ pub(super) fn refused(
     let isn = rng.next_u32();
     let answer_ns = timing.start_ns + timing.rtts_ns[1] + rng.between(50_000, 200_000);
     let syn = Segment { syn: true, window: 64_240, tsval: rng.next_u32(), ..Segment::default() };
-    let syn = header(&syn, [isn, 0], &TcpLook { mss: mss(ends), scale: 7 });
+    let syn = header(&syn, [isn, 0], TcpLook { mss: mss(ends), scale: 7 });
     let (flags, ip_id) = (flag::RST | flag::ACK, rng.next_u16());
     let ack = isn.wrapping_add(1);
     let rst = TcpHeader { seq: 0, ack, flags, window: 0, options: Vec::new(), ip_id };
@@ -127,11 +127,11 @@ pub(super) fn play(
     let mut network = Network::new(ends, script, timing, rng);
     network.flush(Side::Originator, timing.start_ns);
     for _ in 0..EVENTS_MAX {
-        let Some(Reverse(event)) = network.events.pop() else { break };
-        if event.at_ns >= timing.end_ns {
+        let Some((at_ns, what)) = network.events.pop() else { break };
+        if at_ns >= timing.end_ns {
             break;
         }
-        network.handle(event.at_ns, event.what, recorded);
+        network.handle(at_ns, what, recorded);
     }
     network.truth
 }
@@ -151,8 +151,7 @@ struct Network<'a> {
     /// Messages said so far.
     said: usize,
     is_closing: bool,
-    events: BinaryHeap<Reverse<Event>>,
-    next_number: u64,
+    events: Events,
     /// Per side: when its link is free, and when its last packet passes the observer and arrives.
     busy_ns: [[u64; 3]; 2],
     timers_ns: [Option<u64>; 2],
@@ -161,25 +160,6 @@ struct Network<'a> {
     highest_seen: [u64; 2],
     last_syn_ns: Option<u64>,
     truth: FlowTruth,
-}
-
-struct TcpLook {
-    mss: u16,
-    scale: u8,
-}
-
-struct Event {
-    at_ns: u64,
-    number: u64,
-    what: What,
-}
-
-enum What {
-    Passes(Side, Segment),
-    Arrives(Side, Segment),
-    Timer(Side),
-    Says(usize),
-    Closes(Side),
 }
 
 impl<'a> Network<'a> {
@@ -213,8 +193,7 @@ impl<'a> Network<'a> {
             message_ends,
             said: 0,
             is_closing: false,
-            events: BinaryHeap::new(),
-            next_number: 0,
+            events: Events::default(),
             busy_ns: [[0; 3]; 2],
             timers_ns: [None; 2],
             data_segments: [0; 2],
@@ -265,13 +244,13 @@ impl<'a> Network<'a> {
         };
         let sees_end = host.has_seen_end();
         if has_arrived && let Some(message) = self.script.messages.get(self.said) {
-            self.push(now_ns + message.think_ns, What::Says(self.said));
+            self.events.push(now_ns + message.think_ns, What::Says(self.said));
             self.said += 1;
         } else if has_arrived && !self.is_closing {
             self.is_closing = true;
             match self.script.ending {
                 Ending::Fin(by) | Ending::Reset(by) => {
-                    self.push(now_ns + 5_000_000, What::Closes(by));
+                    self.events.push(now_ns + 5_000_000, What::Closes(by));
                 }
                 Ending::Open => {}
             }
@@ -280,7 +259,7 @@ impl<'a> Network<'a> {
             && by != side
             && sees_end
         {
-            self.push(now_ns + 500_000, What::Closes(side));
+            self.events.push(now_ns + 500_000, What::Closes(side));
         }
     }
 
@@ -295,7 +274,7 @@ impl<'a> Network<'a> {
             && set.is_none_or(|set| at_ns < set)
         {
             self.timers_ns[side.index()] = Some(at_ns);
-            self.push(at_ns, What::Timer(side));
+            self.events.push(at_ns, What::Timer(side));
         }
     }
 
@@ -320,9 +299,9 @@ impl<'a> Network<'a> {
         *passed_ns = passes_ns;
         if lost.is_none() {
             *arrived_ns = arrives_ns;
-            self.push(arrives_ns, What::Arrives(from.other(), segment.clone()));
+            self.events.push(arrives_ns, What::Arrives(from.other(), segment.clone()));
         }
-        self.push(passes_ns, What::Passes(from, segment));
+        self.events.push(passes_ns, What::Passes(from, segment));
     }
 
     fn loss(&mut self, from: Side, segment: &Segment) -> Option<Place> {
@@ -343,7 +322,7 @@ impl<'a> Network<'a> {
     fn record(&mut self, now_ns: u64, from: Side, segment: &Segment, recorded: &mut Vec<Recorded>) {
         let side = from.index();
         let mut header =
-            header(segment, [self.isns[side], self.isns[from.other().index()]], &self.looks[side]);
+            header(segment, [self.isns[side], self.isns[from.other().index()]], self.looks[side]);
         header.ip_id = segment.ip_id;
         // A segment without data may lie beyond the stream: behind a FIN.
         let first = usize::try_from(segment.start.saturating_sub(1)).unwrap_or(0);
@@ -367,71 +346,4 @@ impl<'a> Network<'a> {
         }
         recorded.push(Recorded { at_ns: now_ns, frame });
     }
-
-    fn push(&mut self, at_ns: u64, what: What) {
-        self.events.push(Reverse(Event { at_ns, number: self.next_number, what }));
-        self.next_number += 1;
-    }
 }
-
-/// Largest segment of an Ethernet path, without options.
-fn mss(ends: &Ends) -> u16 {
-    if ends.sockets[0].is_ipv6() { 1440 } else { 1460 }
-}
-
-/// The header of a segment; `isns` are the sender's and the other side's.
-fn header(segment: &Segment, isns: [u32; 2], look: &TcpLook) -> TcpHeader {
-    let seq_of = |isn: u32, offset: u64| {
-        isn.wrapping_add(u32::try_from(offset & 0xffff_ffff).expect("32 bits are left"))
-    };
-    let mut flags = 0;
-    for (is_set, bit) in [
-        (segment.syn, flag::SYN),
-        (segment.fin, flag::FIN),
-        (segment.rst, flag::RST),
-        (segment.push, flag::PSH),
-        (segment.ack.is_some(), flag::ACK),
-    ] {
-        flags |= if is_set { bit } else { 0 };
-    }
-    let timestamps = TcpOption::timestamp(segment.tsval, segment.tsecr);
-    let (scale, mut options) = if segment.syn {
-        let (mss, scale) = (TcpOption::mss(look.mss), TcpOption::wscale(look.scale));
-        (0, vec![mss, TcpOption::sack_perm(), timestamps, TcpOption::nop(), scale])
-    } else {
-        (look.scale, vec![TcpOption::nop(), TcpOption::nop(), timestamps])
-    };
-    if !segment.sack.is_empty() {
-        let edges = segment.sack.iter().flat_map(|(left, right)| [*left, *right]);
-        let edges: Vec<u32> = edges.map(|offset| seq_of(isns[1], offset)).collect();
-        options.extend([TcpOption::nop(), TcpOption::nop(), TcpOption::selective_ack(&edges)]);
-    }
-    TcpHeader {
-        seq: seq_of(isns[0], segment.start),
-        ack: segment.ack.map_or(0, |ack| seq_of(isns[1], ack)),
-        flags,
-        window: u16::try_from(segment.window >> scale).unwrap_or(u16::MAX),
-        options,
-        ip_id: 0,
-    }
-}
-
-impl Ord for Event {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at_ns, self.number).cmp(&(other.at_ns, other.number))
-    }
-}
-
-impl PartialOrd for Event {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Event {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Event {}

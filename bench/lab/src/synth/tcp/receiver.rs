@@ -1,5 +1,6 @@
-//! The receiving half of a simulated TCP: reassembly, delayed acknowledgements (every second segment or 40 ms), SACK, and a window
-//! that closes while the process does not read. Never moves the window's right edge back.
+//! The receiving half of a simulated TCP: reassembly, delayed acknowledgements (every second
+//! segment or 40 ms), SACK, and a window that closes while the process does not read. Never moves
+//! the window's right edge back.
 
 use std::collections::BTreeMap;
 

@@ -1,5 +1,5 @@
-//! A segment between two simulated hosts, in stream offsets (SYN is offset 0, data begins at 1). Never holds payload: the stream
-//! does.
+//! A segment between two simulated hosts, in stream offsets (SYN is offset 0, data begins at 1).
+//! Never holds payload: the stream does.
 
 /// One segment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,5 +1,6 @@
-//! The sending half of a simulated TCP: window, slow start and congestion avoidance, loss detection by SACK (RFC 6675, without the
-//! rescue retransmission), retransmission timer (RFC 6298 with Linux's minimum), window probes. Never sends beyond the window.
+//! The sending half of a simulated TCP: window, slow start and congestion avoidance, loss detection
+//! by SACK (RFC 6675, without the rescue retransmission), retransmission timer (RFC 6298 with
+//! Linux's minimum), window probes. Never sends beyond the window.
 
 use std::collections::VecDeque;
 
@@ -129,7 +130,8 @@ impl Sender {
         }
     }
 
-    /// The next segment to send, as far as window and congestion allow; ask until `None`. The caller fills in its own half.
+    /// The next segment to send, as far as window and congestion allow; ask until `None`. The
+    /// caller fills in its own half.
     pub(super) fn poll_transmit(&mut self, now_ns: u64) -> Option<Segment> {
         let segment = self.poll_retransmission(now_ns).or_else(|| self.poll_new(now_ns));
         let must_probe = self.flight.is_empty() && self.next < self.written;
@@ -219,7 +221,8 @@ impl Sender {
         }
     }
 
-    /// How much may be sent at once: a full segment or the rest; less where the window has room for less and nothing is on its way.
+    /// How much may be sent at once: a full segment or the rest; less where the window has room for
+    /// less and nothing is on its way.
     fn data_length(&self) -> Option<u64> {
         let wanted = (self.written - self.next).min(self.mss);
         let room = self.right_edge.saturating_sub(self.next);

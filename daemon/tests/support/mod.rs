@@ -1,0 +1,129 @@
+//! What several integration tests need: when they can run, where captures are, and frames made by a seed.
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+use std::path::{Path, PathBuf};
+
+/// Whether the kernel programs can be loaded here. Says why not; under CI a skip is a failure.
+pub fn kernel(what: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    let reason = match daemon::live::not_built_reason() {
+        Some(reason) => reason.to_owned(),
+        None if !root => "it needs root".to_owned(),
+        None => return true,
+    };
+    assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} cannot run under CI: {reason}");
+    println!("skipped: {what}: {reason}");
+    false
+}
+
+/// Every capture of the corpus folder, if it is present, and of the project's own test data.
+pub fn corpus() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let corpus = std::env::var_os("LINNET_CORPUS")
+        .map_or_else(|| root.join("../shared/pcaps"), PathBuf::from);
+    let mut files = Vec::new();
+    for folder in [corpus, root.join("captures/testdata")] {
+        let Ok(entries) = std::fs::read_dir(&folder) else {
+            println!("no captures in {}", folder.display());
+            continue;
+        };
+        files.extend(entries.filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let extension = path.extension()?.to_str()?;
+            matches!(extension, "pcap" | "pcapng").then_some(path)
+        }));
+    }
+    files.sort();
+    files
+}
+
+/// xorshift64*: the same frames for the same seed.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// A frame of one of a few flows: VLAN tags, options, extension headers, TCP with options, UDP, ICMP.
+pub fn frame(random: &mut Random) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    for _ in 0..random.below(5).saturating_sub(2) {
+        frame.extend([0x81, 0x00, 0x00, random.below(3) as u8]);
+    }
+    let (host, protocol) =
+        (random.below(3) as u8 + 1, [6, 6, 6, 17, 1, 47][random.below(6) as usize]);
+    let swap = random.below(2) == 1;
+    let transport = transport(random, protocol, swap);
+    let (source, destination) = if swap { (9, host) } else { (host, 9) };
+    if random.below(3) == 0 {
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        let hop_by_hop = random.below(3) == 0;
+        let length = transport.len() + if hop_by_hop { 8 } else { 0 };
+        frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+        let protocol = if protocol == 1 { 58 } else { protocol };
+        frame.extend([if hop_by_hop { 0 } else { protocol }, 64]);
+        for end in [source, destination] {
+            frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, end]);
+        }
+        if hop_by_hop {
+            frame.extend([protocol, 0, 1, 4, 0, 0, 0, 0]);
+        }
+    } else {
+        let words = 5 + random.below(3) as u8;
+        frame.extend([0x08, 0x00, 0x40 | words, 0]);
+        let length = usize::from(words) * 4 + transport.len();
+        frame.extend(u16::try_from(length).unwrap().to_be_bytes());
+        let fragment =
+            if random.below(20) == 0 { [0x20, random.below(3) as u8] } else { [0x40, 0] };
+        frame.extend([0, random.next() as u8]);
+        frame.extend(fragment);
+        frame.extend([64, protocol, 0, 0, 10, 0, 0, source, 10, 0, 0, destination]);
+        frame.extend(vec![1; usize::from(words - 5) * 4]);
+    }
+    frame.extend(transport);
+    frame
+}
+
+fn transport(random: &mut Random, protocol: u8, swap: bool) -> Vec<u8> {
+    let ports: [u16; 2] = if swap { [443, 40_000] } else { [40_000, 443] };
+    let ports: Vec<u8> = ports.iter().flat_map(|port| port.to_be_bytes()).collect();
+    let payload = vec![7; random.below(200) as usize];
+    let mut bytes = Vec::new();
+    match protocol {
+        6 => {
+            let options: &[u8] = match random.below(4) {
+                0 => &[],
+                1 => &[1, 1, 8, 10, 0, 0, 0, 9, 0, 0, 0, 5],
+                2 => &[2, 4, 5, 0xb4, 4, 2, 8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 3, 3, 7],
+                _ => &[1, 1, 5, 10, 0, 0, 0, 1, 0, 0, 0, 9],
+            };
+            bytes.extend(ports);
+            bytes.extend((1_000 + random.below(400) as u32).to_be_bytes());
+            bytes.extend((1_000 + random.below(400) as u32).to_be_bytes());
+            let flags = [0x02, 0x12, 0x10, 0x10, 0x18, 0x18, 0x11, 0x14][random.below(8) as usize];
+            bytes.push(u8::try_from((20 + options.len()) / 4).unwrap() << 4);
+            bytes.push(flags);
+            bytes.extend([[0, 0], [1, 0], [1, 0], [2, 0]][random.below(4) as usize]);
+            bytes.extend([0, 0, 0, 0]);
+            bytes.extend(options);
+        }
+        17 => {
+            bytes.extend(ports);
+            bytes.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
+            bytes.extend([0, 0]);
+        }
+        1 => bytes.extend([[8, 0, 3, 128][random.below(4) as usize], 0, 0, 0, 0, 5, 0, 1]),
+        _ => {}
+    }
+    bytes.extend(payload);
+    bytes
+}
