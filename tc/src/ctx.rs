@@ -45,8 +45,12 @@ pub(crate) fn frame(context: &TcContext, point: Point) -> (Window, Frame) {
         unsafe { ((*skb).gso_segs, (*skb).gso_size, (*skb).vlan_present, (*skb).vlan_tci) };
     let tag = if tagged != 0 { TAG_LEN } else { 0 };
     let (now, length) = if is_virtual() {
-        // SAFETY: as in `ifindex`.
-        unsafe { ((*skb).tstamp, (*skb).wire_len) }
+        // SAFETY: as in `ifindex`. Volatile: LLVM would else join these loads with those of the other branch into
+        // one load at a computed offset, which the verifier refuses on a context.
+        unsafe {
+            let time = core::ptr::read_volatile(&raw const (*skb).tstamp);
+            (time, core::ptr::read_volatile(&raw const (*skb).wire_len))
+        }
     } else {
         // SAFETY: the helper only reads a clock. `skb.tstamp` is no clock: TCP keeps its departure time there.
         (unsafe { bpf_ktime_get_ns() }, context.len())

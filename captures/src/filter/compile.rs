@@ -185,6 +185,7 @@ fn dlt(link_type: LinkType) -> c_int {
         101 => 12,
         102 => 15,
         103 => 16,
+        106 => 19,
         same => same,
     })
 }

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 /// Whether the kernel programs can be loaded here. Says why not; under CI a skip is a failure.
-pub fn kernel(what: &str) -> bool {
+pub(crate) fn kernel(what: &str) -> bool {
     let root = nix::unistd::geteuid().is_root();
     let reason = match daemon::live::not_built_reason() {
         Some(reason) => reason.to_owned(),
@@ -17,7 +17,7 @@ pub fn kernel(what: &str) -> bool {
 }
 
 /// Every capture of the corpus folder, if it is present, and of the project's own test data.
-pub fn corpus() -> Vec<PathBuf> {
+pub(crate) fn corpus() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let corpus = std::env::var_os("LINNET_CORPUS")
         .map_or_else(|| root.join("../shared/pcaps"), PathBuf::from);
@@ -38,23 +38,23 @@ pub fn corpus() -> Vec<PathBuf> {
 }
 
 /// xorshift64*: the same frames for the same seed.
-pub struct Random(pub u64);
+pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }
 }
 
 /// A frame of one of a few flows: VLAN tags, options, extension headers, TCP with options, UDP, ICMP.
-pub fn frame(random: &mut Random) -> Vec<u8> {
+pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
     let mut frame = vec![2; 12];
     for _ in 0..random.below(5).saturating_sub(2) {
         frame.extend([0x81, 0x00, 0x00, random.below(3) as u8]);
