@@ -53,8 +53,12 @@ impl Missing {
             return;
         }
         println!("\nto do by hand, as root where it says apt-get:");
+        let mut said = Vec::new();
         for command in self.entries.iter().flat_map(|(_, _, commands)| commands) {
-            println!("    {command}");
+            if !said.contains(&command) {
+                println!("    {command}");
+                said.push(command);
+            }
         }
     }
 }
@@ -188,7 +192,7 @@ fn install_linker(major: u32, llvm: &Path, root: &Path) -> Result<(), String> {
     let status = forget_outer_cargo(&mut Command::new("cargo"))
         .env("LLVM_PREFIX", llvm)
         .env("RUSTFLAGS", format!("-L {}", llvm.join("lib").display()))
-        .args(["install", "bpf-linker", "--version", LINKER_VERSION, "--force"])
+        .args(["install", "bpf-linker", "--locked", "--version", LINKER_VERSION, "--force"])
         .args(["--no-default-features", "--features", &format!("llvm-{major}"), "--root"])
         .arg(root)
         .status()
@@ -204,7 +208,7 @@ fn install_linker(major: u32, llvm: &Path, root: &Path) -> Result<(), String> {
 fn shown(major: u32, llvm: &Path, root: &Path) -> String {
     let (llvm, root) = (llvm.display(), root.display());
     format!(
-        "LLVM_PREFIX={llvm} RUSTFLAGS=\"-L {llvm}/lib\" cargo install bpf-linker --version {LINKER_VERSION} \
+        "LLVM_PREFIX={llvm} RUSTFLAGS=\"-L {llvm}/lib\" cargo install bpf-linker --locked --version {LINKER_VERSION} \
          --no-default-features --features llvm-{major} --root {root}"
     )
 }

@@ -44,7 +44,8 @@ pub struct Impairment {
     pub loss: Loss,
     /// Which frames are overtaken.
     pub reorder: Option<Reorder>,
-    /// Every n-th TCP data segment of a flow arrives twice.
+    /// Every n-th TCP data segment of a flow arrives twice; the count is shifted by two, so that
+    /// losses at every n-th do not take them all.
     pub duplicate_every_nth: Option<u32>,
     /// Serialization rate, on frame bytes without FCS and preamble.
     pub rate_bits_per_s: Option<u64>,
@@ -70,7 +71,8 @@ pub enum Loss {
 /// Reordering: a segment waits longer than those behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Reorder {
-    /// Every n-th TCP data segment of a flow.
+    /// Every n-th TCP data segment of a flow; the count is shifted by one, so that losses at every
+    /// n-th do not take them all.
     pub every_nth: u32,
     /// How much longer it waits than its successors.
     pub extra_delay: Duration,

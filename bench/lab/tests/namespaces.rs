@@ -81,17 +81,18 @@ fn wire_truth_is_on_by_default_and_a_direct_lab_keeps_the_offloads() {
     let direct = Lab::build(Plan::direct("direct")).unwrap();
 
     let features = [
-        "tx-checksumming",
-        "scatter-gather",
-        "tcp-segmentation-offload",
-        "generic-segmentation-offload",
-        "generic-receive-offload",
+        "tx-checksum-ip-generic",
+        "tx-scatter-gather",
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-generic-segmentation",
+        "rx-gro",
     ];
     for end in wire.interfaces() {
         let (namespace, interface) = end.spec.split_once('/').unwrap();
         let said = ethtool(&wire, namespace, interface);
         for feature in features {
-            assert!(said.contains(&format!("{feature}: off")), "{}: {feature}\n{said}", end.spec);
+            assert!(said.contains(&format!("\t{feature}: off")), "{}: {feature}\n{said}", end.spec);
         }
     }
     let said = ethtool(&direct, direct.client().name(), "c0");

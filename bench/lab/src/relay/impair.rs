@@ -68,9 +68,10 @@ impl Impairer {
         };
         let jitter_ns = self.rng.below(nanos(self.plan.jitter).saturating_add(1));
         let on_time_ns = departure_ns + nanos(self.plan.delay) + jitter_ns;
-        let duplicated = is_nth(nth, self.plan.duplicate_every_nth);
+        // The rules strike at different segments: what one counts from, the next does not.
+        let duplicated = is_nth(nth.map(|nth| nth + 2), self.plan.duplicate_every_nth);
         if let Some(reorder) = self.plan.reorder
-            && is_nth(nth, Some(reorder.every_nth))
+            && is_nth(nth.map(|nth| nth + 1), Some(reorder.every_nth))
         {
             let release_ns = on_time_ns + nanos(reorder.extra_delay);
             return Fate::Sent { release_ns, duplicated, reordered: true };
@@ -192,7 +193,7 @@ mod tests {
         let mut swapping = engine(Impairment { reorder, ..Impairment::default() });
         let times: Vec<u64> =
             (0..3).map(|_| release(run(&mut swapping, &segment(1, 1), 0))).collect();
-        assert_eq!(times, [0, 3_000_000, 0]);
+        assert_eq!(times, [3_000_000, 0, 3_000_000]);
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! T3: real traffic through namespaces with known loss and delay, held against what the kernel's own tools say.
+
+mod support;
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use daemon::{
+    analyze,
+    board::Board,
+    clock::Clock,
+    flow::{
+        FlowIdSource, FlowQuery, FlowRecord, FlowTable,
+        expiry::Timeouts,
+        query::{FlowFilter, sent_again},
+        view::RingsView,
+    },
+    live::{Answer, AttachedPoint, Attacher, MapSizes, Verb},
+    status::Publisher,
+    sweep::Sweeper,
+};
+use lab::{
+    Lab, Loss, Plan,
+    capture::Tcpdump,
+    traffic::{
+        bulk::{self, Bulk},
+        request_response::{self, RequestResponse},
+    },
+};
+
+/// linnet on some of a lab's interfaces, in this process.
+struct Watch {
+    attacher: Attacher,
+    sweeper: Sweeper,
+    table: Arc<FlowTable>,
+    board: Arc<Board>,
+    sweeps: u64,
+}
+
+impl Watch {
+    fn new(name: &str, specs: &[String]) -> Self {
+        let pins = format!("/sys/fs/bpf/linnet-test-{}-{name}", std::process::id());
+        let sizes = MapSizes { flows: 4_096, capture_ring_bytes: 1 << 20 };
+        let mut attacher = Attacher::new(Path::new(&pins), sizes).unwrap();
+        let mut points = Vec::new();
+        for spec in specs {
+            let request: daemon::live::AttachRequest = spec.parse().unwrap();
+            match attacher.perform(Verb::Attach(request.clone())).unwrap() {
+                Answer::Attached(attached) => points.push(AttachedPoint { request, attached }),
+                Answer::Done => panic!("attaching says what was attached"),
+            }
+        }
+        let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
+        let table = Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000));
+        let rings = Arc::new(RingsView::default);
+        let publisher =
+            Publisher::new(Arc::clone(&board), Arc::clone(&clock), rings, "live", 0, Vec::new());
+        let sweeper = Sweeper {
+            flow_map: attacher.flows().unwrap(),
+            hook_map: attacher.hooks().unwrap(),
+            points,
+            table: Arc::clone(&table),
+            publisher,
+            clock,
+            timeouts: Timeouts::default(),
+            interval: Duration::from_secs(1),
+        };
+        Self { attacher, sweeper, table, board, sweeps: 0 }
+    }
+
+    /// The flows of a port at one interface.
+    fn flows(&mut self, port: u16, interface: &str) -> Vec<FlowRecord> {
+        self.sweeps += 1;
+        self.sweeper.sweep(self.sweeps).unwrap();
+        let naming = self.board.naming.latest();
+        let point = naming.points.iter().find(|(_, name)| name.interface == interface).unwrap().0;
+        let filter = FlowFilter { port: Some(port), point: Some(*point), ..FlowFilter::default() };
+        self.table.page(&FlowQuery { filter, ..FlowQuery::default() }).flows
+    }
+
+    /// The ledger balances at rest.
+    fn assert_balanced(&self) {
+        let loss = self.board.loss.latest();
+        assert_eq!(loss.seen, loss.ledger.sum(), "{loss:?}");
+        assert!(loss.seen > 0);
+    }
+}
+
+fn can_run(what: &str) -> bool {
+    support::kernel(what) && lab::require_root(what) && lab::require_tool("tcpdump", what)
+}
+
+#[test]
+fn paced_round_trips_have_the_delay_that_was_set() {
+    if !can_run("round trips in a lab") {
+        return;
+    }
+    let delay = Duration::from_millis(20);
+    let lab = Lab::build(Plan::new("rtt").with_rtt(delay)).unwrap();
+    let client = format!("{}/{}", lab.client().name(), lab::CLIENT_INTERFACE);
+    let router = format!("{}/{}", lab.router().unwrap().name(), lab::ROUTER_CLIENT_INTERFACE);
+    let mut watch = Watch::new("rtt", &[client.clone(), format!("{router},ingress=xdp")]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("client.pcap");
+    let tcpdump = Tcpdump::start(lab.client(), lab::CLIENT_INTERFACE, &file, "").unwrap();
+    let measured = request_response::run(&lab, &RequestResponse::default()).unwrap();
+    let counts = tcpdump.stop().unwrap();
+
+    let exact = analyze::analyze(&file).unwrap();
+    let flow = exact.flows.iter().max_by_key(|flow| flow.from_originator.packets).unwrap();
+    let p50 = flow.from_originator.rtt.quantiles_ns[0];
+    let set = u64::try_from(delay.as_nanos()).unwrap();
+    let kernel = u64::from(measured.client.min_rtt_us) * 1_000;
+    println!(
+        "set {set} ns, ss minrtt {kernel} ns, analyze p50 {p50} ns of {} samples",
+        flow.from_originator.rtt.samples
+    );
+    for (name, reference) in [("the delay set", set), ("the kernel's minrtt", kernel)] {
+        let bound = reference / 20 + 50_000;
+        assert!(p50.abs_diff(reference) <= bound, "p50 {p50} ns against {name} {reference} ns");
+    }
+
+    let live = watch.flows(7_000, &client);
+    assert_eq!(live.len(), 1);
+    let rtt = &live[0].from_originator.rtt;
+    let ratio = rtt.quantiles_ns[0] as f64 / p50 as f64;
+    assert!(ratio <= rtt.error_factor && ratio >= 1.0 / rtt.error_factor, "live {rtt:?}");
+    let tcp = live[0].from_originator.packets + live[0].from_responder.packets;
+    let seen = exact.flows.iter().filter(|flow| flow.key.protocol == 6);
+    let captured: u64 =
+        seen.map(|flow| flow.from_originator.packets + flow.from_responder.packets).sum();
+    assert_eq!(tcp, captured, "linnet's packets and tcpdump's ({counts:?})");
+    assert_eq!(watch.flows(7_000, &router).len(), 1, "XDP and TC on the router are one row");
+    watch.assert_balanced();
+    drop(watch.attacher);
+}
+
+#[test]
+fn what_the_sender_sent_again_is_what_linnet_counts() {
+    if !can_run("retransmissions in a lab") {
+        return;
+    }
+    let plan =
+        Plan::new("loss").with_rtt(Duration::from_millis(10)).with_loss(Loss::EveryNthData(40));
+    let lab = Lab::build(plan).unwrap();
+    let server = format!("{}/{}", lab.server().name(), lab::SERVER_INTERFACE);
+    let mut watch = Watch::new("loss", std::slice::from_ref(&server));
+    let measured = bulk::run(&lab, &Bulk::default()).unwrap();
+    let flows = watch.flows(5_001, &server);
+    assert_eq!(flows.len(), 1);
+    let counted = sent_again(&flows[0].from_responder.classes);
+    println!(
+        "kernel {} sent again, linnet {counted}, {:?}",
+        measured.server.total_retrans, flows[0].from_responder.classes
+    );
+    assert!(!flows[0].contended);
+    assert!(counted > 0);
+    assert_eq!(
+        counted,
+        u64::from(measured.server.total_retrans),
+        "at the sender, TC sees each once"
+    );
+    watch.assert_balanced();
+}
