@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
 
-use captures::{CapturedPacket, Filter, Libpcap, LinkType, PacketReader, Snaplen};
+use captures::{Filter, Libpcap, LinkType, PacketReader, Snaplen};
 
 /// Most of what pcap-filter(7) has: every qualifier that link types share, lengths, arithmetic,
 /// and the forms that use indirect loads, header lengths and scratch words.
@@ -84,8 +84,9 @@ const ETHERNET_EXPRESSIONS: &[&str] = &[
     "stp or llc",
 ];
 
-/// One packet, as both sides keep it.
-type Packet = (u64, u32, Vec<u8>);
+/// One packet, as both sides keep it: its original length and its bytes. Times are compared with
+/// tshark elsewhere; libpcap has others for odd files.
+type Packet = (u32, Vec<u8>);
 
 /// All packets of a file that `tcpdump -r` could read, which has one link type.
 ///
@@ -98,20 +99,13 @@ fn packets(path: &Path) -> Option<(LinkType, Vec<Packet>)> {
         if *link_type.get_or_insert(read.link_type) != read.link_type {
             return None;
         }
-        packets.push(comparable(read.packet));
+        packets.push((read.packet.original_len, read.packet.data.into_owned()));
     }
     let snaplen = reader.interfaces().first()?.snaplen as usize;
     if snaplen > 0 {
-        packets.iter_mut().for_each(|(_, _, data)| data.truncate(snaplen));
+        packets.iter_mut().for_each(|(_, data)| data.truncate(snaplen));
     }
     Some((link_type?, packets))
-}
-
-/// `tcpdump -w` writes microseconds, and begins again in 2106.
-fn comparable(packet: CapturedPacket<'_>) -> Packet {
-    const US_OF_32_BITS: u64 = 1_000_000 << 32;
-    let time_us = packet.time_ns / 1000 % US_OF_32_BITS;
-    (time_us, packet.original_len, packet.data.into_owned())
 }
 
 /// What tcpdump chooses, or `None` where it refuses the expression or the file.
@@ -125,14 +119,14 @@ fn theirs(path: &Path, expression: &str) -> Option<Vec<Packet>> {
     let mut chosen = Vec::new();
     if let Ok(mut reader) = PacketReader::new(child.stdout.take()?) {
         while let Ok(Some(read)) = reader.next_packet() {
-            chosen.push(comparable(read.packet));
+            chosen.push((read.packet.original_len, read.packet.data.into_owned()));
         }
     }
     child.wait().ok()?.success().then_some(chosen)
 }
 
 fn chosen_by<'p>(filter: &Filter, packets: &'p [Packet]) -> Vec<&'p Packet> {
-    packets.iter().filter(|(_, len, data)| filter.matches(data, *len)).collect()
+    packets.iter().filter(|(len, data)| filter.matches(data, *len)).collect()
 }
 
 #[derive(Debug, Default)]
