@@ -22,6 +22,9 @@ use crate::{
     status::{Figures, Publisher},
 };
 
+/// Words that a sweeper takes: one, to stop.
+const STOPS_MAX: usize = 1;
+
 /// Sweeps, and what they need.
 #[derive(Debug)]
 pub struct Sweeper {
@@ -46,7 +49,7 @@ pub struct Sweeper {
 /// A running sweeper; ends when stopped.
 #[derive(Debug)]
 pub struct Running {
-    stop: mpsc::Sender<()>,
+    stop: mpsc::SyncSender<()>,
     thread: JoinHandle<()>,
 }
 
@@ -64,7 +67,7 @@ impl Running {
 impl Sweeper {
     /// Sweeps until stopped, on a thread of its own.
     pub fn start(mut self) -> std::io::Result<Running> {
-        let (stop, stopped) = mpsc::channel();
+        let (stop, stopped) = mpsc::sync_channel(STOPS_MAX);
         let thread = thread::Builder::new().name("sweep".into()).spawn(move || {
             let mut number = 0;
             loop {

@@ -67,6 +67,10 @@ fn task() -> Result<ExitCode> {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
         }
+        ("", _) => {
+            eprint!("{USAGE}");
+            Ok(ExitCode::from(USAGE_CODE))
+        }
         (unknown, _) => {
             eprintln!("error: `cargo xtask {unknown}` with these arguments is no task\n");
             eprint!("{USAGE}");

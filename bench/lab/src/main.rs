@@ -109,10 +109,22 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            writeln!(io::stderr(), "lab: {error:#}").ok();
+            writeln!(io::stderr(), "lab: {}", story(&error)).ok();
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// The error and its causes, without those that a message already tells.
+fn story(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |mut story, cause| {
+        let cause = cause.to_string();
+        if !story.contains(&cause) {
+            story += if story.is_empty() { "" } else { ": " };
+            story += &cause;
+        }
+        story
+    })
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {

@@ -37,7 +37,7 @@ pub(crate) fn wire_truth(interface: &str) -> Result<(), LabError> {
     Ok(())
 }
 
-/// Turns receive merging off again. The kernel turns it on when native XDP is attached to a veth.
+/// Turns receive merging off again, where someone turned it on.
 pub(crate) fn receive_merging_off(interface: &str) -> Result<(), LabError> {
     let feature = "generic receive offload";
     control_socket()

@@ -127,8 +127,7 @@ impl Plan {
             let problem = "needs `direct`: the router's relay handles wire frames".to_owned();
             return Err(LabError::Plan { field: "offload", problem });
         }
-        let clean = Impairment::default();
-        if self.direct && (self.to_server != clean || self.to_client != clean) {
+        if self.direct && !(self.to_server.is_clean() && self.to_client.is_clean()) {
             let problem =
                 "has no router that could impair; leave both impairments empty".to_owned();
             return Err(LabError::Plan { field: "direct", problem });

@@ -53,7 +53,7 @@ fn merging_that_someone_turned_on_is_undone() {
     }
     let lab = Lab::build(Plan::new("merge")).unwrap();
     let router = lab.router().unwrap();
-    // As the kernel does by itself when native XDP is attached to a veth.
+    // As some kernels do by themselves when native XDP is attached to a veth.
     let mut ethtool = router.command("ethtool");
     let status = ethtool.args(["-K", ROUTER_SERVER_INTERFACE, "gro", "on"]).status();
     assert!(status.unwrap().success());

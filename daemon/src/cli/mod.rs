@@ -1,8 +1,10 @@
 //! The subcommands of `linnet`: one file each. Parses nothing but arguments; the work is done by the modules.
 
 pub mod analyze;
+pub mod capture;
 pub mod detach;
 pub mod doctor;
+pub mod flows;
 pub mod run;
 mod text;
 
@@ -50,6 +52,10 @@ pub struct Cli {
 pub enum Command {
     /// Watch interfaces and serve what is seen.
     Run(run::RunArgs),
+    /// Show the flow table of the running daemon.
+    Flows(flows::FlowsArgs),
+    /// Write packets of the running daemon's interfaces as pcapng.
+    Capture(capture::CaptureArgs),
     /// Read a pcap or pcapng file and say what its flows did; needs no privilege.
     Analyze(analyze::AnalyzeArgs),
     /// Remove what a daemon that was killed left behind.
@@ -63,6 +69,8 @@ impl Command {
     pub fn run(self) -> anyhow::Result<u8> {
         match self {
             Self::Run(args) => run::run(args),
+            Self::Flows(args) => flows::run(&args),
+            Self::Capture(args) => capture::run(&args),
             Self::Analyze(args) => analyze::run(&args),
             Self::Detach(args) => detach::run(&args),
             Self::Doctor(args) => doctor::run(&args),

@@ -315,7 +315,7 @@ impl Worker {
         Arrival { monotonic_ns, wall_ns }
     }
 
-    /// Turns off the receive merging that someone's XDP program brought along, at most once a
+    /// Turns off receive merging that someone turned on, at most once a
     /// second.
     fn stop_merging(&mut self, now_ns: u64) {
         if now_ns >= self.offload_retry_ns {

@@ -2,8 +2,9 @@
 //! TCP super-packets and fills in open checksums. Never sends on what it cannot make right: that is
 //! `None`, and counted.
 //!
-//! Needed although the lab turns offloads off: attaching native XDP to a veth turns receive merging
-//! on (drivers/net/veth.c, `veth_xdp_set`), and a test may do that at any moment.
+//! Needed although the lab turns offloads off: they may be turned on at any moment, by hand or by
+//! kernels whose veth driver turns receive merging on with native XDP (drivers/net/veth.c,
+//! `veth_xdp_set`; 6.18 was not seen to).
 
 use crate::wire::{self, IpFrame, TcpSegment, flag};
 
