@@ -4,9 +4,6 @@
 
 #[path = "support/build.rs"]
 mod build;
-mod support;
-
-use std::fs;
 
 use build::Order::{self, Big, Little};
 use captures::format::read::{Damage, NotACapture};

@@ -130,7 +130,7 @@ fn bad(key: &'static str, problem: impl Into<String>) -> ConfigError {
 impl Config {
     /// Reads the file (the default one may be absent) and applies the overrides.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
-        let path = file.unwrap_or(Path::new(CONFIG_PATH));
+        let path = file.unwrap_or_else(|| Path::new(CONFIG_PATH));
         let raw = match std::fs::read_to_string(path) {
             Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Syntax {
                 path: path.to_owned(),

@@ -1,4 +1,11 @@
 //! The API over real sockets: a daemon that replays a capture, asked as a client would.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, says what it measured, and makes its own numbers"
+)]
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},

@@ -1,5 +1,12 @@
 //! T2: the same packets through the kernel programs, by `BPF_PROG_TEST_RUN` under a virtual clock, and through the
 //! host's pipeline give the same flows, byte for byte, and the same counters.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, says what it measured, and makes its own numbers"
+)]
 
 mod support;
 

@@ -188,8 +188,8 @@ fn record(half: &mut Half, rtt: RttTicks) {
 #[must_use]
 pub const fn bucket(rtt: RttTicks) -> usize {
     let octave = u32::BITS - (rtt.0 >> 4).leading_zeros();
-    let last = (RTT_BUCKETS - 1) as u32;
-    (if octave > last { last } else { octave }) as usize
+    let octave = octave as usize;
+    if octave < RTT_BUCKETS { octave } else { RTT_BUCKETS - 1 }
 }
 
 /// The bounds [from, to) of a bucket in nanoseconds; the last has no upper bound.

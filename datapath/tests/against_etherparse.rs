@@ -1,4 +1,11 @@
 //! T1: the parser agrees with etherparse, which nobody here wrote, on every packet that either can read.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, says what it measured, and makes its own numbers"
+)]
 
 use datapath::{
     Frame, Ktime, Outcome,

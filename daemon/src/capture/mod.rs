@@ -66,8 +66,10 @@ pub struct CaptureRequest {
     pub limits: RequestLimits,
 }
 
+/// What the kernel's stage copies at most.
 const fn default_snaplen() -> u32 {
-    CAPTURE_BYTES_MAX as u32
+    const _: () = assert!(CAPTURE_BYTES_MAX == 65_536);
+    65_536
 }
 
 /// When to stop; whichever comes first.

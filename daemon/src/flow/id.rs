@@ -51,12 +51,11 @@ impl FlowIdSource {
 
 impl fmt::Display for FlowId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; FLOW_ID_LEN];
-        for (index, slot) in text.iter_mut().rev().enumerate() {
-            let five = (self.0 >> (5 * index)) & 31;
-            *slot = ALPHABET[usize::try_from(five).expect("five bits fit")];
+        for index in (0..FLOW_ID_LEN).rev() {
+            let [five, ..] = ((self.0 >> (5 * index)) & 31).to_le_bytes();
+            write!(f, "{}", char::from(ALPHABET[usize::from(five)]))?;
         }
-        f.write_str(std::str::from_utf8(&text).expect("the alphabet is ASCII"))
+        Ok(())
     }
 }
 

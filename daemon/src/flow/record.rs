@@ -109,7 +109,11 @@ impl RttSummary {
             samples: sorted.len() as u64,
             min_ns: *min_ns,
             max_ns: *max_ns,
-            quantiles_ns: QUANTILES.map(|q| sorted[rank(q, sorted.len() as u64) as usize - 1]),
+            quantiles_ns: QUANTILES.map(|q| {
+                let index =
+                    usize::try_from(rank(q, sorted.len() as u64)).map_or(0, |rank| rank - 1);
+                sorted[index]
+            }),
             error_factor: 1.0,
             buckets,
         }
@@ -261,7 +265,7 @@ mod tests {
 
     #[test]
     fn quantiles_from_octaves_keep_their_bound() {
-        let mut half = datapath::layout::FlowEntry::EMPTY.halves[0];
+        let mut half = FlowEntry::EMPTY.halves[0];
         let samples: Vec<_> = (0..1_000).map(|n| RttTicks(300_000 + n * 400)).collect();
         for sample in &samples {
             half.rtt_buckets[datapath::rtt::bucket(*sample)] += 1;

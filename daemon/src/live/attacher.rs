@@ -113,7 +113,7 @@ impl Attacher {
         }
         let objects = self.objects_of(namespace.as_deref())?;
         // The point before the programs: no packet passes a hook of ours without one.
-        let id = u16::try_from(point).expect("points are few");
+        let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
         set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
         let watched = namespace::within(namespace.as_deref(), || {
             let ingress = attach::ingress(objects, &request, device)?;

@@ -86,9 +86,12 @@ pub fn detach(pins: &Path) -> Result<Detached, LiveError> {
 /// Locks the folder itself, which ends with the process, however it ends.
 fn lock(path: &Path) -> Result<Flock<File>, LiveError> {
     let folder = File::open(path).map_err(|source| failed("open", path, source))?;
-    Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => LiveError::InUse { path: path.to_owned(), pid: owner(path) },
-        errno => failed("lock", path, io::Error::from(errno)),
+    Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno == Errno::EWOULDBLOCK {
+            LiveError::InUse { path: path.to_owned(), pid: owner(path) }
+        } else {
+            failed("lock", path, io::Error::from(errno))
+        }
     })
 }
 
@@ -125,7 +128,7 @@ fn clear(path: &Path) -> Result<usize, LiveError> {
 fn ensure_bpf_fs(path: &Path) -> Result<(), LiveError> {
     let mut nearest = path;
     while !nearest.exists() {
-        nearest = nearest.parent().unwrap_or(Path::new("/"));
+        nearest = nearest.parent().unwrap_or_else(|| Path::new("/"));
     }
     let is_bpf_fs = |at: &Path| statfs(at).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
     if is_bpf_fs(nearest) {
