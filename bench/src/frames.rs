@@ -1,0 +1,233 @@
+//! The frames that are measured, built byte by byte. Never sent anywhere; checksums stay 0, since the datapath reads
+//! none.
+
+use datapath::Outcome;
+
+/// Source port of the first frame; each frame has its own, and so a flow of its own.
+const FIRST_PORT: u16 = 40_001;
+const PORT: u16 = 443;
+/// Sequence number of what is measured, so that it lies before what [`Sample::earlier`] sent.
+const SEQUENCE: u32 = 1_000;
+/// NOP, NOP, timestamps (RFC 7323, appendix A).
+const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9];
+/// IPv4 option (RFC 2113).
+const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
+const FULL_SEGMENT: usize = 1_448;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ACK: u8 = 0x10;
+
+/// Which way a repeated frame takes through the pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// An acknowledgment that repeats the one before it.
+    DuplicateAck,
+    /// Data that was sent before.
+    Retransmission,
+    /// An acknowledgment from before data that was sent since.
+    OldAck,
+    /// A datagram: no TCP analysis.
+    Datagram,
+    /// On no flow.
+    NotIp,
+}
+
+impl Path {
+    /// As in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DuplicateAck => "duplicate ACK, flagged",
+            Self::Retransmission => "retransmission, flagged",
+            Self::OldAck => "old ACK, not flagged",
+            Self::Datagram => "datagram",
+            Self::NotIp => "not IP, no flow",
+        }
+    }
+
+    /// Whether the tracker puts each repetition into a class.
+    #[must_use]
+    pub const fn is_flagged(self) -> bool {
+        match self {
+            Self::DuplicateAck | Self::Retransmission => true,
+            Self::OldAck | Self::Datagram | Self::NotIp => false,
+        }
+    }
+
+    /// What the ledger says.
+    pub const fn outcome(self) -> Outcome {
+        match self {
+            Self::DuplicateAck | Self::Retransmission | Self::OldAck | Self::Datagram => {
+                Outcome::Tracked
+            }
+            Self::NotIp => Outcome::NotIp,
+        }
+    }
+}
+
+/// One kind of frame.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    /// As in the table.
+    pub name: &'static str,
+    /// What a repetition of it means to the tracker.
+    pub path: Path,
+    /// The bytes, from the Ethernet header on.
+    pub bytes: Vec<u8>,
+    /// A frame of the same flow that passes once before.
+    pub earlier: Option<Vec<u8>>,
+}
+
+/// Every kind of frame, each of a flow of its own.
+#[must_use]
+pub fn all() -> Vec<Sample> {
+    let port = |offset: u16| FIRST_PORT + offset;
+    let ack = |port| segment(port, SEQUENCE, &TIMESTAMPS, 0);
+    let data = |port| segment(port, SEQUENCE, &TIMESTAMPS, FULL_SEGMENT);
+    let tcp = |transport: &[u8]| ethernet(ipv4(TCP, &[], transport));
+    let udp = |transport: &[u8]| ethernet(ipv4(UDP, &[], transport));
+    let sample = |name, path, bytes| Sample { name, path, bytes, earlier: None };
+    vec![
+        sample("TCP ACK, timestamps", Path::DuplicateAck, tcp(&ack(port(0)))),
+        Sample {
+            earlier: Some(tcp(&data(port(1)))),
+            ..sample("TCP ACK, timestamps", Path::OldAck, tcp(&ack(port(1))))
+        },
+        sample("TCP data 1448 B, timestamps", Path::Retransmission, tcp(&data(port(2)))),
+        sample("UDP, frame of 64 B", Path::Datagram, udp(&datagram(port(3), 22))),
+        sample(
+            "IPv6, hop-by-hop, TCP ACK",
+            Path::DuplicateAck,
+            ethernet(ipv6_hop_by_hop(&ack(port(4)))),
+        ),
+        sample("802.1Q, TCP ACK", Path::DuplicateAck, tagged(5, &tcp(&ack(port(5))))),
+        sample(
+            "IPv4 options, TCP ACK",
+            Path::DuplicateAck,
+            ethernet(ipv4(TCP, &ROUTER_ALERT, &ack(port(6)))),
+        ),
+        sample("ARP", Path::NotIp, arp()),
+    ]
+}
+
+/// A payload and the ethertype that announces it.
+struct Network {
+    ethertype: u16,
+    bytes: Vec<u8>,
+}
+
+fn ethernet(network: Network) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    frame.extend(network.ethertype.to_be_bytes());
+    frame.extend(network.bytes);
+    frame
+}
+
+fn tagged(vlan: u16, frame: &[u8]) -> Vec<u8> {
+    let (addresses, rest) = frame.split_at(12);
+    [addresses, &[0x81, 0x00], &vlan.to_be_bytes(), rest].concat()
+}
+
+/// `options` must be a multiple of four bytes.
+fn ipv4(protocol: u8, options: &[u8], transport: &[u8]) -> Network {
+    let header_len = 20 + options.len();
+    let mut bytes = vec![0x40 | byte(header_len / 4), 0];
+    bytes.extend(length(header_len + transport.len()));
+    bytes.extend([0, 1, 0x40, 0, 64, protocol, 0, 0]);
+    bytes.extend([192, 0, 2, 1, 198, 51, 100, 2]);
+    bytes.extend(options);
+    bytes.extend(transport);
+    Network { ethertype: 0x0800, bytes }
+}
+
+fn ipv6_hop_by_hop(transport: &[u8]) -> Network {
+    // Router alert (RFC 2711), PadN.
+    const HOP_BY_HOP: [u8; 8] = [TCP, 0, 5, 2, 0, 0, 1, 0];
+    let mut bytes = vec![0x60, 0, 0, 0];
+    bytes.extend(length(HOP_BY_HOP.len() + transport.len()));
+    bytes.extend([0, 64]);
+    for host in [1, 2] {
+        bytes.extend([0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, host]);
+    }
+    bytes.extend(HOP_BY_HOP);
+    bytes.extend(transport);
+    Network { ethertype: 0x86dd, bytes }
+}
+
+/// `options` must be a multiple of four bytes.
+fn segment(source_port: u16, sequence: u32, options: &[u8], payload: usize) -> Vec<u8> {
+    let mut bytes = [source_port.to_be_bytes(), PORT.to_be_bytes()].concat();
+    bytes.extend(sequence.to_be_bytes());
+    bytes.extend(5_000_u32.to_be_bytes());
+    bytes.extend([byte((20 + options.len()) / 4) << 4, ACK, 0x01, 0xf5, 0, 0, 0, 0]);
+    bytes.extend(options);
+    bytes.extend(vec![0x55; payload]);
+    bytes
+}
+
+fn datagram(source_port: u16, payload: usize) -> Vec<u8> {
+    let mut bytes = [source_port.to_be_bytes(), PORT.to_be_bytes()].concat();
+    bytes.extend(length(8 + payload));
+    bytes.extend([0, 0]);
+    bytes.extend(vec![0x55; payload]);
+    bytes
+}
+
+fn arp() -> Vec<u8> {
+    let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 2, 192, 0, 2, 1];
+    bytes.extend([0, 0, 0, 0, 0, 0, 192, 0, 2, 2]);
+    // Ethernet's least payload.
+    bytes.resize(46, 0);
+    ethernet(Network { ethertype: 0x0806, bytes })
+}
+
+fn length(bytes: usize) -> [u8; 2] {
+    u16::try_from(bytes).expect("frames here are shorter than 64 KiB").to_be_bytes()
+}
+
+fn byte(number: usize) -> u8 {
+    u8::try_from(number).expect("header lengths here fit their field")
+}
+
+#[cfg(test)]
+mod tests {
+    use datapath::{Frame, Ktime, replay::Replay};
+
+    use super::*;
+
+    #[test]
+    fn each_frame_has_the_outcome_it_is_measured_as() {
+        for sample in all() {
+            let mut host = Replay::default();
+            let length = u32::try_from(sample.bytes.len()).unwrap();
+            let _counted = host.frame(sample.bytes.as_slice(), &Frame::plain(Ktime(1), length));
+            assert_eq!(
+                host.counters().outcomes[sample.path.outcome() as usize],
+                1,
+                "{}",
+                sample.name
+            );
+        }
+    }
+
+    #[test]
+    fn frames_are_of_different_flows() {
+        let mut host = Replay::default();
+        for sample in all() {
+            let length = u32::try_from(sample.bytes.len()).unwrap();
+            let _counted = host.frame(sample.bytes.as_slice(), &Frame::plain(Ktime(1), length));
+        }
+        let tracked =
+            all().iter().filter(|sample| sample.path.outcome() == Outcome::Tracked).count();
+        assert_eq!(host.flows().count(), tracked);
+    }
+
+    #[test]
+    fn the_lengths_are_what_the_names_say() {
+        let length = |name: &str| all().iter().find(|s| s.name == name).map(|s| s.bytes.len());
+        assert_eq!(length("UDP, frame of 64 B"), Some(64));
+        assert_eq!(length("TCP data 1448 B, timestamps"), Some(1_514));
+        assert_eq!(length("TCP ACK, timestamps"), Some(66));
+    }
+}

@@ -1,0 +1,181 @@
+//! The figures as tables, for the terminal and for RESULTS.md. Measures nothing.
+
+use std::fmt::Write as _;
+
+use crate::{
+    door::Size,
+    gates::{INSTRUCTIONS_MAX, LOAD_MAX, VERIFIED_MAX, milliseconds},
+    machine::{Machine, Noise},
+    measure::{Cost, REPEATS, ROUNDS},
+};
+
+/// What makes RESULTS.md again.
+pub const COMMAND: &str = "cargo run --release -p bench --bin kernel_ns -- --write";
+
+/// The prototype's figures at the same two stages, on the same kind of machine: one warm flow, TCP, ns net.
+const PROTOTYPE: &str = "\
+| stage of the prototype | ns net, XDP and TC |
+|---|---|
+| parse, flow entry, counters | 71-79 |
+| the same with TCP classes, round trips and histograms | 87-97 |
+";
+
+/// Everything that was measured.
+#[derive(Clone, Debug)]
+pub struct Results {
+    /// On what.
+    pub machine: Machine,
+    /// How busy it was.
+    pub noise: Noise,
+    /// Of every program.
+    pub sizes: Vec<Size>,
+    /// Of the trackers.
+    pub costs: Vec<Cost>,
+}
+
+impl Results {
+    /// RESULTS.md.
+    #[must_use]
+    pub fn markdown(&self) -> String {
+        let Machine { processor, processors, kernel, commit } = &self.machine;
+        let mut text = String::new();
+        push(&mut text, "# What linnet costs per packet\n");
+        push(&mut text, "Written by the program below; do not edit.\n");
+        push(&mut text, &format!("    {COMMAND}\n"));
+        push(&mut text, &format!("- Commit: {commit}"));
+        push(&mut text, &format!("- Kernel: Linux {kernel}"));
+        push(&mut text, &format!("- Processor: {processor}, {processors} online"));
+        push(&mut text, &format!("- Machine: {}\n", noise(self.noise)));
+        push(&mut text, "## ns per packet\n");
+        push(
+            &mut text,
+            &METHOD
+                .replace("{rounds}", &ROUNDS.to_string())
+                .replace("{repeats}", &thousands(REPEATS)),
+        );
+        push(&mut text, &costs(&self.costs));
+        push(&mut text, "## Beside the prototype\n");
+        push(&mut text, PROTOTYPE_TEXT);
+        push(&mut text, PROTOTYPE);
+        push(&mut text, "## Programs\n");
+        push(&mut text, &gates());
+        text.push_str(&sizes(&self.sizes));
+        text
+    }
+}
+
+const METHOD: &str = "\
+`BPF_PROG_TEST_RUN`: {rounds} rounds of {repeats} repetitions of one frame, after one round to warm the caches. In \
+each round the object's empty program (`linnet_xdp_nop`, `linnet_tc_nop`) runs in turn with the trackers; *net* is \
+the tracker less the empty program, least less least and median less median. The kernel reports whole nanoseconds. \
+Counters and flow entries are read afterwards: a run in which one frame was not booked as the table says, or in \
+which a program did not pass it on, is an error and writes nothing.
+
+These are not wire figures: one flow, warm caches, no driver, no socket buffer made. A repeated frame cannot be \
+in order: repeated data is a retransmission and a repeated ACK is a duplicate one, so those rows include the cost \
+of flagging. No repeated frame completes a round trip either, so that recording a sample is in no row.
+";
+
+const PROTOTYPE_TEXT: &str = "\
+A throw-away program measured the same way, on the same kind of machine. It had no observation points, no ledger \
+by outcome at both ends of the pipeline, no connection states and no lock on the entry; the TCP rows above do what \
+its second line did, and those in addition.
+";
+
+/// The costs, one line for each frame and program.
+#[must_use]
+pub fn costs(costs: &[Cost]) -> String {
+    let mut text = String::from(
+        "| program | frame | repeated, it is | net, min | net, median | whole, min | empty, min |\n\
+         |---|---|---|--:|--:|--:|--:|\n",
+    );
+    for cost in costs {
+        let line = format!(
+            "| `{}` | {} | {} | {} | {} | {} | {} |",
+            cost.program,
+            cost.frame,
+            cost.path.name(),
+            cost.net_min_ns(),
+            cost.net_median_ns(),
+            cost.tracker.min(),
+            cost.empty.min(),
+        );
+        push(&mut text, &line);
+    }
+    text
+}
+
+/// The sizes, one line for each program.
+#[must_use]
+pub fn sizes(sizes: &[Size]) -> String {
+    let mut text = String::from(
+        "| program | verified instructions | instructions | machine code, B | load, ms |\n\
+         |---|--:|--:|--:|--:|\n",
+    );
+    for size in sizes {
+        let line = format!(
+            "| `{}` | {} | {} | {} | {:.1} |",
+            size.program,
+            thousands(size.verified),
+            thousands(size.instructions),
+            thousands(size.jited_bytes),
+            milliseconds(size.load),
+        );
+        push(&mut text, &line);
+    }
+    text
+}
+
+fn gates() -> String {
+    format!(
+        "Gates for each program: {} verified instructions, {} instructions, {} ms to load (the best of five). \
+         The first two fail CI (`bench/tests/gates.rs`).\n",
+        thousands(VERIFIED_MAX),
+        thousands(INSTRUCTIONS_MAX),
+        LOAD_MAX.as_millis(),
+    )
+}
+
+fn noise(noise: Noise) -> String {
+    let load = format!("load average {:.2} before, {:.2} after", noise.before, noise.after);
+    if noise.is_quiet() {
+        format!("quiet ({load})")
+    } else {
+        format!("other work ran beside the measurement ({load}); trust the minima, not the medians")
+    }
+}
+
+fn thousands(number: u32) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn push(text: &mut String, line: &str) {
+    writeln!(text, "{line}").expect("writing into a string cannot fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(
+            [0, 999, 1_000, 60_000, 1_234_567].map(thousands),
+            ["0", "999", "1,000", "60,000", "1,234,567"]
+        );
+    }
+
+    #[test]
+    fn noise_is_told_to_the_reader() {
+        assert!(noise(Noise { before: 4.0, after: 3.0 }).contains("trust the minima"));
+        assert!(noise(Noise { before: 0.1, after: 1.0 }).starts_with("quiet"));
+    }
+}
