@@ -130,7 +130,7 @@ fn on_frame(door: &Door, plan: &Plan, sample: &Sample) -> Result<Vec<Cost>, Benc
             empty.push(floor_ns);
         }
     }
-    let rounds = u64::try_from((ROUNDS + 1) * plan.trackers.len()).expect("rounds are few");
+    let rounds = ((ROUNDS + 1) * plan.trackers.len()) as u64;
     let claim = Claim { plan, sample, repeated: rounds * u64::from(REPEATS) };
     claim.hold(&before, &door.counters()?, door.flow(&key(sample))?.as_ref())?;
     let cost = |(tracker, program): (Rounds, &&'static str)| Cost {

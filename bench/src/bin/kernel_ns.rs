@@ -1,5 +1,6 @@
 //! `kernel_ns`: what each kernel program costs per packet, and whether it stays within the gates. Attaches nothing
 //! and touches no program but its own.
+#![allow(clippy::result_large_err, reason = "an error ends the program")]
 #![expect(
     clippy::print_stdout,
     clippy::print_stderr,
