@@ -1,106 +1,385 @@
-//! `linnet capture`: packets of the running daemon's interfaces, as pcapng into a file or a pipe.
+//! `linnet capture`: starts a capture in the daemon and writes it to a file or pipe while it grows. Must never leave
+//! a capture running, nor remove the daemon's copy of one that did not arrive.
 
 use std::{
-    fs::File,
-    io::{self, IsTerminal as _, Write},
+    fs::{self, File, OpenOptions},
+    io::{self, IsTerminal as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
-    sync::Arc,
+    thread,
+    time::Duration,
 };
 
+use captures::StopReason;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ExitWith, exit};
-use crate::client::Client;
+use super::{
+    ExitWith, exit,
+    interrupt::{Interrupts, Wake},
+    printable, si_bytes,
+};
+use crate::{
+    capture::DURATION_MAX_S,
+    client::{Client, ClientError, SOCKET_DEFAULT},
+};
 
-/// Arguments of `linnet capture`.
+/// From one progress line to the next.
+const PROGRESS: Duration = Duration::from_secs(1);
+
+/// Arguments of `linnet capture`; the letters are tcpdump's.
 #[derive(Debug, clap::Args)]
 pub struct CaptureArgs {
-    /// Only this interface, as `linnet run` was told.
-    #[arg(short, long)]
+    /// Interface as linnet watches it: [NAMESPACE/]NAME [default: all].
+    #[arg(short = 'i', long, value_name = "IF")]
     interface: Option<String>,
-    /// tcpdump's filter language.
-    #[arg(short, long, default_value = "")]
-    filter: String,
-    /// Most bytes of each packet.
-    #[arg(short, long, default_value_t = 65_536)]
-    snaplen: u32,
+    /// Which packets, in tcpdump's filter language [default: all].
+    #[arg(short = 'f', long, value_name = "FILTER")]
+    filter: Option<String>,
+    /// Most bytes of each packet [default: what the daemon can copy].
+    #[arg(short = 's', long, value_name = "BYTES")]
+    snaplen: Option<u32>,
     /// Stop after so many packets.
-    #[arg(short, long)]
+    #[arg(short = 'c', long, value_name = "PACKETS")]
     count: Option<u64>,
-    /// Stop after so many seconds.
-    #[arg(short = 'G', long)]
+    /// Stop after so many seconds [default: when interrupted, at most a day].
+    #[arg(short = 'G', long, value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// Where to: a file, or `-` for standard output.
-    #[arg(short, long)]
+    /// Where the pcapng goes; `-` for standard output.
+    #[arg(short = 'w', long, value_name = "FILE")]
     write: PathBuf,
     /// The daemon's socket.
-    #[arg(long, env = "LINNET_SOCKET", default_value = "/run/linnet/api.sock")]
+    #[arg(long, env = "LINNET_SOCKET", default_value = SOCKET_DEFAULT, value_name = "PATH")]
     socket: PathBuf,
 }
 
-/// Captures until a limit or Ctrl-C.
+/// What is read of the API's answer.
+#[derive(Deserialize)]
+struct Answer {
+    capture: View,
+}
+
+/// A capture as the API shows it.
+#[derive(Deserialize)]
+struct View {
+    id: String,
+    stop_reason: Option<String>,
+    written: u64,
+    bytes: u64,
+    lost: LostView,
+}
+
+#[derive(Deserialize)]
+struct LostView {
+    ring: u64,
+    disk: u64,
+}
+
+impl View {
+    fn read(answer: Value) -> Result<Self, ExitWith> {
+        let read: Result<Answer, _> = serde_json::from_value(answer);
+        read.map(|answer| answer.capture).map_err(|error| ExitWith {
+            code: exit::FAILED,
+            message: format!("the daemon is of another version than this command: {error}"),
+        })
+    }
+
+    fn of(client: &Client, id: &str) -> Result<Self, ExitWith> {
+        Self::read(client.get(&route(id))?)
+    }
+}
+
+fn route(id: &str) -> String {
+    format!("/api/v1/captures/{id}")
+}
+
+/// Captures until it ends, is interrupted, or nobody reads any more.
 pub fn run(args: &CaptureArgs) -> anyhow::Result<u8> {
-    let to_stdout = args.write == Path::new("-");
-    if to_stdout && io::stdout().is_terminal() {
-        let message = "packets are not for a terminal; write to a file, or pipe them: `-w - | wireshark -k -i -`".into();
-        return Err(ExitWith { code: exit::USAGE, message }.into());
-    }
-    let client = Client::new(&args.socket)?;
-    let request = json!({
-        "filter": args.filter,
-        "interface": args.interface,
-        "snaplen": args.snaplen,
-        "limits": { "packets": args.count, "seconds": args.seconds.or(Some(86_400)) },
-    });
-    let mut out: Box<dyn Write> = if to_stdout {
-        Box::new(io::stdout().lock())
-    } else {
-        Box::new(File::create(&args.write)?)
-    };
-    let answer = client.post("/api/v1/captures", &request)?;
-    let path = format!("/api/v1/captures/{}", answer["capture"]["id"].as_str().unwrap_or_default());
-    stop_on_signal(&args.socket, &path)?;
-    let streamed = client.stream(&format!("{path}/live"), |chunk| {
-        out.write_all(chunk)?;
-        out.flush()
-    });
-    let stopped = client.post(&format!("{path}/stop"), &json!({}))?;
-    // It has been streamed whole, or its reader has gone.
-    client.delete(&path)?;
-    match streamed {
-        Err(error) if is_broken_pipe(&error) => {}
-        other => other?,
-    }
-    report(&stopped["capture"]);
-    Ok(0)
-}
-
-/// Ctrl-C ends the capture, and that ends the stream with a whole file.
-fn stop_on_signal(socket: &Path, path: &str) -> anyhow::Result<()> {
-    let client = Arc::new(Client::new(socket)?);
-    let stop = format!("{path}/stop");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::spawn(move || {
-        let signalled = runtime.block_on(tokio::signal::ctrl_c());
-        if signalled.is_ok()
-            && let Err(error) = client.post(&stop, &json!({}))
-        {
-            tracing::error!(%error, "the capture was not stopped");
+    let client = Client::connect(&args.socket).map_err(ExitWith::from)?;
+    let mut sink = Sink::open(&args.write)?;
+    // From here on, so that no signal ends this process while a capture runs that nobody would stop.
+    let interrupts = Interrupts::watch()?;
+    let started = match client.post("/api/v1/captures", &body(args)) {
+        Ok(answer) => View::read(answer)?,
+        Err(error) => {
+            sink.abandon();
+            return Err(ExitWith::from(error).into());
         }
-    });
-    Ok(())
+    };
+    let capture = Running { client, interrupts, socket: &args.socket, id: started.id };
+    let streamed = capture.stream(&mut sink);
+    Ok(capture.conclude(streamed, args)?)
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+fn body(args: &CaptureArgs) -> Value {
+    let seconds = args.seconds.unwrap_or(DURATION_MAX_S);
+    let mut body = json!({ "limits": { "packets": args.count, "seconds": seconds } });
+    // What is not said is left to the daemon's defaults.
+    for (name, value) in [
+        ("filter", args.filter.as_ref().map(|filter| json!(filter))),
+        ("interface", args.interface.as_ref().map(|interface| json!(interface))),
+        ("snaplen", args.snaplen.map(|snaplen| json!(snaplen))),
+    ] {
+        if let Some(value) = value {
+            body[name] = value;
+        }
+    }
+    body
 }
 
-#[expect(clippy::print_stderr, reason = "the last line of a capture, beside its packets")]
-fn report(capture: &Value) {
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let lost = number(&capture["lost"]["ring"]) + number(&capture["lost"]["disk"]);
-    if lost > 0 || io::stderr().is_terminal() {
-        eprintln!("{} packets written, {lost} lost", number(&capture["written"]));
+/// Where the bytes go.
+struct Sink {
+    file: File,
+    /// The path, where this command made the file.
+    made: Option<PathBuf>,
+    /// Whether what the file held before is gone.
+    begun: bool,
+}
+
+impl Sink {
+    /// Opens the file without touching what it holds: that is lost only once a capture has started.
+    fn open(path: &Path) -> Result<Self, ExitWith> {
+        if path == Path::new("-") {
+            return Self::stdout();
+        }
+        let refused = |error: io::Error| ExitWith {
+            code: exit::FAILED,
+            message: format!("cannot write `{}`: {error}", path.display()),
+        };
+        match OpenOptions::new().write(true).create_new(true).open(path) {
+            Ok(file) => Ok(Self { file, made: Some(path.to_owned()), begun: false }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let file = OpenOptions::new().write(true).open(path).map_err(refused)?;
+                Ok(Self { file, made: None, begun: false })
+            }
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    fn stdout() -> Result<Self, ExitWith> {
+        let stdout = io::stdout();
+        if stdout.is_terminal() {
+            let message = "a terminal cannot show pcapng; write to a file with `-w FILE`, or pipe it: `-w - | wireshark -k -i -`";
+            return Err(ExitWith { code: exit::USAGE, message: message.into() });
+        }
+        // A copy, so that nothing is buffered on its way.
+        let copy = stdout.as_fd().try_clone_to_owned().map_err(|error| ExitWith {
+            code: exit::FAILED,
+            message: format!("cannot write to standard output: {error}"),
+        })?;
+        Ok(Self { file: File::from(copy), made: None, begun: true })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !self.begun {
+            self.begun = true;
+            if self.file.metadata()?.is_file() {
+                self.file.set_len(0)?;
+            }
+        }
+        self.file.write_all(bytes)
+    }
+
+    /// No capture came: a file that was made for it goes.
+    fn abandon(&self) {
+        if let Some(path) = &self.made {
+            // What is gone already needs no removing.
+            let _gone = fs::remove_file(path);
+        }
+    }
+}
+
+/// A capture that was started here.
+struct Running<'a> {
+    client: Client,
+    interrupts: Interrupts,
+    socket: &'a Path,
+    id: String,
+}
+
+impl Running<'_> {
+    /// Copies the growing file, while a second thread waits for a reason to stop the capture.
+    fn stream(&self, sink: &mut Sink) -> Result<(), ClientError> {
+        let output = sink.file.try_clone().map_err(ClientError::Receiver)?;
+        let (end, done) = io::pipe().map_err(ClientError::Receiver)?;
+        // Of its own: a client belongs to one thread.
+        let control = Client::connect(self.socket)?;
+        let (interrupts, id) = (&self.interrupts, self.id.as_str());
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                if let Err(error) = watch(interrupts, &control, id, output.as_fd(), end.as_fd()) {
+                    say(&format!("linnet: the capture could not be stopped: {error}"));
+                }
+            });
+            let path = format!("{}/live", route(id));
+            let streamed = self.client.stream(&path, |chunk| sink.write(chunk));
+            // Its closing is what the second thread sees.
+            drop(done);
+            streamed
+        })
+    }
+
+    fn stop(&self) -> Result<Value, ClientError> {
+        self.client.post(&format!("{}/stop", route(&self.id)), &json!({}))
+    }
+
+    /// Ends the capture if it still runs, says what became of it, and removes the daemon's copy if it arrived.
+    fn conclude(
+        &self,
+        streamed: Result<(), ClientError>,
+        args: &CaptureArgs,
+    ) -> Result<u8, ExitWith> {
+        let stopped = self.stop();
+        match streamed {
+            Ok(()) => {}
+            // Who closed the pipe has had all that was wanted.
+            Err(ClientError::Receiver(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(error) => return Err(self.incomplete(&error, args, stopped.is_ok())),
+        }
+        let view = match stopped {
+            Ok(answer) => View::read(answer)?,
+            Err(ClientError::Unreachable { .. }) => {
+                let message = "linnet was stopped and ended the capture; what it had captured until then was written";
+                return Err(ExitWith { code: exit::FAILED, message: message.into() });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.client.delete(&route(&self.id))?;
+        let lost = view.lost.ring + view.lost.disk;
+        let terminal = io::stderr().is_terminal();
+        if terminal || lost > 0 {
+            let clear = if terminal { "\r\x1b[K" } else { "" };
+            say(&format!("{clear}{} packets written, {lost} lost", view.written));
+        }
+        verdict(&view)
+    }
+
+    fn incomplete(&self, error: &ClientError, args: &CaptureArgs, kept: bool) -> ExitWith {
+        let what = if let ClientError::Receiver(error) = error {
+            format!("cannot write `{}`: {error}", args.write.display())
+        } else {
+            error.to_string()
+        };
+        let message = if kept {
+            let url = format!("http://localhost{}/file", route(&self.id));
+            let socket = self.socket.display();
+            format!("{what}; the daemon has the whole capture: `curl --unix-socket {socket} {url}`")
+        } else {
+            format!("{what}; the last packets are missing")
+        };
+        ExitWith { code: exit::FAILED, message }
+    }
+}
+
+/// Shows progress until the stream is over (`end`), and stops the capture when asked to or when nobody reads
+/// `output`.
+fn watch(
+    interrupts: &Interrupts,
+    client: &Client,
+    id: &str,
+    output: BorrowedFd<'_>,
+    end: BorrowedFd<'_>,
+) -> Result<(), ExitWith> {
+    const END: usize = 0;
+    let progress = io::stderr().is_terminal();
+    loop {
+        match interrupts.wait(&[end, output], PROGRESS).map_err(unwaited)? {
+            Wake::Closed(END) => return Ok(()),
+            Wake::Stop | Wake::Closed(_) => break,
+            Wake::Timeout if progress => {
+                if let Ok(view) = View::of(client, id) {
+                    let (packets, bytes) = (view.written, si_bytes(view.bytes));
+                    // A terminal that is gone needs no progress.
+                    let _shown = write!(io::stderr(), "\r\x1b[K{packets} packets, {bytes}");
+                }
+            }
+            Wake::Timeout => {}
+        }
+    }
+    // For a daemon or a reader that hangs: while this thread lives, the second Ctrl-C ends the process.
+    interrupts.release().map_err(unwaited)?;
+    let stopped = client.post(&format!("{}/stop", route(id)), &json!({}));
+    while interrupts.wait(&[end], PROGRESS).map_err(unwaited)? == Wake::Timeout {}
+    stopped.map(drop).map_err(ExitWith::from)
+}
+
+/// The exit code of a finished capture: an end that nobody here asked for is an error, unless it is a limit.
+fn verdict(view: &View) -> Result<u8, ExitWith> {
+    let reason = view.stop_reason.as_deref().unwrap_or("unknown");
+    match StopReason::from_name(reason) {
+        Some(StopReason::UserRequest | StopReason::PacketLimit | StopReason::DurationLimit) => {
+            Ok(0)
+        }
+        Some(StopReason::ByteLimit) => {
+            say(&format!("the capture ended at {}, as much as one may have", si_bytes(view.bytes)));
+            Ok(0)
+        }
+        Some(
+            StopReason::InterfaceRemoved
+            | StopReason::DiskFull
+            | StopReason::WriteFailed
+            | StopReason::DaemonStopped,
+        )
+        | None => {
+            let (reason, packets) = (printable(reason), view.written);
+            let message = format!(
+                "the capture ended early ({reason}) after {packets} packets; what was captured until then was written"
+            );
+            Err(ExitWith { code: exit::FAILED, message })
+        }
+    }
+}
+
+fn unwaited(error: io::Error) -> ExitWith {
+    ExitWith { code: exit::FAILED, message: format!("cannot wait for signals: {error}") }
+}
+
+/// One line on stderr.
+fn say(line: &str) {
+    // A closed terminal cannot be told.
+    let _said = writeln!(io::stderr(), "{line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn arguments(line: &str) -> CaptureArgs {
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Capture(args) = cli.command else { panic!("another command") };
+        args
+    }
+
+    #[test]
+    fn a_capture_without_a_duration_runs_until_it_is_stopped() {
+        let body = body(&arguments("linnet capture -w out"));
+        assert_eq!(body, json!({ "limits": { "packets": null, "seconds": DURATION_MAX_S } }));
+    }
+
+    #[test]
+    fn tcpdump_letters_reach_the_request() {
+        let body = body(&arguments("linnet capture -i eth0 -f udp -s 96 -c 5 -G 7 -w -"));
+        let limits = json!({ "packets": 5, "seconds": 7 });
+        let expected =
+            json!({ "limits": limits, "filter": "udp", "interface": "eth0", "snaplen": 96 });
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_file_keeps_what_it_holds_until_a_capture_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
+        fs::write(&old, "longer than before").unwrap();
+        Sink::open(&old).unwrap().abandon();
+        Sink::open(&new).unwrap().abandon();
+        assert_eq!(fs::read(&old).unwrap(), b"longer than before");
+        assert!(!new.exists());
+        let mut sink = Sink::open(&old).unwrap();
+        sink.write(b"pcap").unwrap();
+        sink.write(b"ng").unwrap();
+        assert_eq!(fs::read(&old).unwrap(), b"pcapng");
     }
 }

@@ -1,4 +1,7 @@
-//! `linnet flows`: the flow table of the running daemon, once or again and again.
+//! `linnet flows`: the daemon's flow table on a terminal, once or again and again. Must never show foreign text
+//! unescaped, nor leave a terminal other than it was.
+
+mod table;
 
 use std::{
     io::{self, IsTerminal as _, Write},
@@ -6,61 +9,75 @@ use std::{
     time::Duration,
 };
 
+use serde::Deserialize as _;
 use serde_json::Value;
 
-use super::{printable, si_bits, si_bytes, span};
-use crate::client::Client;
+use super::{
+    ExitWith, exit,
+    interrupt::{Interrupts, Wake},
+};
+use crate::{
+    client::{Client, ClientError, SOCKET_DEFAULT, with_query},
+    clock::Clock,
+    flow::query::PAGE_MAX,
+};
+use table::{Page, Space};
 
-/// From one picture to the next on a terminal, and without one.
-const WATCH: Duration = Duration::from_secs(1);
-const WATCH_PLAIN: Duration = Duration::from_secs(5);
-/// Tries to reach a daemon that may still be starting.
-const TRIES_MAX: u32 = 10;
-/// Lines of a terminal that does not say how many it has.
-const LINES_DEFAULT: usize = 24;
-/// Columns of such a terminal.
-const COLUMNS_DEFAULT: usize = 160;
+/// From one picture to the next on a terminal.
+const REDRAW: Duration = Duration::from_secs(1);
+/// From one table to the next elsewhere.
+const REPEAT: Duration = Duration::from_secs(5);
+/// How long `--watch` waits for a daemon that does not answer.
+const DAEMON_WAIT_NS: u64 = 10_000_000_000;
+/// Between two attempts to reach it.
+const RETRY: Duration = Duration::from_millis(250);
+/// Hides the cursor, and clears the screen.
+const OPEN: &str = "\x1b[?25l\x1b[2J";
+/// Shows the cursor.
+const CLOSE: &str = "\x1b[?25h";
+/// A terminal whose size is not known.
+const SPACE_DEFAULT: Space = Space { columns: 80, rows: 24 };
 
 /// Arguments of `linnet flows`.
 #[derive(Debug, clap::Args)]
 pub struct FlowsArgs {
     /// The daemon's socket.
-    #[arg(long, env = "LINNET_SOCKET", default_value = "/run/linnet/api.sock")]
+    #[arg(long, env = "LINNET_SOCKET", default_value = SOCKET_DEFAULT, value_name = "PATH")]
     socket: PathBuf,
-    /// Again each second.
+    /// Show the table again and again until interrupted; waits for the daemon for up to 10 s.
     #[arg(long)]
     watch: bool,
-    /// The API's JSON.
-    #[arg(long, conflicts_with = "watch")]
+    /// Print the API's page as JSON.
+    #[arg(long)]
     json: bool,
-    /// What to sort by; `-` in front for greatest first.
-    #[arg(long, default_value = "-bytes", allow_hyphen_values = true)]
-    sort: String,
-    /// Most flows.
-    #[arg(long, default_value_t = 50)]
-    limit: usize,
-    /// Only this protocol.
+    /// Sort by this field, greatest first with `-` in front: last_seen, first_seen, packets, bytes, rate,
+    /// handshake_rtt_ns, rtt.p50_ns, rtt.p99_ns, retransmissions [default: -last_seen].
+    #[arg(long, value_name = "FIELD", allow_hyphen_values = true)]
+    sort: Option<String>,
+    /// Most flows [default: what fits on the terminal, else 200].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=PAGE_MAX as i64))]
+    limit: Option<u16>,
+    /// Only this protocol: a name like tcp, or a number.
     #[arg(long)]
     protocol: Option<String>,
-    /// Only flows of this address.
+    /// Only flows with this address at either end.
     #[arg(long)]
     address: Option<String>,
-    /// Only flows of this port.
+    /// Only flows with this port at either end.
     #[arg(long)]
-    port: Option<u16>,
-    /// Only flows in this state.
+    port: Option<String>,
+    /// Only flows in this state: nf_conntrack's names, like ESTABLISHED.
     #[arg(long)]
     state: Option<String>,
-    /// Only flows of this interface.
+    /// Only flows of this interface: [NAMESPACE/]NAME.
     #[arg(long)]
     interface: Option<String>,
 }
 
 /// Shows the table.
 pub fn run(args: &FlowsArgs) -> anyhow::Result<u8> {
-    let client = Client::new(&args.socket)?;
-    let shown = if args.watch { watch(args, &client) } else { once(args, &client) };
-    match shown {
+    let done = if args.watch { watch(args) } else { once(args) };
+    match done {
         // `linnet flows | head` is no failure.
         Err(error) if is_broken_pipe(&error) => Ok(0),
         other => other.map(|()| 0),
@@ -68,182 +85,162 @@ pub fn run(args: &FlowsArgs) -> anyhow::Result<u8> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let error = error.downcast_ref::<io::Error>();
+    error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-fn once(args: &FlowsArgs, client: &Client) -> anyhow::Result<()> {
-    let page = client.get(&path(args))?;
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{page}")?;
-    } else {
-        out.write_all(table(&page, usize::MAX, usize::MAX).as_bytes())?;
-    }
-    Ok(())
+fn once(args: &FlowsArgs) -> anyhow::Result<()> {
+    let client = Client::connect(&args.socket).map_err(ExitWith::from)?;
+    let page = client.get(&query(args, None)).map_err(ExitWith::from)?;
+    // All flows that were asked for, however many rows the terminal has.
+    let space = io::stdout().is_terminal().then(|| Space { rows: usize::MAX, ..terminal() });
+    let text = picture(args, page, &Clock::new(), space)?;
+    Ok(io::stdout().write_all(text.as_bytes())?)
 }
 
-fn watch(args: &FlowsArgs, client: &Client) -> anyhow::Result<()> {
-    let terminal = io::stdout().is_terminal();
-    let mut failures = 0;
+fn watch(args: &FlowsArgs) -> anyhow::Result<()> {
+    let interrupts = Interrupts::watch()?;
+    let clock = Clock::new();
+    let drawn = io::stdout().is_terminal() && !args.json;
+    let screen = drawn.then(Screen::open).transpose()?;
+    let mut answered_ns = clock.monotonic_ns();
     loop {
-        match client.get(&path(args)) {
+        let space = drawn.then(terminal);
+        let asked = Client::connect(&args.socket).and_then(|it| it.get(&query(args, space)));
+        let pause = match asked {
             Ok(page) => {
-                failures = 0;
-                let mut out = io::stdout().lock();
-                if terminal {
-                    let (lines, columns) = terminal_size();
-                    // Home, the picture, and what is left of the one before cleared: no flicker.
-                    let picture = table(&page, lines.saturating_sub(1), columns);
-                    let picture = picture.replace('\n', "\x1b[K\n");
-                    write!(out, "\x1b[H{picture}\x1b[J")?;
-                } else {
-                    writeln!(out, "{}", table(&page, usize::MAX, usize::MAX))?;
+                answered_ns = clock.monotonic_ns();
+                let text = picture(args, page, &clock, space)?;
+                match &screen {
+                    Some(screen) => screen.draw(&text)?,
+                    None => io::stdout().write_all(text.as_bytes())?,
                 }
-                out.flush()?;
+                if drawn { REDRAW } else { REPEAT }
             }
-            Err(error) => {
-                failures += 1;
-                if failures > TRIES_MAX {
-                    return Err(error);
+            Err(ClientError::Unreachable { .. } | ClientError::Broken { .. })
+                if clock.monotonic_ns() - answered_ns < DAEMON_WAIT_NS =>
+            {
+                if let Some(screen) = &screen {
+                    let path = args.socket.display().to_string();
+                    screen.draw(&format!("waiting for linnet on {}\n", super::printable(&path)))?;
                 }
+                RETRY
             }
-        }
-        std::thread::sleep(if terminal { WATCH } else { WATCH_PLAIN });
-    }
-}
-
-/// Lines and columns of the terminal on standard output.
-fn terminal_size() -> (usize, usize) {
-    let size = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
-    let stty = std::process::Command::new("stty")
-        .arg("size")
-        .stdin(std::process::Stdio::inherit())
-        .output()
-        .ok()
-        .and_then(|output| String::from_utf8(output.stdout).ok())
-        .unwrap_or_default();
-    let mut words = stty.split_whitespace().map(|word| word.parse().ok());
-    let lines = words.next().flatten().or_else(|| size("LINES"));
-    let columns = words.next().flatten().or_else(|| size("COLUMNS"));
-    (lines.unwrap_or(LINES_DEFAULT), columns.unwrap_or(COLUMNS_DEFAULT))
-}
-
-fn path(args: &FlowsArgs) -> String {
-    let port = args.port.map(|port| port.to_string());
-    let wanted = [
-        ("protocol", args.protocol.as_deref()),
-        ("address", args.address.as_deref()),
-        ("port", port.as_deref()),
-        ("state", args.state.as_deref()),
-        ("interface", args.interface.as_deref()),
-    ];
-    let mut path = format!("/api/v1/flows?limit={}&sort={}", args.limit, encode(&args.sort));
-    for (name, value) in wanted {
-        if let Some(value) = value {
-            path += &format!("&{name}={}", encode(value));
+            Err(error) => return Err(ExitWith::from(error).into()),
+        };
+        let stdout = io::stdout();
+        if interrupts.wait(&[std::os::fd::AsFd::as_fd(&stdout)], pause)? != Wake::Timeout {
+            return Ok(());
         }
     }
-    path
 }
 
-/// Percent-encodes everything but unreserved characters (RFC 3986, 2.3).
-fn encode(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    text.bytes()
-        .map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
-        .collect()
-}
-
-const HEADINGS: [&str; 8] =
-    ["FLOW", "STATE", "PACKETS", "BYTES", "RATE", "RTT p50/p99", "SENT AGAIN", "INTERFACE"];
-
-/// Two lines a flow: what the originator sent, and what the responder sent.
-fn table(page: &Value, lines_max: usize, columns_max: usize) -> String {
-    let mut rows: Vec<[String; HEADINGS.len()]> = vec![HEADINGS.map(ToOwned::to_owned)];
-    for flow in page["flows"].as_array().into_iter().flatten() {
-        rows.push(row(flow, true));
-        rows.push(row(flow, false));
-    }
-    // A heading, the rows, and two lines of footer.
-    rows.truncate(lines_max.saturating_sub(3));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..HEADINGS.len()).map(|column| width(column).unwrap_or(0)).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
-        let line = cells.collect::<Vec<_>>().join("  ");
-        text.extend(line.trim_end().chars().take(columns_max));
-        text.push('\n');
-    }
-    text.extend(footer(page).chars().take(columns_max));
-    text.push('\n');
-    text
-}
-
-fn row(flow: &Value, from_originator: bool) -> [String; HEADINGS.len()] {
-    let half = &flow[if from_originator { "from_originator" } else { "from_responder" }];
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let rtt = &half["rtt"];
-    let round_trip = if number(&rtt["samples"]) == 0 {
-        "-".to_owned()
-    } else {
-        format!("{} / {}", span(number(&rtt["p50_ns"])), span(number(&rtt["p99_ns"])))
-    };
-    let again: u64 =
-        ["retransmissions", "fast_retransmissions", "spurious_retransmissions", "out_of_order"]
-            .iter()
-            .map(|name| number(&half["tcp"][name]))
-            .sum();
-    let (name, state, interface) = if from_originator {
-        let protocol = flow["protocol"].as_str().unwrap_or("?");
-        let name =
-            format!("{protocol} {} -> {}", end(&flow["originator"]), end(&flow["responder"]));
-        (name, text(&flow["state"]), text(&flow["interface"]))
-    } else {
-        ("   <-".to_owned(), String::new(), String::new())
-    };
-    [
-        name,
-        state,
-        number(&half["packets"]).to_string(),
-        si_bytes(number(&half["bytes"])),
-        si_bits(half["rate"]["bits_per_second"].as_f64().unwrap_or(0.0)),
-        round_trip,
-        if again == 0 { "0".to_owned() } else { format!("{again} !") },
-        interface,
-    ]
-}
-
-fn text(value: &Value) -> String {
-    printable(value.as_str().unwrap_or("")).into_owned()
-}
-
-fn end(endpoint: &Value) -> String {
-    let address = endpoint["address"].as_str().unwrap_or("?");
-    match endpoint["port"].as_u64().unwrap_or(0) {
-        0 => address.to_owned(),
-        port if address.contains(':') => format!("[{address}]:{port}"),
-        port => format!("{address}:{port}"),
-    }
-}
-
-/// What stands behind the figures.
-fn footer(page: &Value) -> String {
-    let loss = &page["loss"];
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let ledger = loss["ledger"].as_object().into_iter().flatten();
-    let terms: Vec<_> = ledger
-        .filter(|(_, count)| number(count) > 0)
-        .map(|(key, count)| format!("{key} {count}"))
-        .collect();
-    format!(
-        "{} flows; seen {} = {}; contended {}, evicted {}, lost in the ring {}",
-        number(&page["total"]),
-        number(&loss["seen"]),
-        if terms.is_empty() { "0".to_owned() } else { terms.join(" + ") },
-        number(&loss["contended"]),
-        number(&loss["evicted"]),
-        number(&loss["rings"]["lost"]),
+/// The page of the API that is wanted; on a terminal no more than fits.
+fn query(args: &FlowsArgs, space: Option<Space>) -> String {
+    let fits = space.map(Space::flows);
+    let wanted = args.limit.map(usize::from);
+    let limit = fits.map_or(wanted, |fits| Some(wanted.map_or(fits, |wanted| wanted.min(fits))));
+    with_query(
+        "/api/v1/flows",
+        &[
+            ("sort", args.sort.clone()),
+            ("limit", limit.map(|limit| limit.clamp(1, PAGE_MAX).to_string())),
+            ("protocol", args.protocol.clone()),
+            ("address", args.address.clone()),
+            ("port", args.port.clone()),
+            ("state", args.state.clone()),
+            ("interface", args.interface.clone()),
+        ],
     )
+}
+
+fn picture(
+    args: &FlowsArgs,
+    page: Value,
+    clock: &Clock,
+    space: Option<Space>,
+) -> Result<String, ExitWith> {
+    if args.json {
+        return Ok(format!("{page}\n"));
+    }
+    let page = Page::deserialize(page).map_err(|error| ExitWith {
+        code: exit::FAILED,
+        message: format!("the daemon is of another version than this command: {error}"),
+    })?;
+    Ok(table::render(&page, clock.wall_ns(), space))
+}
+
+fn terminal() -> Space {
+    rustix::termios::tcgetwinsize(io::stdout())
+        .ok()
+        .filter(|size| size.ws_col > 0 && size.ws_row > 0)
+        .map_or(SPACE_DEFAULT, |size| Space {
+            columns: size.ws_col.into(),
+            rows: size.ws_row.into(),
+        })
+}
+
+/// A terminal with its cursor hidden; it comes back when this goes.
+struct Screen;
+
+impl Screen {
+    fn open() -> io::Result<Self> {
+        let screen = Self;
+        write_at_once(OPEN)?;
+        Ok(screen)
+    }
+
+    /// Draws over the picture before, line by line, so that nothing is blank in between.
+    fn draw(&self, text: &str) -> io::Result<()> {
+        let lines = text.trim_end_matches('\n').replace('\n', "\x1b[K\r\n");
+        write_at_once(&format!("\x1b[H{lines}\x1b[K\x1b[J"))
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone has no cursor.
+        let _shown = write_at_once(&format!("{CLOSE}\r\n"));
+    }
+}
+
+fn write_at_once(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn arguments(line: &str) -> FlowsArgs {
+        let cli = Cli::try_parse_from(line.split(' ')).unwrap();
+        let Command::Flows(args) = cli.command else { panic!("another command") };
+        args
+    }
+
+    #[test]
+    fn filters_and_a_descending_sort_reach_the_query() {
+        let args = arguments("linnet flows --sort -bytes --limit 3 --interface lab/eth0");
+        let expected = "/api/v1/flows?sort=-bytes&limit=3&interface=lab%2Feth0";
+        assert_eq!(query(&args, None), expected);
+    }
+
+    #[test]
+    fn a_terminal_is_asked_for_no_more_than_fits() {
+        let space = Some(Space { columns: 80, rows: 24 });
+        let fits = Space { columns: 80, rows: 24 }.flows();
+        assert_eq!(query(&arguments("linnet flows"), space), format!("/api/v1/flows?limit={fits}"));
+        let few = arguments("linnet flows --limit 2");
+        assert_eq!(query(&few, space), "/api/v1/flows?limit=2");
+    }
+
+    #[test]
+    fn more_flows_than_a_page_holds_are_a_usage_error() {
+        assert!(Cli::try_parse_from(["linnet", "flows", "--limit", "1001"]).is_err());
+    }
 }

@@ -5,10 +5,11 @@ pub mod capture;
 pub mod detach;
 pub mod doctor;
 pub mod flows;
+mod interrupt;
 pub mod run;
 mod text;
 
-pub use text::{printable, si_bits, si_bytes, span};
+pub use text::{age, printable, si_bits, si_bytes, span};
 
 use clap::{Parser, Subcommand};
 

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 pub fn printable(text: &str) -> Cow<'_, str> {
     let bad = |c: char| {
         c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            || matches!(c, '\u{61c}' | '\u{2028}'..='\u{2029}' | '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     if text.contains(bad) {
         let escape = |c: char| if bad(c) { c.escape_unicode().to_string() } else { c.to_string() };
@@ -26,6 +26,17 @@ pub fn span(ns: u64) -> String {
         1_000..1_000_000 => format!("{:.3} µs", ns as f64 / 1e3).replace(".000", ""),
         1_000_000..1_000_000_000 => format!("{:.2} ms", ns as f64 / 1e6),
         _ => format!("{:.2} s", ns as f64 / 1e9),
+    }
+}
+
+/// How long ago, roughly: `12 s`, `5 min`, `3 h`, `2 d`.
+#[must_use]
+pub fn age(ns: u64) -> String {
+    match ns / 1_000_000_000 {
+        s @ 0..120 => format!("{s} s"),
+        s @ 120..7_200 => format!("{} min", s / 60),
+        s @ 7_200..172_800 => format!("{} h", s / 3_600),
+        s => format!("{} d", s / 86_400),
     }
 }
 
@@ -67,6 +78,8 @@ mod tests {
     fn figures_have_units() {
         assert_eq!(span(850), "850 ns");
         assert_eq!(span(20_250_000), "20.25 ms");
+        assert_eq!(age(119_999_999_999), "119 s");
+        assert_eq!(age(7_199_000_000_000), "119 min");
         assert_eq!(si_bytes(1_500_000), "1.5 MB");
         assert_eq!(si_bits(20_100_000.0), "20.1 Mbit/s");
     }
