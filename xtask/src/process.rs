@@ -70,6 +70,18 @@ impl Process {
         Ok(status)
     }
 
+    /// Its exit status, waited for; `None` where it still runs after `most`.
+    pub(crate) fn wait(&mut self, most: Duration) -> Result<Option<ExitStatus>> {
+        let clock = Stopwatch::start();
+        loop {
+            let status = self.ended()?;
+            if status.is_some() || clock.elapsed() >= most {
+                return Ok(status);
+            }
+            thread::sleep(TICK / 10);
+        }
+    }
+
     /// Asks the program to end.
     pub(crate) fn signal(&self, signal: Signal) {
         if self.ended {
@@ -198,6 +210,19 @@ mod tests {
         drop(process);
 
         assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+    }
+
+    #[test]
+    fn an_exit_shortly_after_the_pipes_closed_is_waited_for() {
+        let mut process =
+            Process::start("script", Group::Own, &mut shell("exec >&-; sleep 0.2; exit 7"))
+                .unwrap();
+        let said = lines(process.pipes().stdout.take().unwrap());
+        assert!(said.recv_timeout(GRACE).is_err(), "the script says nothing");
+
+        let status = process.wait(GRACE).unwrap().expect("it ends by itself");
+
+        assert_eq!(status.code(), Some(7));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 use std::{
     path::Path,
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError},
     time::Duration,
 };
@@ -102,12 +102,15 @@ impl Drop for Lab {
     }
 }
 
+/// The lab closed its output. A program's pipes close a moment before its exit can be waited for.
 fn ended_early(process: &mut Process) -> LabError {
-    let ended = process.ended().map(|status| status.as_ref().and_then(ExitStatus::code));
-    match ended {
-        Ok(Some(super::NO_PRIVILEGE)) => LabError::NoPrivilege,
-        Ok(code) => LabError::Failed(anyhow!(
-            "the lab ended before it was ready (exit code {code:?}); its message is above"
+    match process.wait(GRACE) {
+        Ok(Some(status)) if status.code() == Some(super::NO_PRIVILEGE) => LabError::NoPrivilege,
+        Ok(Some(status)) => LabError::Failed(anyhow!(
+            "the lab ended before it was ready, with {status}; its message is above"
+        )),
+        Ok(None) => LabError::Failed(anyhow!(
+            "the lab closed its output before it was ready, and still runs after {GRACE:?}"
         )),
         Err(error) => LabError::Failed(error),
     }
