@@ -6,7 +6,7 @@ use crate::{
     conntrack::{ConntrackState, after_segment},
     frame::{Frame, NO_VLAN},
     hint::{forget, opaque},
-    layout::{FlowEntry, FlowHead, SYN_SEEN, WAS_CONTENDED},
+    layout::{FlowEntry, FlowHead, HookCounters, SYN_SEEN, WAS_CONTENDED},
     outcome::{OUTCOMES, Outcome},
     parse::{
         self, Headers,
@@ -24,42 +24,40 @@ const TAG_LEN: u32 = 4;
 /// Takes one frame through the datapath and counts it exactly once.
 ///
 /// `headers` is scratch space: its contents before do not matter, after the call they describe the frame, with the
-/// outcome that was counted.
+/// outcome that was counted. `counters` are those of the hook that the frame came through; in the kernel, of this CPU.
 #[inline(always)]
 pub fn process<P: PacketBytes, T: Tables>(
     packet: &P,
     frame: &Frame,
     headers: &mut Headers,
+    counters: &mut HookCounters,
     tables: &mut T,
 ) {
-    if let Some(counters) = tables.counters() {
-        counters.seen += 1;
-    }
+    counters.seen += 1;
     match parse::parse(packet, frame, headers) {
-        Ok(()) => book(frame, forget(headers), tables),
+        Ok(()) => book(frame, forget(headers), counters, tables),
         Err(outcome) => headers.outcome = outcome as u32,
     }
-    count(tables, forget(headers));
+    count(counters, forget(headers));
 }
 
 /// Books the frame on its flow.
 #[inline(always)]
-fn book<T: Tables>(frame: &Frame, headers: &mut Headers, tables: &mut T) {
+fn book<T: Tables>(
+    frame: &Frame,
+    headers: &mut Headers,
+    counters: &mut HookCounters,
+    tables: &mut T,
+) {
     let size = size(frame, headers);
-    if let Some(counters) = tables.counters() {
-        counters.packets += size.packets;
-        counters.bytes += size.bytes;
-    }
-    let Some(entry) = tables.flow(&headers.key, frame.now) else {
+    counters.packets += size.packets;
+    counters.bytes += size.bytes;
+    let Some(entry) = tables.flow(&headers.key, frame.now, &mut counters.created) else {
         headers.outcome = Outcome::TableFull as u32;
         return;
     };
     match update(entry, frame, headers, &size) {
-        Update::Contended => {
-            if let Some(counters) = tables.counters() {
-                counters.contended += 1;
-            }
-        }
+        Update::Contended => counters.contended += 1,
         Update::Done(Some(rtt)) => tables.measured(&headers.key, headers.sender, rtt),
         Update::Done(None) => {}
     }
@@ -175,13 +173,11 @@ fn count_classes(counters: &mut [u32; tcp::classes::CLASSES], classes: u32) {
 }
 
 #[inline(always)]
-fn count<T: Tables>(tables: &mut T, headers: &Headers) {
-    if let Some(counters) = tables.counters() {
-        let slot = opaque(headers.outcome as usize) & 31;
-        if slot < OUTCOMES {
-            let slots = counters.outcomes.as_mut_ptr();
-            // SAFETY: `slot` was just compared with the length; an index expression would link a panic.
-            unsafe { *slots.add(slot) += 1 };
-        }
+fn count(counters: &mut HookCounters, headers: &Headers) {
+    let slot = opaque(headers.outcome as usize) & 31;
+    if slot < OUTCOMES {
+        let slots = counters.outcomes.as_mut_ptr();
+        // SAFETY: `slot` was just compared with the length; an index expression would link a panic.
+        unsafe { *slots.add(slot) += 1 };
     }
 }

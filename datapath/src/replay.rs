@@ -33,6 +33,7 @@ pub struct ReplayFlow {
 #[derive(Debug, Default)]
 pub struct Replay {
     tables: ReplayTables,
+    counters: HookCounters,
     headers: Headers,
     frames: u64,
 }
@@ -40,7 +41,6 @@ pub struct Replay {
 #[derive(Debug, Default)]
 struct ReplayTables {
     flows: HashMap<FlowKey, ReplayFlow>,
-    counters: HookCounters,
     flows_max: Option<usize>,
     frame: u64,
 }
@@ -59,7 +59,8 @@ impl Replay {
     pub fn frame<P: PacketBytes + ?Sized>(&mut self, packet: &P, frame: &Frame) -> Outcome {
         self.frames += 1;
         self.tables.frame = self.frames;
-        pipeline::process(&packet, frame, &mut self.headers, &mut self.tables);
+        let Self { tables, counters, headers, .. } = self;
+        pipeline::process(&packet, frame, headers, counters, tables);
         self.headers.outcome()
     }
 
@@ -72,7 +73,7 @@ impl Replay {
     /// The ledger and its companions.
     #[must_use]
     pub const fn counters(&self) -> &HookCounters {
-        &self.tables.counters
+        &self.counters
     }
 
     /// Every flow, in no particular order.
@@ -93,17 +94,13 @@ impl Replay {
 }
 
 impl Tables for ReplayTables {
-    fn counters(&mut self) -> Option<&mut HookCounters> {
-        Some(&mut self.counters)
-    }
-
-    fn flow(&mut self, key: &FlowKey, now: Ktime) -> Option<&mut FlowEntry> {
+    fn flow(&mut self, key: &FlowKey, now: Ktime, created: &mut u64) -> Option<&mut FlowEntry> {
         let full = self.flows_max.is_some_and(|max| self.flows.len() >= max);
         if full && !self.flows.contains_key(key) {
             return None;
         }
         let flow = self.flows.entry(*key).or_insert_with(|| {
-            self.counters.created += 1;
+            *created += 1;
             let mut entry = Box::new(FlowEntry::EMPTY);
             entry.initialize(now.0);
             ReplayFlow { entry, rtt: [Vec::new(), Vec::new()], first_frame: self.frame }

@@ -5,7 +5,7 @@
 //! acknowledgment empties it. The four oldest segments are kept: overwriting them starves paced flows.
 
 use crate::{
-    hint::opaque,
+    hint::{opaque, store},
     layout::{Half, Outstanding, RTT_BUCKETS},
     parse::{
         Headers,
@@ -33,17 +33,17 @@ impl RttTicks {
 /// Forgets what is in flight, but not what was measured.
 #[inline(always)]
 pub(crate) fn restart(half: &mut Half) {
-    half.range_left = 0;
-    half.range_right = 0;
+    store(&mut half.range_left, 0);
+    store(&mut half.range_right, 0);
     free_all(half);
 }
 
 #[inline(always)]
 fn free_all(half: &mut Half) {
-    half.outstanding[0].sent_ticks = 0;
-    half.outstanding[1].sent_ticks = 0;
-    half.outstanding[2].sent_ticks = 0;
-    half.outstanding[3].sent_ticks = 0;
+    store(&mut half.outstanding[0].sent_ticks, 0);
+    store(&mut half.outstanding[1].sent_ticks, 0);
+    store(&mut half.outstanding[2].sent_ticks, 0);
+    store(&mut half.outstanding[3].sent_ticks, 0);
 }
 
 /// Whether a segment only repeats the acknowledgment before it. To be asked before the tracker updates `own`.

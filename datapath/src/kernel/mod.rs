@@ -8,7 +8,7 @@ use crate::{
     flow_key::FlowKey,
     frame::{Direction, Frame},
     hint::opaque,
-    layout::{FlowEntry, HookCounters, Point},
+    layout::{FlowEntry, Point},
     pipeline,
     rtt::RttTicks,
     tables::Tables,
@@ -49,34 +49,26 @@ pub fn point(ifindex: u32) -> Point {
     POINTS.get(ifindex).copied().unwrap_or_default()
 }
 
-/// Takes a frame through the pipeline with this CPU's tables. Does nothing where the scratch slot is missing, which
-/// the kernel rules out for slot 0.
+/// Takes a frame through the pipeline with this CPU's tables. Does nothing where a per-CPU slot is missing, which the
+/// kernel rules out for slot 0, and the daemon for the counters of a point that it made.
 #[inline(always)]
 pub fn process<P: PacketBytes>(packet: &P, frame: &Frame, direction: Direction) {
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
+    let Some(counters) = HOOKS.get_ptr_mut(frame.point * 2 + direction as u32) else { return };
     // SAFETY: a per-CPU slot is used by one program at a time: both hooks run with migration disabled and do not
     // nest on one CPU.
-    let headers = unsafe { &mut *headers };
-    let mut tables = KernelTables { hook: frame.point * 2 + direction as u32 };
-    pipeline::process(packet, frame, headers, &mut tables);
+    let (headers, counters) = unsafe { (&mut *headers, &mut *counters) };
+    pipeline::process(packet, frame, headers, counters, &mut KernelTables);
 }
 
-struct KernelTables {
-    hook: u32,
-}
+struct KernelTables;
 
 impl Tables for KernelTables {
     #[inline(always)]
-    fn counters(&mut self) -> Option<&mut HookCounters> {
-        // SAFETY: as above: this CPU's slot.
-        HOOKS.get_ptr_mut(self.hook).map(|counters| unsafe { &mut *counters })
-    }
-
-    #[inline(always)]
-    fn flow(&mut self, key: &FlowKey, now: Ktime) -> Option<&mut FlowEntry> {
+    fn flow(&mut self, key: &FlowKey, now: Ktime, created: &mut u64) -> Option<&mut FlowEntry> {
         let entry = match FLOWS.get_ptr_mut(key) {
             Some(entry) => entry,
-            None => self.create(key, now)?,
+            None => create(key, now, created)?,
         };
         // SAFETY: the map keeps the element alive for this program run (RCU); other CPUs may write it too, which
         // is what the atomic adds and the lock word are for. An eviction may hand the element to another flow
@@ -88,19 +80,15 @@ impl Tables for KernelTables {
     fn measured(&mut self, _key: &FlowKey, _acknowledger: u32, _rtt: RttTicks) {}
 }
 
-impl KernelTables {
-    #[inline(always)]
-    fn create(&mut self, key: &FlowKey, now: Ktime) -> Option<*mut FlowEntry> {
-        let template = FLOW_TEMPLATE.get_ptr_mut(0)?;
-        // SAFETY: this CPU's slot; nothing but `initialize` ever writes it.
-        let template = unsafe { &mut *template };
-        template.initialize(now.0);
-        // Losing the race to another CPU is as good as winning it: the look-up finds its entry.
-        if FLOWS.insert(key, &*template, NO_EXIST).is_ok() {
-            if let Some(counters) = self.counters() {
-                counters.created += 1;
-            }
-        }
-        FLOWS.get_ptr_mut(key)
+#[inline(always)]
+fn create(key: &FlowKey, now: Ktime, created: &mut u64) -> Option<*mut FlowEntry> {
+    let template = FLOW_TEMPLATE.get_ptr_mut(0)?;
+    // SAFETY: this CPU's slot; nothing but `initialize` ever writes it.
+    let template = unsafe { &mut *template };
+    template.initialize(now.0);
+    // Losing the race to another CPU is as good as winning it: the look-up finds its entry.
+    if FLOWS.insert(key, &*template, NO_EXIST).is_ok() {
+        *created += 1;
     }
+    FLOWS.get_ptr_mut(key)
 }

@@ -16,7 +16,7 @@ use crate::{
     bytes::PacketBytes,
     flow_key::FlowKey,
     frame::{Frame, Link, NO_VLAN},
-    hint::forget,
+    hint::{forget, store},
     outcome::Outcome,
 };
 
@@ -121,26 +121,27 @@ pub fn parse<P: PacketBytes>(
 /// Forgets the frame before. Field by field: a whole-struct copy would pass through the 512 bytes of BPF stack.
 #[inline(always)]
 fn reset(frame: &Frame, headers: &mut Headers) {
-    headers.payload_len = 0;
-    headers.analyzable = 0;
-    headers.sequence = 0;
-    headers.acknowledgment = 0;
-    headers.window = 0;
-    headers.tcp_flags = 0;
-    headers.window_scale_plus_one = 0;
-    headers.timestamp = 0;
-    headers.timestamp_echo = 0;
-    headers.options = 0;
-    headers.ip_id = 0;
-    headers.classes = 0;
-    headers.offset = 0;
-    headers.fragment = WHOLE;
-    headers.key.lower_port = 0;
-    headers.key.upper_port = 0;
-    headers.key.flags = 0;
-    headers.key.observation_point = frame.point;
-    headers.key.vni = 0;
-    headers.key.vlan = if frame.vlan == NO_VLAN { 0 } else { (frame.vlan & 0xfff) as u16 };
+    store(&mut headers.payload_len, 0);
+    store(&mut headers.analyzable, 0);
+    store(&mut headers.sequence, 0);
+    store(&mut headers.acknowledgment, 0);
+    store(&mut headers.window, 0);
+    store(&mut headers.tcp_flags, 0);
+    store(&mut headers.window_scale_plus_one, 0);
+    store(&mut headers.timestamp, 0);
+    store(&mut headers.timestamp_echo, 0);
+    store(&mut headers.options, 0);
+    store(&mut headers.ip_id, 0);
+    store(&mut headers.classes, 0);
+    store(&mut headers.offset, 0);
+    store(&mut headers.fragment, WHOLE);
+    store(&mut headers.key.lower_port, 0);
+    store(&mut headers.key.upper_port, 0);
+    store(&mut headers.key.flags, 0);
+    store(&mut headers.key.observation_point, frame.point);
+    store(&mut headers.key.vni, 0);
+    let vlan = if frame.vlan == NO_VLAN { 0 } else { (frame.vlan & 0xfff) as u16 };
+    store(&mut headers.key.vlan, vlan);
 }
 
 /// Why `needed` bytes at `offset` are absent: the frame was cut when captured, or it contradicts itself.

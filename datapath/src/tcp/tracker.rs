@@ -6,7 +6,7 @@
 //! merge the paths ([`forget`]).
 
 use crate::{
-    hint::forget,
+    hint::{forget, store},
     layout::{FlowHead, HANDSHAKE_MEASURED, Half, SYN_SEEN, WINDOW_SCALE_NONE, WINDOW_UNKNOWN},
     parse::{
         Headers,
@@ -89,17 +89,17 @@ fn connection(head: &mut FlowHead, own: &mut Half, peer: &mut Half, headers: &He
 /// Forgets the connection before, but not what was counted.
 #[inline(always)]
 fn restart(half: &mut Half) {
-    half.next_sequence = 0;
-    half.contiguous = 0;
-    half.last_acknowledgment = 0;
-    half.window = WINDOW_UNKNOWN;
-    half.duplicate_acks = 0;
-    half.last_classes = 0;
-    half.window_scale = 0;
-    half.bits = 0;
-    half.next_sequence_ns = 0;
-    half.base_sequence = 0;
-    half.last_seen_ns = 0;
+    store(&mut half.next_sequence, 0);
+    store(&mut half.contiguous, 0);
+    store(&mut half.last_acknowledgment, 0);
+    store(&mut half.window, WINDOW_UNKNOWN);
+    store(&mut half.duplicate_acks, 0);
+    store(&mut half.last_classes, 0);
+    store(&mut half.window_scale, 0);
+    store(&mut half.bits, 0);
+    store(&mut half.next_sequence_ns, 0);
+    store(&mut half.base_sequence, 0);
+    store(&mut half.last_seen_ns, 0);
     rtt::restart(half);
 }
 
