@@ -74,7 +74,7 @@ enum Feed {
     Replay(Playing),
 }
 
-/// Runs until SIGINT or SIGTERM. `login` prints a one-time login for a browser.
+/// Runs until SIGINT, SIGTERM or SIGHUP. `login` prints a one-time login for a browser.
 pub fn run(config: &Config, source: &Source, login: bool) -> anyhow::Result<()> {
     let _lock = claim(&config.run_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -264,12 +264,15 @@ fn stop_feed(feed: Feed) {
     }
 }
 
+/// Ctrl-C, `kill`, or the end of the terminal that this runs in.
 async fn wait_for_signal() -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        _ = hangup.recv() => {}
     }
     Ok(())
 }

@@ -4,9 +4,12 @@ use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
 use daemon::cli::{Cli, exit, exit_code};
+use nix::sys::signal::SigSet;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    // A parent may have left signals blocked, and then nothing could end this process in an orderly way.
+    let _kept_where_refused = SigSet::empty().thread_set_mask();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -17,6 +20,8 @@ fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_ansi(color)
         .with_writer(std::io::stderr)
+        // A closed terminal is no reason to panic over a log line.
+        .log_internal_errors(false)
         .init();
     match cli.command.run() {
         Ok(code) => ExitCode::from(code),

@@ -94,6 +94,11 @@ fn flush() {
     let _ = io::stdout().flush();
 }
 
+/// Prints a line, if the terminal is still there: what is to be ended must be ended without it too.
+pub(crate) fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,11 @@
 //! stop anything itself.
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator,
+};
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError, sync_channel},
     thread,
@@ -19,14 +23,14 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// From here on SIGINT, SIGTERM and SIGHUP are answered by whoever asks this value. To be called before
-    /// other threads are started, since they inherit the mask; children do not.
+    /// From here on SIGINT, SIGTERM and SIGHUP are answered by whoever asks this value. By handlers rather than by
+    /// a blocked mask, which every program started from here would inherit.
     pub(crate) fn watch() -> Result<Self> {
-        let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP]);
-        set.thread_block().context("cannot block SIGINT, SIGTERM and SIGHUP")?;
+        let mut signals = iterator::Signals::new([SIGINT, SIGTERM, SIGHUP])
+            .context("cannot watch for SIGINT, SIGTERM and SIGHUP")?;
         let (sender, arrived) = sync_channel(PENDING_MAX);
         thread::spawn(move || {
-            while let Ok(signal) = set.wait() {
+            for signal in signals.forever().filter_map(|number| Signal::try_from(number).ok()) {
                 // A full channel holds enough wishes; a closed one means that nobody asks any more.
                 let _ = sender.try_send(signal);
             }
@@ -52,5 +56,21 @@ impl Signals {
     /// Wishes that a test makes itself.
     pub(crate) fn of(arrived: Receiver<Signal>) -> Self {
         Self { arrived }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn programs_started_meanwhile_can_be_ended_by_signals() {
+        let _signals = Signals::watch().unwrap();
+
+        let status = Command::new("/bin/sh").args(["-c", "kill -TERM $$; sleep 60"]).status();
+
+        use std::os::unix::process::ExitStatusExt as _;
+        assert_eq!(status.unwrap().signal(), Some(SIGTERM));
     }
 }

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
+use nix::sys::{prctl, signal::Signal};
+
 use super::{ExitWith, exit};
 use crate::{
     app::{self, Source},
@@ -39,10 +42,16 @@ pub struct RunArgs {
     /// Print a URL with a login that works once.
     #[arg(long)]
     one_time_login: bool,
+    /// End when the program that started this one does, however it ends.
+    #[arg(long)]
+    end_with_parent: bool,
 }
 
 /// Runs the daemon until it is told to stop.
 pub fn run(args: RunArgs) -> anyhow::Result<u8> {
+    if args.end_with_parent {
+        prctl::set_pdeathsig(Signal::SIGTERM).context("cannot ask to end with the parent")?;
+    }
     let overrides = Overrides {
         interfaces: args.interfaces,
         listen: args.listen,

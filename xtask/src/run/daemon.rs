@@ -2,12 +2,15 @@
 //! command line, its socket and signals.
 
 use super::{Programs, scratch::Scratch};
-use crate::process::{Group, Process, lines};
+use crate::{
+    console::say,
+    process::{Group, Process, lines},
+};
 use anyhow::{Context, Result};
 use std::{
     ffi::OsString,
     fs::{self, File},
-    io::{BufRead, BufReader, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     os::unix::net::UnixStream,
     path::Path,
     process::{Command, ExitStatus, Stdio},
@@ -48,7 +51,7 @@ impl Daemon {
             .arg(scratch.run())
             .arg("--state-dir")
             .arg(scratch.state())
-            .arg("--one-time-login")
+            .args(["--one-time-login", "--end-with-parent"])
             .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -80,7 +83,7 @@ impl Daemon {
     /// Passes on what it printed for the user, the login URL above all.
     pub(super) fn print_what_it_said(&self) {
         for line in self.said.try_iter() {
-            println!("{line}");
+            say(line);
         }
     }
 
@@ -104,15 +107,15 @@ impl Daemon {
 
 fn keep_log(pipe: impl Read, mut log: File, shown: &AtomicBool) {
     for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-        // A full disk must not stop the daemon, which waits for its pipe to be read.
+        // Neither a full disk nor a closed terminal may stop the daemon, which waits for its pipe to be read.
         let _ = writeln!(log, "{line}");
         if shown.load(Ordering::Relaxed) {
-            eprintln!("{line}");
+            let _ = writeln!(io::stderr(), "{line}");
         }
     }
 }
 
-fn healthy(socket: &Path) -> std::io::Result<bool> {
+fn healthy(socket: &Path) -> io::Result<bool> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(ANSWER_MAX))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;

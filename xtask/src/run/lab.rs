@@ -37,6 +37,7 @@ pub(super) struct Lab {
 struct Description {
     namespaces: Vec<String>,
     interfaces: Vec<String>,
+    client: Option<String>,
 }
 
 impl Lab {
@@ -83,6 +84,11 @@ impl Lab {
     /// For `--interface`, in the order in which the lab names them.
     pub(super) fn interfaces(&self) -> &[String] {
         &self.description.interfaces
+    }
+
+    /// Where the client's side of every flow is seen.
+    pub(super) fn client_interface(&self) -> Option<&str> {
+        self.description.client.as_deref()
     }
 
     pub(super) fn process(&mut self) -> &mut Process {
@@ -136,7 +142,10 @@ impl Description {
         if interfaces.is_empty() {
             bail!("the lab has no interfaces");
         }
-        Ok(Self { namespaces, interfaces })
+        let of_client = |interface: &&Value| interface["role"] == "client";
+        let client = value["interfaces"].as_array().into_iter().flatten().find(of_client);
+        let client = client.and_then(|client| client["spec"].as_str()).map(str::to_owned);
+        Ok(Self { namespaces, interfaces, client })
     }
 }
 
@@ -165,6 +174,7 @@ mod tests {
 
         assert_eq!(description.interfaces, ["lab-1-c/c0", "lab-1-r/r0,ingress=xdp"]);
         assert_eq!(description.namespaces, ["lab-1-c", "lab-1-r"]);
+        assert_eq!(description.client.as_deref(), Some("lab-1-c/c0"));
     }
 
     #[test]

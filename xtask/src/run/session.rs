@@ -6,10 +6,10 @@ use super::{
     daemon::Daemon,
     lab::{Lab, LabError},
     scratch::Scratch,
-    table::Table,
+    table::{Query, Table},
 };
 use crate::{
-    console::{Stopwatch, seconds},
+    console::{Stopwatch, say, seconds},
     process::{GRACE, Process, Stopped, TICK},
     signals::Signals,
 };
@@ -97,17 +97,17 @@ impl Session {
                 bail!("linnet does not answer on its socket after {}", seconds(READY_MAX));
             }
         }
-        println!("ready after {}", seconds(clock.elapsed()));
+        say(format_args!("ready after {}", seconds(clock.elapsed())));
         let terminal = io::stdout().is_terminal();
         // The login URL stands above the table; log lines would tear it.
         self.daemon.print_what_it_said();
         self.daemon.show_log(!terminal);
-        let socket = self.scratch.socket();
-        self.table = Some(if terminal {
-            Table::live(programs, &socket)?
-        } else {
-            Table::printed(programs, &socket)
-        });
+        let query = Query {
+            programs: programs.clone(),
+            socket: self.scratch.socket(),
+            interface: self.lab.as_ref().and_then(Lab::client_interface).map(str::to_owned),
+        };
+        self.table = Some(if terminal { Table::live(&query)? } else { Table::printed(query) });
         self.stay(signals)
     }
 
@@ -137,7 +137,7 @@ impl Session {
     /// Table, daemon, lab: each is given its time, unless the user asks a second time.
     fn end(mut self, signals: &Signals) -> Result<Ended> {
         self.table = None;
-        println!("\nstopping; once more to stop at once");
+        say("\nstopping; once more to stop at once");
         stop(self.daemon.process(), signals)?;
         if let Some(lab) = &mut self.lab {
             stop(lab.process(), signals)?;
@@ -159,9 +159,11 @@ fn stop(process: &mut Process, signals: &Signals) -> Result<()> {
     let clock = Stopwatch::start();
     let name = process.name();
     match process.stop(GRACE, Some(signals))? {
-        Stopped::Already(status) => println!("the {name} had ended with {status}"),
-        Stopped::Orderly(_) => println!("the {name} ended in {}", seconds(clock.elapsed())),
-        Stopped::Killed => println!("the {name} had to be killed"),
+        Stopped::Already(status) => say(format_args!("the {name} had ended with {status}")),
+        Stopped::Orderly(_) => {
+            say(format_args!("the {name} ended in {}", seconds(clock.elapsed())));
+        }
+        Stopped::Killed => say(format_args!("the {name} had to be killed")),
     }
     Ok(())
 }
@@ -214,7 +216,7 @@ while :; do sleep 0.05; done
         for part in [
             "--interface ns/c0 --interface ns/r0,ingress=xdp",
             "--pin-dir /sys/fs/bpf/linnet-lab-",
-            "--one-time-login",
+            "--one-time-login --end-with-parent",
             "--listen x",
         ] {
             assert!(happened[1].contains(part), "{part} in {}", happened[1]);

@@ -7,7 +7,7 @@ use crate::{
 };
 use anyhow::Result;
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     time::Duration,
 };
@@ -21,32 +21,26 @@ pub(super) enum Table {
     /// One program redraws it until it is ended.
     Live(Process),
     /// It is printed now and then.
-    Printed {
-        programs: Programs,
-        socket: PathBuf,
-        printing: Option<Process>,
-        since_last: Option<Stopwatch>,
-    },
+    Printed { query: Query, printing: Option<Process>, since_last: Option<Stopwatch> },
 }
 
 impl Table {
-    pub(super) fn live(programs: &Programs, socket: &Path) -> Result<Self> {
-        let mut command = flows(programs, socket);
+    pub(super) fn live(query: &Query) -> Result<Self> {
+        let mut command = query.command();
         command.arg("--watch");
         // It shares the terminal, so that it may change modes and read keys; it gets Ctrl-C too.
         Ok(Self::Live(Process::start("table", Group::Terminal, &mut command)?))
     }
 
-    pub(super) fn printed(programs: &Programs, socket: &Path) -> Self {
-        let (programs, socket) = (programs.clone(), socket.to_path_buf());
-        Self::Printed { programs, socket, printing: None, since_last: None }
+    pub(super) const fn printed(query: Query) -> Self {
+        Self::Printed { query, printing: None, since_last: None }
     }
 
     /// Keeps it going; whether the user left it.
     pub(super) fn ended(&mut self) -> Result<bool> {
         match self {
             Self::Live(process) => Ok(process.ended()?.is_some()),
-            Self::Printed { programs, socket, printing, since_last } => {
+            Self::Printed { query, printing, since_last } => {
                 if let Some(process) = printing
                     && process.ended()?.is_some()
                 {
@@ -54,7 +48,7 @@ impl Table {
                 }
                 let due = since_last.is_none_or(|clock| clock.elapsed() >= EVERY);
                 if due && printing.is_none() {
-                    let mut command = flows(programs, socket);
+                    let mut command = query.command();
                     command.stdin(Stdio::null());
                     *printing = Some(Process::start("table", Group::Own, &mut command)?);
                     *since_last = Some(Stopwatch::start());
@@ -65,8 +59,23 @@ impl Table {
     }
 }
 
-fn flows(programs: &Programs, socket: &Path) -> Command {
-    let mut command = Command::new(&programs.linnet);
-    command.arg("flows").arg("--socket").arg(socket);
-    command
+/// Whom to ask, and for which flows.
+#[derive(Debug, Clone)]
+pub(super) struct Query {
+    pub(super) programs: Programs,
+    pub(super) socket: PathBuf,
+    /// Where there are several, a flow is seen at each of them: one is enough for a first look.
+    pub(super) interface: Option<String>,
+}
+
+impl Query {
+    /// The flows that suffer most come first.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.programs.linnet);
+        command.args(["flows", "--sort", "-retransmissions", "--socket"]).arg(&self.socket);
+        if let Some(interface) = &self.interface {
+            command.args(["--interface", interface]);
+        }
+        command
+    }
 }
