@@ -12,6 +12,8 @@ pub mod frames;
 pub mod gates;
 pub mod machine;
 pub mod measure;
+pub mod report;
 pub mod results;
+pub mod throughput;
 
 pub use error::BenchError;

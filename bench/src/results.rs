@@ -7,6 +7,7 @@ use crate::{
     gates::{INSTRUCTIONS_MAX, LOAD_MAX, VERIFIED_MAX, milliseconds},
     machine::{Machine, Noise},
     measure::{Cost, REPEATS, ROUNDS},
+    report::provenance,
 };
 
 /// What makes RESULTS.md again.
@@ -34,19 +35,12 @@ pub struct Results {
 }
 
 impl Results {
-    /// RESULTS.md.
+    /// The section of RESULTS.md.
     #[must_use]
     pub fn markdown(&self) -> String {
-        let Machine { processor, processors, kernel, commit } = &self.machine;
         let mut text = String::new();
-        push(&mut text, "# What linnet costs per packet\n");
-        push(&mut text, "Written by the program below; do not edit.\n");
-        push(&mut text, &format!("    {COMMAND}\n"));
-        push(&mut text, &format!("- Commit: {commit}"));
-        push(&mut text, &format!("- Kernel: Linux {kernel}"));
-        push(&mut text, &format!("- Processor: {processor}, {processors} online"));
-        push(&mut text, &format!("- Machine: {}\n", noise(self.noise)));
         push(&mut text, "## ns per packet\n");
+        push(&mut text, &provenance(&self.machine, self.noise, COMMAND));
         push(
             &mut text,
             &METHOD
@@ -54,10 +48,10 @@ impl Results {
                 .replace("{repeats}", &thousands(REPEATS)),
         );
         push(&mut text, &costs(&self.costs));
-        push(&mut text, "## Beside the prototype\n");
+        push(&mut text, "### Beside the prototype\n");
         push(&mut text, PROTOTYPE_TEXT);
         push(&mut text, PROTOTYPE);
-        push(&mut text, "## Programs\n");
+        push(&mut text, "### Programs\n");
         push(&mut text, &gates());
         text.push_str(&sizes(&self.sizes));
         text
@@ -136,15 +130,6 @@ fn gates() -> String {
     )
 }
 
-fn noise(noise: Noise) -> String {
-    let load = format!("load average {:.2} before, {:.2} after", noise.before, noise.after);
-    if noise.is_quiet() {
-        format!("quiet ({load})")
-    } else {
-        format!("other work ran beside the measurement ({load}); trust the minima, not the medians")
-    }
-}
-
 fn thousands(number: u32) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -171,11 +156,5 @@ mod tests {
             [0, 999, 1_000, 60_000, 1_234_567].map(thousands),
             ["0", "999", "1,000", "60,000", "1,234,567"]
         );
-    }
-
-    #[test]
-    fn noise_is_told_to_the_reader() {
-        assert!(noise(Noise { before: 4.0, after: 3.0 }).contains("trust the minima"));
-        assert!(noise(Noise { before: 0.1, after: 1.0 }).starts_with("quiet"));
     }
 }

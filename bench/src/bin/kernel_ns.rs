@@ -7,16 +7,12 @@
     reason = "tables for the reader, and the last words of a failed command"
 )]
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::Path, process::ExitCode};
 
 use bench::{
     BenchError, gates,
     machine::{Machine, Noise, load_average},
-    measure,
+    measure, report,
     results::{self, Results},
 };
 use clap::Parser;
@@ -84,11 +80,7 @@ fn measure(write: bool) -> Result<Vec<String>, BenchError> {
     let results = Results { machine, noise, sizes, costs };
     print!("{}", results.markdown());
     if write {
-        write_file(package.join("RESULTS.md"), &results.markdown())?;
+        report::write_section(&package.join("RESULTS.md"), "kernel_ns", &results.markdown())?;
     }
     Ok(gates::broken_counts(&results.sizes))
-}
-
-fn write_file(path: PathBuf, text: &str) -> Result<(), BenchError> {
-    fs::write(&path, text).map_err(|source| BenchError::File { what: "write", path, source })
 }
