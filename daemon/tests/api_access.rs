@@ -203,16 +203,41 @@ fn every_refusal_is_a_whole_problem() {
             "65536",
         ),
         (&[], "/api/v1/captures/%ff", 400, "invalid_request", "docs/api.md"),
+        (&["-X", "DELETE"], "/api/v1/sessions/current?x=1", 400, "invalid_parameter", "`x`"),
     ] {
         let answer = daemon.ask_unix(args, path);
         let (got, got_code, detail) = answer.problem();
         assert_eq!((got, got_code), (status, code), "{args:?} {path}: {answer:?}");
         assert!(detail.contains(word), "{args:?} {path}: {answer:?}");
-        assert_eq!(answer.body["instance"], path);
+        assert_eq!(answer.body["instance"], path.split('?').next().unwrap());
         assert_eq!(answer.header("allow").is_some(), status == 405, "{path}: {answer:?}");
     }
     let head = daemon.ask_unix(&["-I"], "/nothing");
     assert_eq!((head.status, head.header("content-type")), (404, Some("application/problem+json")));
     let ((), took) = timed(|| assert_eq!(daemon.get("/api/v1/flows").0, 200));
     assert!(took < Duration::from_secs(5), "it is well");
+}
+
+#[test]
+fn every_code_in_the_source_is_documented() {
+    let documentation = include_str!("../../docs/api.md");
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api");
+    let mut codes = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let Ok(source) = std::fs::read_to_string(&path) else { continue };
+        // The code is the first literal of each call.
+        let calls = ["ApiError::new(", "Self::new("].map(|call| source.split(call).skip(1));
+        for call in calls.into_iter().flatten() {
+            codes.extend(call.split('"').nth(1).filter(|text| is_code(text)).map(str::to_owned));
+        }
+    }
+    assert!(codes.contains("capture_running") && codes.contains("too_many_logins"), "{codes:?}");
+    for code in &codes {
+        assert!(documentation.contains(&format!("| `{code}` |")), "docs/api.md lacks `{code}`");
+    }
+}
+
+fn is_code(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
 }

@@ -57,7 +57,8 @@ pub(super) async fn wrap(request: Request, next: Next) -> Response {
     response
 }
 
-/// Problems get what only the request knows; bare refusals of a library become problems.
+/// Problems get what only the request knows; bare refusals of a library become problems. What headers say of the
+/// refusal, like `Allow`, stays.
 fn in_one_form(mut response: Response, path: &str, id: &str) -> Response {
     let status = response.status();
     let error = match response.extensions_mut().remove::<Arc<ApiError>>() {
@@ -68,9 +69,11 @@ fn in_one_form(mut response: Response, path: &str, id: &str) -> Response {
         None => return response,
     };
     let mut problem = error.render(path, id);
-    if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
-        problem.headers_mut().insert(header::ALLOW, allow);
+    let headers = response.headers_mut();
+    for of_the_body in [header::CONTENT_TYPE, header::CONTENT_LENGTH] {
+        headers.remove(of_the_body);
     }
+    problem.headers_mut().extend(std::mem::take(headers));
     problem
 }
 
@@ -107,6 +110,18 @@ fn method_label(method: &Method) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_keeps_its_headers_and_a_bare_one_becomes_a_problem() {
+        let bare = Response::builder()
+            .status(StatusCode::RANGE_NOT_SATISFIABLE)
+            .header(header::CONTENT_RANGE, "bytes */7")
+            .header(header::CONTENT_TYPE, "text/plain");
+        let problem = in_one_form(bare.body("no".into()).unwrap(), "/x", "1");
+        assert_eq!(problem.status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(problem.headers()[header::CONTENT_RANGE], "bytes */7");
+        assert_eq!(problem.headers()[header::CONTENT_TYPE], "application/problem+json");
+    }
 
     #[test]
     fn request_ids_differ() {

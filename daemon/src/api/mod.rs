@@ -45,15 +45,18 @@ pub fn router(state: ApiState) -> Router {
         .nest("/api/v1", plain.merge(with_parameters))
         .route("/metrics", get(status::metrics))
         .route_layer(middleware::from_fn_with_state(state.clone(), guard::require));
-    let open = Router::new()
+    let sessions = Router::new()
         .route("/api/v1/sessions", post(sessions::create))
         .route("/api/v1/sessions/current", delete(sessions::end))
+        .route_layer(middleware::from_fn(parameters::none));
+    let open = Router::new()
         .route("/healthz", get(status::health))
         .route("/livez", get(status::health))
         .route("/readyz", get(status::ready))
         .route("/", get(pages::index))
         .route("/assets/{name}", get(pages::asset));
     guarded
+        .merge(sessions)
         .merge(open)
         .fallback(error::no_route)
         .method_not_allowed_fallback(error::no_method)
