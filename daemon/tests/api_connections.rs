@@ -17,7 +17,7 @@ use std::{
 };
 
 use serde_json::json;
-use support::served::{Daemon, read_answer, read_to_end, timed, wait_until};
+use support::served::{Daemon, read_answer, read_to_end, timed, wait_until, wait_within};
 
 /// Head, body and idle limits of 10 s, and what a loaded machine adds.
 const CLOSED_WITHIN: Duration = Duration::from_secs(16);
@@ -158,6 +158,28 @@ fn a_stuck_reader_holds_up_neither_others_nor_the_stop() {
     let (status, took) = timed(|| daemon.stop());
     println!("stopped with stuck readers after {took:?}");
     assert!(status.success() && took < Duration::from_secs(6), "stopped after {took:?}");
+}
+
+/// Without a token: whoever can connect could otherwise take all places for good.
+#[test]
+fn a_stranger_who_reads_nothing_is_closed_after_a_while() {
+    let daemon = Daemon::start();
+    let mut stream = daemon.connect_tcp();
+    stream.set_nonblocking(true).unwrap();
+    let page = daemon.head("GET /assets/page.js", &[]);
+    let ((), took) = timed(|| {
+        wait_within(Duration::from_secs(45), "closed", || match stream.write(page.as_bytes()) {
+            Ok(_) => false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => false,
+            Err(error) => {
+                let gone = [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe];
+                assert!(gone.contains(&error.kind()), "{error}");
+                true
+            }
+        });
+    });
+    println!("a stuck stranger: closed after {took:?}");
+    assert!(took > Duration::from_secs(29), "{took:?}");
 }
 
 #[test]

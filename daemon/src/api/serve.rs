@@ -1,7 +1,7 @@
 //! The accept loops: each connection gets its peer, its limits, and a place among a bounded number. Never looks into
 //! a request.
 
-use std::{future::ready, io, sync::Arc, time::Duration};
+use std::{future::ready, io, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, http::Request};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -11,6 +11,7 @@ use tokio::{
     net::TcpStream,
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
@@ -30,6 +31,9 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 /// How long the next request's headers may take to arrive, counted from when the connection became idle.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reader over loopback may take nothing of what is sent to it: anyone can be one there. Over the unix
+/// socket a paused reader keeps its place.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// What requests at hand have to end when the daemon stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 /// From a failed accept to the next; out of descriptors, it would fail again at once.
@@ -45,11 +49,16 @@ struct Server {
 /// Serves until told to stop, then lets requests at hand end, within bounds.
 pub async fn serve(bound: Bound, router: Router, stop: CancellationToken) {
     let server = Server { router, stop, connections: TaskTracker::new() };
-    let tcp = || async { Ok(bound.tcp.accept().await?.0) };
-    let tcp_peer = |stream: &TcpStream| {
+    let tcp = || async {
+        let (stream, _) = bound.tcp.accept().await?;
         // Where this fails the connection is over, and its first read says so.
         let _delayed = stream.set_nodelay(true);
-        ready(stream.local_addr().ok().map(|local| Peer::Tcp { local }))
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(STUCK_TIMEOUT));
+        Ok(Box::pin(stream))
+    };
+    let tcp_peer = |stream: &Pin<Box<TimeoutStream<TcpStream>>>| {
+        ready(stream.get_ref().local_addr().ok().map(|local| Peer::Tcp { local }))
     };
     let unix = || async { Ok(bound.unix.accept().await?.0) };
     tokio::join!(

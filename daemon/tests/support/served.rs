@@ -221,12 +221,17 @@ impl Drop for Daemon {
 }
 
 /// Waits for a condition, but not for ever.
+pub(crate) fn wait_until(what: &str, condition: impl FnMut() -> bool) {
+    wait_within(WAIT, what, condition);
+}
+
+/// Waits for a condition, at most `limit`.
 #[expect(clippy::disallowed_methods, reason = "a bounded wait for another process")]
-pub(crate) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < WAIT, "not in time: {what}");
-        std::thread::sleep(Duration::from_millis(50));
+        assert!(start.elapsed() < limit, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
