@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, ApiState, access::Access, serve},
+    api::{self, Access, ApiState, BindError, Bound},
     board::Board,
     capture::{CaptureManager, Stage, reader::RingReader},
     cli::{ExitWith, exit},
@@ -88,7 +88,7 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
     let access = Arc::new(
         Access::new(&config.run_dir, Arc::clone(&clock)).context("cannot make the token")?,
     );
-    let bound = serve::bind(&config.run_dir, config.listen).await?;
+    let bound = bind(config).await?;
     let kernel = match source {
         Source::Live => Some(attach(config)?),
         Source::Replay(_) => None,
@@ -105,7 +105,8 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
     let publisher = publisher(config, source, &board, &clock, &captures);
     let feed = start_feed(config, source, kernel, &flows, publisher, &captures, &clock)?;
 
-    let (address, path) = (bound.address, bound.path.clone());
+    let address = bound.address;
+    tracing::info!(%address, socket = %bound.path.display(), "listening");
     let stop = CancellationToken::new();
     let state = ApiState {
         flows,
@@ -114,8 +115,7 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
         access: Arc::clone(&access),
         metrics: recorder,
     };
-    let server = tokio::spawn(serve::serve(bound, api::router(state), stop.clone()));
-    tracing::info!(%address, socket = %path.display(), "listening");
+    let server = tokio::spawn(api::serve(bound, api::router(state), stop.clone()));
     if login {
         announce(address, &access);
     }
@@ -123,10 +123,8 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
     tracing::info!("stopping");
     captures.shutdown();
     stop.cancel();
-    // Idle keep-alive connections of browsers may stay open: they are not waited for long.
-    let _late = tokio::time::timeout(std::time::Duration::from_secs(2), server).await;
+    server.await?;
     tokio::task::spawn_blocking(move || stop_feed(feed)).await?;
-    let _gone = fs::remove_file(path);
     Ok(())
 }
 
@@ -148,6 +146,13 @@ fn claim(run_dir: &Path) -> anyhow::Result<Flock<File>> {
             run_dir.display()
         );
         ExitWith { code: exit::BUSY, message }.into()
+    })
+}
+
+async fn bind(config: &Config) -> anyhow::Result<Bound> {
+    api::bind(&config.run_dir, config.listen).await.map_err(|error| match error {
+        BindError::InUse(_) => ExitWith { code: exit::BUSY, message: error.to_string() }.into(),
+        BindError::PortTaken(_) | BindError::Tcp { .. } | BindError::Unix { .. } => error.into(),
     })
 }
 

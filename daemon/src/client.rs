@@ -51,7 +51,9 @@ pub enum ClientError {
         source: io::Error,
     },
     /// The socket is not for this user.
-    #[error("cannot open `{path}`: {source}; run as root or as the daemon's user")]
+    #[error(
+        "cannot open `{path}`: {source}; run as root, as the daemon's user, or as a member of the group `linnet`"
+    )]
     Forbidden {
         /// The socket.
         path: PathBuf,

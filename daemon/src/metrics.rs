@@ -5,26 +5,33 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::board::Board;
 
+/// Requests answered.
+pub const HTTP_REQUESTS: &str = "linnet_http_requests_total";
+/// Requests refused.
+pub const AUTH_FAILURES: &str = "linnet_auth_failures_total";
+
 /// Name and help of every counter.
-const COUNTERS: [(&str, &str); 9] = [
+const COUNTERS: [(&str, &str); 11] = [
     (
-        "linnet_packets_seen_total",
+        "linnet_seen_packets_total",
         "Frames that entered the datapath, by interface, direction and hook",
     ),
     ("linnet_ledger_packets_total", "Those frames by what was counted about them"),
     ("linnet_contended_packets_total", "Packets counted but not analyzed"),
-    ("linnet_flows_created_total", "Flows created"),
-    ("linnet_flows_ended_total", "Flows that left the kernel's table, by reason"),
-    ("linnet_capture_ring_produced_total", "Records offered to the capture ring"),
-    ("linnet_capture_ring_consumed_total", "Records read from it"),
-    ("linnet_capture_ring_lost_total", "Records that found no room"),
+    ("linnet_created_flows_total", "Flows created"),
+    ("linnet_ended_flows_total", "Flows that left the kernel's table, by reason"),
+    ("linnet_capture_ring_produced_records_total", "Records offered to the capture ring"),
+    ("linnet_capture_ring_consumed_records_total", "Records read from it"),
+    ("linnet_capture_ring_lost_records_total", "Records that found no room"),
     ("linnet_sweeps_total", "Reads of the kernel's tables"),
+    (HTTP_REQUESTS, "Requests answered, by method, route and code"),
+    (AUTH_FAILURES, "Requests refused for who or what sent them, by reason"),
 ];
 
 /// Name and help of every gauge.
 const GAUGES: [(&str, &str); 4] = [
     ("linnet_flows", "Flows in the kernel's table as of the last sweep"),
-    ("linnet_flow_table_capacity", "Flows that fit into it"),
+    ("linnet_flow_table_capacity_flows", "Flows that fit into it"),
     ("linnet_flow_table_memory_bytes", "Kernel memory that it takes"),
     ("linnet_sweep_duration_seconds", "How long the last sweep took"),
 ];
@@ -53,7 +60,7 @@ pub fn publish(board: &Board) {
                 ("direction", direction.to_owned()),
                 ("hook", side.hook.clone()),
             ];
-            counter!("linnet_packets_seen_total", &labels).absolute(side.seen);
+            counter!("linnet_seen_packets_total", &labels).absolute(side.seen);
         }
     }
     let loss = board.loss.latest();
@@ -61,20 +68,42 @@ pub fn publish(board: &Board) {
         counter!("linnet_ledger_packets_total", "outcome" => outcome.name()).absolute(count);
     }
     counter!("linnet_contended_packets_total").absolute(loss.contended);
-    counter!("linnet_capture_ring_produced_total").absolute(loss.rings.produced);
-    counter!("linnet_capture_ring_consumed_total").absolute(loss.rings.consumed);
-    counter!("linnet_capture_ring_lost_total").absolute(loss.rings.lost);
+    counter!("linnet_capture_ring_produced_records_total").absolute(loss.rings.produced);
+    counter!("linnet_capture_ring_consumed_records_total").absolute(loss.rings.consumed);
+    counter!("linnet_capture_ring_lost_records_total").absolute(loss.rings.lost);
     let status = board.status.latest();
     let flows = &status.flows;
-    counter!("linnet_flows_created_total").absolute(flows.created);
+    counter!("linnet_created_flows_total").absolute(flows.created);
     for (reason, count) in
         [("closed", flows.closed), ("idle", flows.aged), ("evicted", flows.evicted)]
     {
-        counter!("linnet_flows_ended_total", "reason" => reason).absolute(count);
+        counter!("linnet_ended_flows_total", "reason" => reason).absolute(count);
     }
     counter!("linnet_sweeps_total").absolute(status.sweep.count);
     gauge!("linnet_flows").set(flows.live as f64);
-    gauge!("linnet_flow_table_capacity").set(flows.capacity as f64);
+    gauge!("linnet_flow_table_capacity_flows").set(flows.capacity as f64);
     gauge!("linnet_flow_table_memory_bytes").set(flows.memory_bytes as f64);
     gauge!("linnet_sweep_duration_seconds").set(status.sweep.last_duration_ns as f64 / 1e9);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_end_in_their_unit_and_are_documented() {
+        let documentation = include_str!("../../docs/api.md");
+        let counted = ["packets", "flows", "records", "sweeps", "requests", "failures"];
+        let measured = ["flows", "bytes", "seconds"];
+        for (name, help) in COUNTERS {
+            let unit = name.strip_suffix("_total").and_then(|name| name.rsplit('_').next());
+            assert!(unit.is_some_and(|unit| counted.contains(&unit)), "{name}");
+            assert!(!help.is_empty() && documentation.contains(&format!("`{name}`")), "{name}");
+        }
+        for (name, help) in GAUGES {
+            let unit = name.rsplit('_').next().unwrap();
+            assert!(measured.contains(&unit), "{name}");
+            assert!(!help.is_empty() && documentation.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

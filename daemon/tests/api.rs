@@ -1,4 +1,4 @@
-//! The API over real sockets: a daemon that replays a capture, asked as a client would.
+//! The API's answers over real sockets: a daemon that replays a capture, asked as a client would.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -7,139 +7,10 @@
     reason = "a test fails by panicking, says what it measured, and makes its own numbers"
 )]
 
-use std::{
-    io::{BufRead as _, BufReader, Write as _},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
-};
+mod support;
 
 use serde_json::{Value, json};
-
-/// A daemon of its own, ended with the test.
-struct Daemon {
-    child: Child,
-    folder: tempfile::TempDir,
-    address: String,
-    login: String,
-}
-
-/// Three packets of one TCP flow, as classic pcap: enough to have a row.
-fn capture(folder: &Path) -> PathBuf {
-    let scene = lab::synth::Scene { seconds: 5, seed: 7, ..lab::synth::Scene::default() };
-    let path = folder.join("scene.pcap");
-    let mut file = std::fs::File::create(&path).unwrap();
-    lab::synth::write(&scene, &mut file).unwrap();
-    file.flush().unwrap();
-    path
-}
-
-impl Daemon {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let capture = capture(folder.path());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_linnet"))
-            .args(["run", "--one-time-login", "--listen", "127.0.0.1:0", "--replay"])
-            .arg(capture)
-            .arg("--run-dir")
-            .arg(folder.path().join("run"))
-            .arg("--state-dir")
-            .arg(folder.path().join("state"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let url = line.trim().strip_prefix("open http://").unwrap();
-        let (address, login) = url.split_once("/#login=").unwrap();
-        let daemon = Self { child, address: address.into(), login: login.into(), folder };
-        daemon.wait_until_flows();
-        daemon
-    }
-
-    fn run_dir(&self) -> PathBuf {
-        self.folder.path().join("run")
-    }
-
-    fn curl(&self, args: &[&str], path: &str) -> (u16, Value) {
-        let output = Command::new("curl")
-            .args(["-s", "-m", "20", "-w", "\n%{http_code}"])
-            .args(args)
-            .arg(format!("http://{}{path}", self.address))
-            .output()
-            .expect("curl is installed");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (body, status) = text.rsplit_once('\n').unwrap();
-        (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::String(body.into())))
-    }
-
-    /// As root over the unix socket.
-    fn get(&self, path: &str) -> (u16, Value) {
-        let socket = self.run_dir().join("api.sock");
-        self.curl(&["--unix-socket", socket.to_str().unwrap()], path)
-    }
-
-    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        let socket = self.run_dir().join("api.sock");
-        let body = body.to_string();
-        let json = "content-type: application/json";
-        self.curl(&["--unix-socket", socket.to_str().unwrap(), "-H", json, "-d", &body], path)
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a bounded wait for another process")]
-    fn wait_until_flows(&self) {
-        let start = Instant::now();
-        while self.get("/api/v1/flows").1["total"].as_u64().unwrap_or(0) < 3 {
-            assert!(start.elapsed() < Duration::from_secs(30), "no flows in time");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-#[test]
-fn a_stranger_gets_nothing_and_the_token_everything() {
-    let daemon = Daemon::start();
-    let token = std::fs::read_to_string(daemon.run_dir().join("token")).unwrap();
-    let bearer = format!("authorization: Bearer {}", token.trim());
-    for path in ["/api/v1/flows", "/api/v1/status", "/metrics", "/api/v1/captures"] {
-        assert_eq!(daemon.curl(&[], path).0, 401, "{path} without a token");
-        assert_eq!(daemon.curl(&["-H", "authorization: Bearer linnet_0"], path).0, 401, "{path}");
-        assert_eq!(daemon.curl(&["-H", &bearer], path).0, 200, "{path} with the token");
-        assert_eq!(daemon.get(path).0, 200, "{path} over the unix socket");
-    }
-    for path in ["/healthz", "/livez", "/"] {
-        assert_eq!(daemon.curl(&[], path).0, 200, "{path} is open");
-    }
-    let (status, problem) =
-        daemon.curl(&["-H", &bearer, "-H", "host: evil.example"], "/api/v1/flows");
-    assert_eq!((status, &problem["code"]), (403, &json!("cross_site")), "a rebound name");
-    let origin = "origin: http://evil.example";
-    assert_eq!(daemon.curl(&["-H", &bearer, "-H", origin], "/api/v1/flows").0, 403);
-}
-
-#[test]
-fn a_login_works_once() {
-    let daemon = Daemon::start();
-    let body = json!({ "login": daemon.login }).to_string();
-    let jar = daemon.folder.path().join("cookies");
-    let jar = jar.to_str().unwrap();
-    let json = "content-type: application/json";
-    let login = ["-c", jar, "-H", json, "-d", &body];
-    assert_eq!(daemon.curl(&login, "/api/v1/sessions").0, 201);
-    assert_eq!(daemon.curl(&["-b", jar], "/api/v1/flows").0, 200);
-    assert_eq!(daemon.curl(&login, "/api/v1/sessions").0, 401, "used up");
-    assert_eq!(daemon.curl(&["-b", jar, "-X", "DELETE"], "/api/v1/sessions/current").0, 204);
-    assert_eq!(daemon.curl(&["-b", jar], "/api/v1/flows").0, 401, "logged out");
-}
+use support::served::Daemon;
 
 #[test]
 fn pages_hold_the_flows_in_order_and_every_list_its_losses() {
@@ -171,7 +42,18 @@ fn a_bad_request_says_what_is_wrong() {
         ("/api/v1/flows?sort=speed", 400, "invalid_parameter", "rtt.p99_ns"),
         ("/api/v1/flows?limit=0", 400, "invalid_parameter", "1000"),
         ("/api/v1/flows?address=here", 400, "invalid_parameter", "here"),
-        ("/api/v1/flows?colour=red", 400, "invalid_parameter", "protocol"),
+        ("/api/v1/flows?limit=1001", 400, "invalid_parameter", "1000"),
+        ("/api/v1/flows?limit=-1", 400, "invalid_parameter", "`-1`"),
+        ("/api/v1/flows?port=65536", 400, "invalid_parameter", "65536"),
+        ("/api/v1/flows?live=maybe", 400, "invalid_parameter", "maybe"),
+        ("/api/v1/flows?protocol=300", 400, "invalid_parameter", "255"),
+        ("/api/v1/flows?interface=none", 400, "invalid_parameter", "/api/v1/interfaces"),
+        ("/api/v1/flows?sort=--bytes", 400, "invalid_parameter", "`-bytes`"),
+        ("/api/v1/flows?limit=1&limit=2", 400, "invalid_parameter", "twice"),
+        ("/api/v1/flows?colour=red", 400, "invalid_parameter", "protocol, address"),
+        ("/api/v1/interfaces?limit=1", 400, "invalid_parameter", "has none"),
+        ("/api/v1/captures?state=running", 400, "invalid_parameter", "`state`"),
+        ("/api/v1/status?x", 400, "invalid_parameter", "`x`"),
         ("/api/v1/flows?cursor=x", 400, "invalid_parameter", "next"),
         ("/api/v1/flows?state=odd", 400, "invalid_parameter", "ESTABLISHED"),
         ("/api/v1/flows/short", 400, "invalid_parameter", "26"),
@@ -180,9 +62,10 @@ fn a_bad_request_says_what_is_wrong() {
         ("/api/v1/captures/none", 404, "not_found", "none"),
         ("/api/v1/captures/none/file", 404, "not_found", "none"),
     ] {
-        let (got, problem) = daemon.get(path);
-        assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{path}: {problem}");
-        assert!(problem["detail"].as_str().unwrap().contains(word), "{path}: {problem}");
+        let answer = daemon.ask_unix(&[], path);
+        let (got, got_code, detail) = answer.problem();
+        assert_eq!((got, got_code), (status, code), "{path}: {answer:?}");
+        assert!(detail.contains(word), "{path}: {answer:?}");
     }
     let captures = "/api/v1/captures";
     for (body, status, code) in [
@@ -195,7 +78,20 @@ fn a_bad_request_says_what_is_wrong() {
         let (got, problem) = daemon.post(captures, &body);
         assert_eq!((got, problem["code"].as_str()), (status, Some(code)), "{body}: {problem}");
     }
-    assert_eq!(daemon.post("/api/v1/flows", &json!({})).0, 405);
+}
+
+#[test]
+fn a_parameter_at_fault_is_named_and_a_cursor_keeps_its_order() {
+    let daemon = Daemon::start();
+    for name in ["colour", "limit", "cursor", "sort", "port", "address", "state", "live"] {
+        let problem = daemon.ask_unix(&[], &format!("/api/v1/flows?{name}=~"));
+        assert_eq!(problem.problem().1, "invalid_parameter");
+        assert_eq!(problem.body["parameter"], name);
+    }
+    let page = daemon.get("/api/v1/flows?sort=bytes&limit=1").1;
+    let next = page["next"].as_str().unwrap();
+    let other = daemon.ask_unix(&[], &format!("/api/v1/flows?sort=-bytes&limit=1&cursor={next}"));
+    assert!(other.problem().2.contains("sorted by `bytes`"), "{other:?}");
 }
 
 #[test]
@@ -207,11 +103,12 @@ fn a_capture_runs_alone_and_its_file_is_whole() {
     let id = answer["capture"]["id"].as_str().unwrap().to_owned();
     let (status, problem) = daemon.post("/api/v1/captures", &json!({}));
     assert_eq!((status, &problem["code"]), (409, &json!("capture_running")));
-    let file = daemon.folder.path().join("live.pcapng");
-    let socket = daemon.run_dir().join("api.sock");
-    let args = ["--unix-socket", socket.to_str().unwrap(), "-o", file.to_str().unwrap()];
+    let file = daemon.folder().join("live.pcapng");
+    let socket = daemon.socket();
+    let args =
+        ["--unix-socket", socket.to_str().unwrap(), "--no-include", "-o", file.to_str().unwrap()];
     // The stream ends with the capture.
-    assert_eq!(daemon.curl(&args, &format!("/api/v1/captures/{id}/live")).0, 200);
+    daemon.ask(&args, &format!("/api/v1/captures/{id}/live"));
     let capture = daemon.get(&format!("/api/v1/captures/{id}")).1["capture"].clone();
     assert_eq!(capture["state"], "finished", "{capture}");
     assert_eq!(capture["stop_reason"], "packet_limit");
@@ -223,7 +120,31 @@ fn a_capture_runs_alone_and_its_file_is_whole() {
         packets += 1;
     }
     assert_eq!(packets, 20);
-    let delete = ["--unix-socket", socket.to_str().unwrap(), "-X", "DELETE"];
-    assert_eq!(daemon.curl(&delete, &format!("/api/v1/captures/{id}")).0, 204);
+    let deleted = daemon.ask_unix(&["-X", "DELETE"], &format!("/api/v1/captures/{id}"));
+    assert_eq!(deleted.status, 204);
     assert_eq!(daemon.get(&format!("/api/v1/captures/{id}")).0, 404);
+}
+
+#[test]
+fn metrics_are_prometheus_text_that_names_nobody() {
+    let daemon = Daemon::start();
+    let flow = daemon.get("/api/v1/flows?limit=1").1["flows"][0].clone();
+    let id = flow["id"].as_str().unwrap();
+    daemon.get(&format!("/api/v1/flows/{id}"));
+    daemon.get("/no/such/route");
+    let answer = daemon.ask_unix(&[], "/metrics");
+    assert_eq!(answer.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    let text = answer.body.as_str().unwrap();
+    let one = r#"linnet_http_requests_total{method="GET",route="/api/v1/flows/{id}",code="200"} 1"#;
+    assert!(text.contains(one), "{text}");
+    assert!(text.contains(r#"route="none",code="404"} 1"#), "{text}");
+    let address = flow["originator"]["address"].as_str().unwrap();
+    assert!(!text.contains(id) && !text.contains(address) && !text.contains("/no/such"), "{text}");
+    let documentation = include_str!("../../docs/api.md");
+    for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let (series, value) = line.rsplit_once(' ').unwrap();
+        let name = series.split('{').next().unwrap();
+        assert!(value.parse::<f64>().is_ok_and(f64::is_finite), "{line}");
+        assert!(documentation.contains(&format!("`{name}`")), "{line}");
+    }
 }

@@ -1,171 +1,128 @@
-//! Who may ask: root over the unix socket, and whoever holds the token or a session made with it over loopback.
+//! Who may ask: over the unix socket root, the daemon's own user and the group; over loopback whoever holds the token
+//! or a session made with it. Never says why not; `guard.rs` does.
 
 use std::{
-    collections::HashMap,
-    fs::OpenOptions,
-    io::{self, Read as _, Write as _},
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
     net::SocketAddr,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::{
-    extract::{ConnectInfo, Request, State},
-    http::{HeaderMap, StatusCode, header},
-    middleware::Next,
-    response::Response,
-};
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
+use axum::http::{HeaderMap, header};
 
-use super::{ApiError, ApiState};
+use super::secrets::{Credential, Refused, Secrets, fresh};
 use crate::clock::Clock;
 
-/// Sessions at a time; the oldest goes first.
-const SESSIONS_MAX: usize = 64;
-/// How long a session lives.
-const SESSION_NS: u64 = 12 * 3_600 * 1_000_000_000;
-/// How long a one-time login may be used.
-const LOGIN_NS: u64 = 600 * 1_000_000_000;
-/// Wrong logins per minute before all are refused for the rest of it.
-const FAILURES_MAX: u32 = 20;
-const MINUTE_NS: u64 = 60 * 1_000_000_000;
 /// The session's cookie.
-pub const COOKIE: &str = "linnet_session";
-
-type Digest = [u8; 32];
+pub(super) const COOKIE: &str = "linnet_session";
+/// Members of this group may use the unix socket.
+pub(super) const GROUP: &str = "linnet";
+/// Shortest token that is taken from the file: 128 bits as hexadecimal digits.
+const TOKEN_LENGTH_MIN: usize = 32;
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Debug)]
-pub enum Peer {
-    /// The unix socket, with the peer's user id.
-    Unix(u32),
-    /// Loopback.
-    Tcp(SocketAddr),
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Peer {
+    /// A process, over the unix socket.
+    Unix {
+        /// Its user.
+        uid: u32,
+        /// Whether that user is a member of [`GROUP`].
+        in_group: bool,
+    },
+    /// Someone on this host.
+    Tcp {
+        /// The address that was connected to.
+        local: SocketAddr,
+    },
 }
 
-/// The secrets, as digests.
+/// What may be exchanged for what, and the time that decides it.
 #[derive(Debug)]
 pub struct Access {
     clock: Arc<Clock>,
-    token: Digest,
     own_uid: u32,
-    logins: Mutex<HashMap<Digest, u64>>,
-    sessions: Mutex<HashMap<Digest, u64>>,
-    failures: Mutex<(u64, u32)>,
-}
-
-fn digest(secret: &str) -> Digest {
-    Sha256::digest(secret).into()
-}
-
-/// 256 random bits as text.
-fn secret(prefix: &str) -> String {
-    let bytes: [u8; 32] = rand::random();
-    bytes.iter().fold(prefix.to_owned(), |text, byte| format!("{text}{byte:02x}"))
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    secrets: Mutex<Secrets>,
 }
 
 impl Access {
     /// Reads the token file of the run folder, or makes it.
     pub fn new(run_dir: &Path, clock: Arc<Clock>) -> io::Result<Self> {
-        let path = run_dir.join("token");
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        let token = match made {
-            Ok(mut file) => {
-                let token = secret("linnet_");
-                writeln!(file, "{token}")?;
-                token
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut token = String::new();
-                std::fs::File::open(&path)?.read_to_string(&mut token)?;
-                token.trim().to_owned()
-            }
-            Err(error) => return Err(error),
-        };
-        Ok(Self {
-            clock,
-            token: digest(&token),
-            own_uid: nix::unistd::geteuid().as_raw(),
-            logins: Mutex::default(),
-            sessions: Mutex::default(),
-            failures: Mutex::default(),
-        })
+        let secrets = Mutex::new(Secrets::new(&token(&run_dir.join("token"))?));
+        Ok(Self { clock, own_uid: nix::unistd::geteuid().as_raw(), secrets })
     }
 
     /// A login that can be exchanged for a session once.
     #[must_use]
     pub fn one_time_login(&self) -> String {
-        let login = secret("");
-        locked(&self.logins).insert(digest(&login), self.clock.monotonic_ns() + LOGIN_NS);
-        login
+        self.secrets().login(self.clock.monotonic_ns())
     }
 
-    fn is_token(&self, token: &str) -> bool {
-        digest(token).ct_eq(&self.token).into()
+    /// Exchanges a token or a login for a session's secret.
+    pub(super) fn exchange(&self, presented: Credential<'_>) -> Result<String, Refused> {
+        self.secrets().exchange(presented, self.clock.monotonic_ns())
     }
 
-    /// Exchanges a token or a one-time login for a session's secret.
-    pub fn exchange(&self, token: Option<&str>, login: Option<&str>) -> Result<String, ApiError> {
-        let now_ns = self.clock.monotonic_ns();
-        let mut failures = locked(&self.failures);
-        if now_ns.saturating_sub(failures.0) > MINUTE_NS {
-            *failures = (now_ns, 0);
-        }
-        if failures.1 >= FAILURES_MAX {
-            let detail = "too many wrong logins; wait a minute";
-            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_logins", detail));
-        }
-        let known = token.is_some_and(|token| self.is_token(token))
-            || login.is_some_and(|login| {
-                locked(&self.logins).remove(&digest(login)).is_some_and(|end| end > now_ns)
-            });
-        if !known {
-            failures.1 += 1;
-            let detail = "this token or login is not valid; a login can be used once, the token is in the file `token` of the run folder";
-            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
-        }
-        drop(failures);
-        let session = secret("");
-        let mut sessions = locked(&self.sessions);
-        sessions.retain(|_, end| *end > now_ns);
-        if sessions.len() >= SESSIONS_MAX {
-            let oldest = sessions.iter().min_by_key(|(_, end)| **end).map(|(key, _)| *key);
-            oldest.and_then(|oldest| sessions.remove(&oldest));
-        }
-        sessions.insert(digest(&session), now_ns + SESSION_NS);
-        Ok(session)
-    }
-
-    /// Ends a session.
-    pub fn end(&self, headers: &HeaderMap) {
+    /// Ends the session of a request, if it has one.
+    pub(super) fn end(&self, headers: &HeaderMap) {
         if let Some(session) = cookie(headers) {
-            locked(&self.sessions).remove(&digest(session));
+            self.secrets().end_session(session);
         }
     }
 
-    fn allows(&self, peer: &Peer, headers: &HeaderMap) -> bool {
+    /// Whether this peer may ask, with what it sent along.
+    pub(super) fn admits(&self, peer: Peer, headers: &HeaderMap) -> bool {
         match peer {
-            Peer::Unix(uid) => *uid == 0 || *uid == self.own_uid,
-            Peer::Tcp(_) => {
-                let bearer = headers
-                    .get(header::AUTHORIZATION)
-                    .and_then(|value| value.to_str().ok())
-                    .and_then(|value| value.strip_prefix("Bearer "));
-                bearer.is_some_and(|token| self.is_token(token))
+            Peer::Unix { uid, in_group } => uid == 0 || uid == self.own_uid || in_group,
+            Peer::Tcp { .. } => {
+                bearer(headers).is_some_and(|token| self.secrets().is_token(token))
                     || cookie(headers).is_some_and(|session| {
-                        let now_ns = self.clock.monotonic_ns();
-                        let sessions = locked(&self.sessions);
-                        sessions.get(&digest(session)).is_some_and(|end| *end > now_ns)
+                        self.secrets().use_session(session, self.clock.monotonic_ns())
                     })
             }
         }
     }
+
+    fn secrets(&self) -> MutexGuard<'_, Secrets> {
+        self.secrets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The token in the file; a new one where there is no file. One that could be guessed or read by others is refused.
+fn token(path: &Path) -> io::Result<String> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            let token = fresh("linnet_");
+            writeln!(file, "{token}")?;
+            return Ok(token);
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let mode = fs::metadata(path)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(refused(path, &format!("its mode is {mode:03o}; make it 600")));
+    }
+    let token = fs::read_to_string(path)?.trim().to_owned();
+    if token.len() < TOKEN_LENGTH_MIN {
+        let why = format!(
+            "it has no token of at least {TOKEN_LENGTH_MIN} characters; remove it to have a new one made"
+        );
+        return Err(refused(path, &why));
+    }
+    Ok(token)
+}
+
+fn refused(path: &Path, why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("cannot use `{}`: {why}", path.display()))
+}
+
+/// The token of `Authorization: Bearer TOKEN` (RFC 6750); the scheme's case does not matter (RFC 9110).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
 fn cookie(headers: &HeaderMap) -> Option<&str> {
@@ -173,63 +130,85 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     cookies.split("; ").find_map(|pair| pair.strip_prefix(COOKIE)?.strip_prefix('='))
 }
 
-/// Lets a request through that has the right to ask.
-pub(super) async fn require(
-    State(state): State<ApiState>,
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    if state.access.allows(&peer, request.headers()) {
-        return Ok(next.run(request).await);
-    }
-    Err(match peer {
-        Peer::Unix(_) => ApiError::new(
-            StatusCode::FORBIDDEN,
-            "forbidden",
-            "the unix socket is for root and the daemon's own user",
-        ),
-        Peer::Tcp(_) => ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "send `Authorization: Bearer TOKEN` (the file `token` of the run folder has it), or log in",
-        ),
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Refuses what another site's page makes a browser send, and names that resolve to loopback (DNS rebinding).
-pub(super) async fn same_site(
-    ConnectInfo(peer): ConnectInfo<Peer>,
-    request: Request,
-    next: Next,
-) -> Result<Response, ApiError> {
-    if let Peer::Tcp(local) = peer {
-        check_site(local, request.headers())?;
+    fn access(folder: &Path) -> io::Result<Access> {
+        Access::new(folder, Arc::new(Clock::new()))
     }
-    Ok(next.run(request).await)
-}
 
-fn check_site(local: SocketAddr, headers: &HeaderMap) -> Result<(), ApiError> {
-    let refuse = |detail: &str| Err(ApiError::new(StatusCode::FORBIDDEN, "cross_site", detail));
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let ours = |host: &str| {
-        let port = local.port();
-        host == local.to_string()
-            || ["localhost", "127.0.0.1", "[::1]"]
-                .iter()
-                .any(|name| host == format!("{name}:{port}"))
-    };
-    if !text("host").is_some_and(ours) {
-        return refuse("the Host header names another machine; use 127.0.0.1 or localhost");
+    fn headers(name: header::HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, value.parse().unwrap())])
     }
-    if let Some(origin) = text("origin")
-        && !origin.strip_prefix("http://").is_some_and(ours)
-    {
-        return refuse("requests of another site's pages are refused");
+
+    #[test]
+    fn the_socket_is_for_root_the_own_user_and_the_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let access = access(folder.path()).unwrap();
+        let none = HeaderMap::new();
+        let own = nix::unistd::geteuid().as_raw();
+        for (uid, in_group, admitted) in
+            [(0, false, true), (own, false, true), (65_534, true, true), (65_534, false, false)]
+        {
+            let peer = Peer::Unix { uid, in_group };
+            assert_eq!(access.admits(peer, &none), admitted, "{peer:?}");
+        }
+        let token = fs::read_to_string(folder.path().join("token")).unwrap();
+        let bearer = headers(header::AUTHORIZATION, &format!("Bearer {}", token.trim()));
+        let peer = Peer::Unix { uid: 65_534, in_group: false };
+        assert!(!access.admits(peer, &bearer), "the token is for loopback");
     }
-    let other_site = matches!(text("sec-fetch-site"), Some("cross-site" | "same-site"));
-    if other_site && text("sec-fetch-mode") != Some("navigate") {
-        return refuse("requests of another site's pages are refused");
+
+    #[test]
+    fn loopback_is_for_the_token_and_for_sessions() {
+        let folder = tempfile::tempdir().unwrap();
+        let access = access(folder.path()).unwrap();
+        let peer = Peer::Tcp { local: "127.0.0.1:8470".parse().unwrap() };
+        assert!(!access.admits(peer, &HeaderMap::new()));
+        let token = fs::read_to_string(folder.path().join("token")).unwrap();
+        let token = token.trim();
+        for (value, admitted) in [
+            (format!("Bearer {token}"), true),
+            (format!("bearer {token}"), true),
+            (format!("Basic {token}"), false),
+            (format!("Bearer {token}0"), false),
+            ("Bearer ".to_owned(), false),
+            (token.to_owned(), false),
+        ] {
+            let headers = headers(header::AUTHORIZATION, &value);
+            assert_eq!(access.admits(peer, &headers), admitted, "{value}");
+        }
+        let session = access.exchange(Credential::Token(token)).unwrap();
+        let with_session = headers(header::COOKIE, &format!("a=1; {COOKIE}={session}; b=2"));
+        assert!(access.admits(peer, &with_session));
+        access.end(&with_session);
+        assert!(!access.admits(peer, &with_session));
+        assert!(!access.admits(peer, &headers(header::COOKIE, &format!("{COOKIE}="))));
     }
-    Ok(())
+
+    #[test]
+    fn the_token_is_kept_and_only_for_the_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        access(folder.path()).unwrap();
+        let path = folder.path().join("token");
+        let first = fs::read_to_string(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        access(folder.path()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), first);
+    }
+
+    #[test]
+    fn a_token_that_is_empty_or_open_to_others_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, "\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let error = access(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("remove it"), "{error}");
+        fs::write(&path, fresh("linnet_")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let error = access(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("640") && error.contains("make it 600"), "{error}");
+    }
 }

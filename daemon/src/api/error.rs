@@ -1,5 +1,7 @@
 //! Errors as RFC 9457 problem details. What a client sees and what is logged are two things.
 
+use std::sync::Arc;
+
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -9,7 +11,8 @@ use serde::Serialize;
 
 use crate::capture::CaptureError;
 
-/// One problem.
+/// One problem. A response carries it as an extension, as `Arc<ApiError>`, until `envelope.rs` renders it: only
+/// there are path and request id known.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
@@ -17,6 +20,8 @@ pub struct ApiError {
     detail: String,
     /// The parameter or field at fault.
     parameter: Option<String>,
+    /// When to try again.
+    retry_after_s: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -28,12 +33,16 @@ struct Problem<'a> {
     detail: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_s: Option<u64>,
+    instance: &'a str,
+    request_id: &'a str,
 }
 
 impl ApiError {
     /// A problem with its documented code.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), parameter: None }
+        Self { status, code, detail: detail.into(), parameter: None, retry_after_s: None }
     }
 
     /// A parameter that cannot be used.
@@ -47,6 +56,47 @@ impl ApiError {
     /// Something that is not there.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// Something that may be tried again later.
+    pub(super) const fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// What stands for a refusal that came without a problem: a library's, or a handler's panic.
+    pub(super) fn of_status(status: StatusCode) -> Self {
+        if status.is_server_error() {
+            let detail = "this is a fault of linnet; its log has more, see this request's id";
+            return Self::new(status, "internal", detail);
+        }
+        let detail = "the request cannot be read; see docs/api.md for what this route takes";
+        Self::new(status, "invalid_request", detail)
+    }
+
+    /// The problem as the answer to one request.
+    pub(super) fn render(&self, path: &str, request_id: &str) -> Response {
+        let problem = Problem {
+            r#type: format!("urn:linnet:problem:{}", self.code),
+            title: self.status.canonical_reason().unwrap_or("error"),
+            status: self.status.as_u16(),
+            code: self.code,
+            detail: &self.detail,
+            parameter: self.parameter.as_deref(),
+            retry_after_s: self.retry_after_s,
+            instance: path,
+            request_id,
+        };
+        let mut response = (self.status, Json(problem)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = self.retry_after_s {
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
     }
 }
 
@@ -76,18 +126,8 @@ impl From<CaptureError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let problem = Problem {
-            r#type: format!("urn:linnet:problem:{}", self.code),
-            title: self.status.canonical_reason().unwrap_or("error"),
-            status: self.status.as_u16(),
-            code: self.code,
-            detail: &self.detail,
-            parameter: self.parameter.as_deref(),
-        };
-        let mut response = (self.status, Json(problem)).into_response();
-        response
-            .headers_mut()
-            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(Arc::new(self));
         response
     }
 }

@@ -1,27 +1,30 @@
 //! `/flows`: pages of the flow table.
 
-use std::{collections::HashMap, fmt::Display, str::FromStr};
-
 use axum::{
     Json,
-    extract::{Path, Query, State},
+    extract::{Path, State},
+    http::Uri,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use datapath::ConntrackState;
 use serde_json::{Value, json};
 
-use super::{ApiError, ApiState};
+use super::{
+    ApiError, ApiState,
+    parameters::{Parameters, value},
+};
 use crate::flow::{
-    FlowId, FlowQuery, FlowView, SortField,
-    query::{Cursor, PAGE_MAX},
+    FlowId, FlowQuery, FlowView,
+    query::{Cursor, FlowFilter, PAGE_MAX},
     view::protocol_number,
 };
 
-pub(super) async fn list(
-    State(state): State<ApiState>,
-    Query(parameters): Query<HashMap<String, String>>,
-) -> Result<Json<Value>, ApiError> {
-    let query = parse(&state, &parameters)?;
+/// What a list of flows can be asked for.
+const PARAMETERS: [&str; 9] =
+    ["protocol", "address", "port", "state", "interface", "live", "sort", "limit", "cursor"];
+
+pub(super) async fn list(State(state): State<ApiState>, uri: Uri) -> Result<Json<Value>, ApiError> {
+    let query = parse(&state, &uri)?;
     let page = state.flows.page(&query);
     let naming = state.board.naming.latest();
     let flows: Vec<_> = page.flows.iter().map(|flow| FlowView::new(flow, &naming, true)).collect();
@@ -44,71 +47,79 @@ pub(super) async fn one(
     Ok(Json(json!({ "flow": view, "loss": &*state.board.loss.latest() })))
 }
 
-fn value<T: FromStr<Err: Display>>(name: &str, text: &str) -> Result<T, ApiError> {
-    text.parse().map_err(|error: T::Err| ApiError::parameter(name, format!("`{text}`: {error}")))
-}
-
-fn parse(state: &ApiState, parameters: &HashMap<String, String>) -> Result<FlowQuery, ApiError> {
-    let mut query = FlowQuery::default();
-    for (name, text) in parameters {
-        let bad = |detail: String| Err(ApiError::parameter(name, detail));
-        match name.as_str() {
-            "protocol" => match protocol_number(text) {
-                Some(number) => query.filter.protocol = Some(number),
-                None => return bad(format!("`{text}` is no protocol; use a name like tcp or a number")),
-            },
-            "address" => query.filter.address = Some(value(name, text)?),
-            "port" => query.filter.port = Some(value(name, text)?),
-            "live" => query.filter.live = Some(value(name, text)?),
-            "state" => {
-                let wanted = text.to_ascii_uppercase();
-                let state = (0..=u8::MAX)
-                    .filter_map(ConntrackState::from_u8)
-                    .find(|state| state.name() == wanted);
-                match state {
-                    Some(state) => query.filter.state = Some(state),
-                    None => return bad(format!("`{text}` is no state; nf_conntrack's names are known, like ESTABLISHED")),
-                }
-            }
-            "interface" => {
-                let naming = state.board.naming.latest();
-                match naming.points.iter().find(|(_, point)| point.interface == *text) {
-                    Some((point, _)) => query.filter.point = Some(*point),
-                    None => return bad(format!("linnet watches no interface `{text}`")),
-                }
-            }
-            "sort" => {
-                query.descending = text.starts_with('-');
-                query.sort = value(name, text.trim_start_matches('-'))?;
-            }
-            "limit" => match text.parse() {
-                Ok(limit) if (1..=PAGE_MAX).contains(&limit) => query.limit = limit,
-                _ => return bad(format!("`{text}` is not between 1 and {PAGE_MAX}")),
-            },
-            "cursor" => {}
-            _ => return bad("there is no such parameter; known are protocol, address, port, state, interface, live, sort, limit, cursor".into()),
-        }
+fn parse(state: &ApiState, uri: &Uri) -> Result<FlowQuery, ApiError> {
+    let parameters = Parameters::read(uri, &PARAMETERS)?;
+    let filter = FlowFilter {
+        protocol: parameters.text("protocol").map(protocol).transpose()?,
+        address: parameters.value("address")?,
+        port: parameters.value("port")?,
+        state: parameters.text("state").map(conntrack_state).transpose()?,
+        point: parameters.text("interface").map(|name| point(state, name)).transpose()?,
+        live: parameters.value("live")?,
+    };
+    let mut query = FlowQuery { filter, ..FlowQuery::default() };
+    if let Some(text) = parameters.text("sort") {
+        let field = text.strip_prefix('-');
+        query.descending = field.is_some();
+        query.sort = value("sort", field.unwrap_or(text))?;
     }
-    if let Some(text) = parameters.get("cursor") {
-        let Some((order, cursor)) = decode(text) else {
-            return Err(ApiError::parameter(
-                "cursor",
-                "this is no cursor; use the `next` of a page",
-            ));
-        };
-        if order != order_of(&query) {
-            let detail =
-                format!("this cursor is of a page sorted by `{order}`; keep `sort` as it was");
-            return Err(ApiError::parameter("cursor", detail));
-        }
-        query.after = Some(cursor);
+    if let Some(text) = parameters.text("limit") {
+        query.limit = limit(text)?;
+    }
+    if let Some(text) = parameters.text("cursor") {
+        query.after = Some(cursor(&query, text)?);
     }
     Ok(query)
 }
 
+fn protocol(text: &str) -> Result<u8, ApiError> {
+    protocol_number(text).ok_or_else(|| {
+        let detail = format!("`{text}` is no protocol; use a name like tcp or a number up to 255");
+        ApiError::parameter("protocol", detail)
+    })
+}
+
+fn conntrack_state(text: &str) -> Result<ConntrackState, ApiError> {
+    let mut states = (0..=u8::MAX).filter_map(ConntrackState::from_u8);
+    states.clone().find(|state| state.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
+        let known: Vec<_> = states.by_ref().map(ConntrackState::name).collect();
+        let detail = format!("`{text}` is no state; known are {}", known.join(", "));
+        ApiError::parameter("state", detail)
+    })
+}
+
+fn point(state: &ApiState, interface: &str) -> Result<u32, ApiError> {
+    let naming = state.board.naming.latest();
+    let point = naming.points.iter().find(|(_, point)| point.interface == interface);
+    point.map(|(point, _)| *point).ok_or_else(|| {
+        let detail =
+            format!("linnet watches no interface `{interface}`; /api/v1/interfaces lists them");
+        ApiError::parameter("interface", detail)
+    })
+}
+
+fn limit(text: &str) -> Result<usize, ApiError> {
+    text.parse().ok().filter(|limit| (1..=PAGE_MAX).contains(limit)).ok_or_else(|| {
+        let detail = format!("`{text}` is no number between 1 and {PAGE_MAX}");
+        ApiError::parameter("limit", detail)
+    })
+}
+
+/// Where the page before ended; it has to be in the same order.
+fn cursor(query: &FlowQuery, text: &str) -> Result<Cursor, ApiError> {
+    let bad = |detail: String| ApiError::parameter("cursor", detail);
+    let Some((order, cursor)) = decode(text) else {
+        return Err(bad("this is no cursor; use the `next` of a page".into()));
+    };
+    if order != order_of(query) {
+        let detail = format!("this cursor is of a page sorted by `{order}`; keep `sort` as it was");
+        return Err(bad(detail));
+    }
+    Ok(cursor)
+}
+
 fn order_of(query: &FlowQuery) -> String {
-    let sort: SortField = query.sort;
-    format!("{}{}", if query.descending { "-" } else { "" }, sort.name())
+    format!("{}{}", if query.descending { "-" } else { "" }, query.sort.name())
 }
 
 fn encode(query: &FlowQuery, cursor: Cursor) -> String {

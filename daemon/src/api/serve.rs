@@ -1,94 +1,150 @@
-//! Listening: the unix socket, and loopback for browsers. Connections carry who is at their other end.
+//! The accept loops: each connection gets its peer, its limits, and a place among a bounded number. Never looks into
+//! a request.
 
-use std::{
-    io,
-    net::SocketAddr,
-    path::{Path, PathBuf},
+use std::{future::ready, io, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body, http::Request};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
+
+use super::{
+    access::Peer,
+    listen::{Bound, unix_peer},
 };
 
-use axum::{Router, extract::connect_info::Connected, serve::IncomingStream};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio_util::sync::CancellationToken;
+/// Connections over loopback at a time. The next ones wait in the kernel until one ends; the unix socket has places of
+/// its own, so that nobody on loopback can lock root out.
+const TCP_CONNECTIONS_MAX: usize = 256;
+/// Connections over the unix socket at a time.
+const UNIX_CONNECTIONS_MAX: usize = 256;
+/// A request's line and headers, bytes. Browsers send cookies of every port of this host.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+/// How long the next request's headers may take to arrive, counted from when the connection became idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a reader over loopback may take nothing of what is sent to it: anyone can be one there. Over the unix
+/// socket a paused reader keeps its place.
+const STUCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// What requests at hand have to end when the daemon stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// From a failed accept to the next; out of descriptors, it would fail again at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-use super::access::Peer;
-
-/// The sockets, bound but not yet served.
-#[derive(Debug)]
-pub struct Bound {
-    tcp: TcpListener,
-    unix: UnixListener,
-    /// Where the unix socket is.
-    pub path: PathBuf,
-    /// Where browsers go.
-    pub address: SocketAddr,
+/// What all connections share.
+struct Server {
+    router: Router,
+    stop: CancellationToken,
+    connections: TaskTracker,
 }
 
-/// A socket that cannot be had.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The TCP address.
-    #[error(
-        "cannot listen on {address}: {source}; choose another one with --listen 127.0.0.1:PORT"
-    )]
-    Tcp {
-        /// Which.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The unix socket.
-    #[error("cannot listen on `{path}`: {source}")]
-    Unix {
-        /// Which.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// Another daemon answers there.
-    #[error("another linnet answers on `{0}`; stop it, or give this one a --run-dir of its own")]
-    InUse(PathBuf),
+/// Serves until told to stop, then lets requests at hand end, within bounds.
+pub async fn serve(bound: Bound, router: Router, stop: CancellationToken) {
+    let server = Server { router, stop, connections: TaskTracker::new() };
+    let tcp = || async {
+        let (stream, _) = bound.tcp.accept().await?;
+        // Where this fails the connection is over, and its first read says so.
+        let _delayed = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(STUCK_TIMEOUT));
+        Ok(Box::pin(stream))
+    };
+    let tcp_peer = |stream: &Pin<Box<TimeoutStream<TcpStream>>>| {
+        ready(stream.get_ref().local_addr().ok().map(|local| Peer::Tcp { local }))
+    };
+    let unix = || async { Ok(bound.unix.accept().await?.0) };
+    tokio::join!(
+        server.accept(TCP_CONNECTIONS_MAX, tcp, tcp_peer),
+        server.accept(UNIX_CONNECTIONS_MAX, unix, unix_peer),
+    );
+    drop(bound);
+    server.connections.close();
+    server.connections.wait().await;
 }
 
-/// Binds both. A socket file that nobody answers on is an earlier run's and is replaced.
-pub async fn bind(run_dir: &Path, address: SocketAddr) -> Result<Bound, BindError> {
-    let path = run_dir.join("api.sock");
-    if UnixStream::connect(&path).await.is_ok() {
-        return Err(BindError::InUse(path));
+impl Server {
+    /// Takes connections while there are places, until told to stop.
+    async fn accept<S, A, P>(&self, places_max: usize, next: impl Fn() -> A, peer: impl Fn(&S) -> P)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        A: Future<Output = io::Result<S>>,
+        P: Future<Output = Option<Peer>> + Send + 'static,
+    {
+        let places = Arc::new(Semaphore::new(places_max));
+        let next_in_place = async || {
+            let place = Arc::clone(&places).acquire_owned().await.expect("it is never closed");
+            (next().await, place)
+        };
+        loop {
+            let (accepted, place) = tokio::select! {
+                accepted = next_in_place() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            match accepted {
+                Ok(stream) => self.start(peer(&stream), stream, place),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     }
-    let failed = |source| BindError::Unix { path: path.clone(), source };
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    let unix = UnixListener::bind(&path).map_err(failed)?;
-    let tcp =
-        TcpListener::bind(address).await.map_err(|source| BindError::Tcp { address, source })?;
-    let address = tcp.local_addr().map_err(|source| BindError::Tcp { address, source })?;
-    Ok(Bound { tcp, unix, path, address })
-}
 
-/// Serves until told to stop, then lets requests at hand end.
-pub async fn serve(bound: Bound, router: Router, stop: CancellationToken) -> io::Result<()> {
-    let service = router.into_make_service_with_connect_info::<Peer>();
-    let stopped = |stop: CancellationToken| async move { stop.cancelled().await };
-    let tcp = axum::serve(bound.tcp, service.clone()).with_graceful_shutdown(stopped(stop.clone()));
-    let unix = axum::serve(bound.unix, service).with_graceful_shutdown(stopped(stop));
-    let (tcp, unix) = tokio::join!(tcp.into_future(), unix.into_future());
-    // What is gone already needs no removing.
-    let _gone = std::fs::remove_file(&bound.path);
-    tcp.and(unix)
-}
-
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, TcpListener>) -> Self {
-        let local = stream.io().local_addr();
-        Self::Tcp(local.unwrap_or_else(|_| *stream.remote_addr()))
+    /// Serves one connection in a task of its own, which keeps the place.
+    fn start<S, P>(&self, peer: P, stream: S, place: OwnedSemaphorePermit)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        P: Future<Output = Option<Peer>> + Send + 'static,
+    {
+        let (router, stop) = (self.router.clone(), self.stop.clone());
+        self.connections.spawn(async move {
+            match peer.await {
+                Some(peer) => converse(stream, peer, router, stop).await,
+                None => tracing::debug!("a connection ended before its peer was known"),
+            }
+            drop(place);
+        });
     }
 }
 
-impl Connected<IncomingStream<'_, UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
-        // A peer that cannot be named is nobody.
-        Self::Unix(stream.io().peer_cred().map_or(u32::MAX, |peer| peer.uid()))
+/// Answers the requests of one connection.
+async fn converse<S>(stream: S, peer: Peer, router: Router, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer);
+        router.clone().oneshot(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), answer);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        () = stop.cancelled() => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            // A reader that is stuck does not hold up the stop.
+            tokio::time::timeout(STOP_TIMEOUT, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, ?peer, "a connection ended early");
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::access::Access;
+use super::Access;
 use crate::{board::Board, capture::CaptureManager, flow::FlowTable};
 
 /// The handles of the running daemon; cheap to clone.

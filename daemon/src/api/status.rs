@@ -2,11 +2,19 @@
 
 use std::sync::Arc;
 
-use axum::{Json, extract::State, http::StatusCode};
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
 use serde_json::{Value, json};
 
 use super::{ApiError, ApiState};
 use crate::{board::StatusView, metrics};
+
+/// Prometheus's text format.
+const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub(super) async fn version() -> Json<Value> {
     Json(json!({
@@ -28,9 +36,9 @@ pub(super) async fn interfaces(State(state): State<ApiState>) -> Json<Value> {
     Json(json!({ "interfaces": &*interfaces, "loss": &*state.board.loss.latest() }))
 }
 
-pub(super) async fn metrics(State(state): State<ApiState>) -> String {
+pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {
     metrics::publish(&state.board);
-    state.metrics.render()
+    ([(header::CONTENT_TYPE, EXPOSITION)], state.metrics.render())
 }
 
 pub(super) async fn health() -> &'static str {
@@ -41,7 +49,8 @@ pub(super) async fn health() -> &'static str {
 pub(super) async fn ready(State(state): State<ApiState>) -> Result<&'static str, ApiError> {
     if state.board.status.latest().sweep.count == 0 {
         let detail = "the first sweep has not ended yet; try again in a second";
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "starting", detail));
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        return Err(ApiError::new(status, "starting", detail).retry_after(1));
     }
     Ok("ok\n")
 }

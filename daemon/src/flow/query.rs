@@ -225,7 +225,11 @@ impl FlowTable {
 
 #[cfg(test)]
 mod tests {
-    use datapath::{FlowKey, layout::FlowEntry};
+    use datapath::{
+        FlowKey,
+        layout::{FlowEntry, HANDSHAKE_MEASURED},
+    };
+    use proptest::prelude::*;
 
     use super::*;
     use crate::flow::FlowIdSource;
@@ -241,28 +245,75 @@ mod tests {
         table
     }
 
-    #[test]
-    fn pages_hold_every_flow_once_and_in_order() {
-        let table = table(100);
-        for descending in [false, true] {
-            let mut query =
-                FlowQuery { sort: SortField::Bytes, descending, limit: 7, ..FlowQuery::default() };
+    /// Few values of each field, so that many flows share them.
+    fn flows() -> impl Strategy<Value = Vec<[u8; 6]>> {
+        prop::collection::vec(prop::array::uniform6(0..3_u8), 0..60)
+    }
+
+    /// A table in which each flow has these values of its sort fields; ids are in no order.
+    fn table_of(flows: &[[u8; 6]]) -> FlowTable {
+        let table = FlowTable::new(FlowIdSource::new(b"test"), 1_000);
+        for (port, values) in (0..).zip(flows) {
+            let [first, last, packets, bytes, again, trips] = values.map(u32::from);
+            let key = FlowKey { lower_port: u16::to_be(port), protocol: 6, ..FlowKey::default() };
+            let mut entry = FlowEntry::EMPTY;
+            // Twice, so that there are rates.
+            table.observe(key, &entry, 1, None, 0, 1);
+            entry.head.first_seen_ns = u64::from(first);
+            entry.head.handshake_rtt_ns = u64::from(trips);
+            entry.head.bits = if trips > 0 { HANDSHAKE_MEASURED } else { 0 };
+            entry.halves[0].last_seen_ns = u64::from(first + last);
+            entry.halves[0].packets = u64::from(packets);
+            entry.halves[1].bytes = u64::from(bytes);
+            entry.halves[1].classes[0] = again;
+            entry.halves[0].rtt_samples = 1;
+            entry.halves[0].rtt_buckets[usize::from(values[5])] = 1;
+            entry.halves[0].rtt_max_ticks = u32::MAX;
+            table.observe(key, &entry, 1, None, 1_000_000_000, 2);
+        }
+        table
+    }
+
+    proptest! {
+        #[test]
+        fn pages_hold_every_flow_once_and_in_order(
+            flows in flows(),
+            sort in prop::sample::select(SortField::ALL),
+            descending: bool,
+            limit in 1..20_usize,
+        ) {
+            let table = table_of(&flows);
+            let mut query = FlowQuery { sort, descending, limit, ..FlowQuery::default() };
             let mut seen = Vec::new();
             loop {
                 let page = table.page(&query);
-                assert_eq!(page.total, 100);
-                seen.extend(page.flows.iter().map(|flow| (flow.from_originator.bytes, flow.id)));
+                prop_assert_eq!(page.total, flows.len());
+                prop_assert!(page.flows.len() <= limit);
+                seen.extend(page.flows.iter().map(|flow| (sort.value(flow), flow.id)));
                 let Some(next) = page.next else { break };
+                prop_assert!(seen.len() < flows.len(), "a page after the last");
                 query.after = Some(next);
             }
-            assert_eq!(seen.len(), 100);
+            prop_assert_eq!(seen.len(), flows.len());
             let mut sorted = seen.clone();
             sorted.sort_unstable();
             sorted.dedup();
             if descending {
                 sorted.reverse();
             }
-            assert_eq!(seen, sorted);
+            prop_assert_eq!(seen, sorted);
+        }
+    }
+
+    /// What the property above stands on.
+    #[test]
+    fn the_values_reach_every_sort_field() {
+        let table = table_of(&[[0; 6], [2; 6]]);
+        for sort in SortField::ALL {
+            let query = FlowQuery { sort: *sort, descending: false, ..FlowQuery::default() };
+            let page = table.page(&query);
+            let [low, high] = [0, 1].map(|index| sort.value(&page.flows[index]));
+            assert!(low < high, "{}: {low} and {high}", sort.name());
         }
     }
 

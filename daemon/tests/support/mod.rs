@@ -1,6 +1,8 @@
 //! What several integration tests need: when they can run, where captures are, and frames made by a seed.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub(crate) mod served;
+
 use std::path::{Path, PathBuf};
 
 /// Whether the kernel programs can be loaded here. Says why not; under CI a skip is a failure.
@@ -14,6 +16,19 @@ pub(crate) fn kernel(what: &str) -> bool {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{what} cannot run under CI: {reason}");
     println!("skipped: {what}: {reason}");
     false
+}
+
+/// Whether the test runs as root. Says why not; under CI a skip is a failure.
+pub(crate) fn root(what: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    assert!(
+        root || std::env::var("CI").as_deref() != Ok("true"),
+        "{what} cannot run under CI: it needs root"
+    );
+    if !root {
+        println!("skipped: {what}: it needs root");
+    }
+    root
 }
 
 /// Every capture of the corpus folder, if it is present, and of the project's own test data.
