@@ -88,7 +88,7 @@ fn size(frame: &Frame, headers: &Headers) -> Size {
     let repeated = u64::from(packets - 1) * u64::from(headers.header_len + tag);
     Size {
         packets: u64::from(packets),
-        bytes: u64::from(frame.original_len) + repeated,
+        bytes: u64::from(headers.original_len) + repeated,
         payload: u64::from(headers.payload_len),
     }
 }

@@ -3,7 +3,6 @@
 
 use crate::{
     bytes::{PacketBytes, be16},
-    frame::Frame,
     hint::forget,
     outcome::Outcome,
     parse::{Headers, missing},
@@ -29,20 +28,16 @@ const fn is_tag(ethertype: u32) -> bool {
 }
 
 #[inline(always)]
-pub(crate) fn parse<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<(), Outcome> {
+pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     let Some(ethernet) = packet.at::<{ HEADER as usize }>(0) else {
-        return Err(missing(frame, 0, HEADER, Outcome::MalformedLink));
+        return Err(missing(headers, 0, HEADER, Outcome::MalformedLink));
     };
     headers.ethertype = be16(ethernet, 12);
     headers.offset = HEADER;
     let mut depth = 0;
     while depth < VLAN_TAGS_MAX && is_tag(headers.ethertype) {
         let Some(tag) = packet.at::<{ TAG as usize }>(headers.offset as usize) else {
-            return Err(missing(frame, headers.offset, TAG, Outcome::MalformedLink));
+            return Err(missing(headers, headers.offset, TAG, Outcome::MalformedLink));
         };
         if headers.key.vlan == 0 {
             headers.key.vlan = (be16(tag, 0) & 0xfff) as u16;
@@ -60,13 +55,9 @@ pub(crate) fn parse<P: PacketBytes>(
 
 /// A frame that starts with its IP header: the version says which.
 #[inline(always)]
-pub(crate) fn parse_raw<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<(), Outcome> {
+pub(crate) fn parse_raw<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     let Some(first) = packet.at::<1>(0) else {
-        return Err(missing(frame, 0, 1, Outcome::MalformedLink));
+        return Err(missing(headers, 0, 1, Outcome::MalformedLink));
     };
     headers.offset = 0;
     headers.ethertype = match first[0] >> 4 {
@@ -79,13 +70,9 @@ pub(crate) fn parse_raw<P: PacketBytes>(
 
 /// The BSD loopback header: an address family in the order of the machine that captured, then IP.
 #[inline(always)]
-pub(crate) fn parse_null<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<(), Outcome> {
+pub(crate) fn parse_null<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     let Some(family) = packet.at::<4>(0) else {
-        return Err(missing(frame, 0, 4, Outcome::MalformedLink));
+        return Err(missing(headers, 0, 4, Outcome::MalformedLink));
     };
     let little = u32::from_le_bytes(*family);
     let family = if little > 0xffff { u32::from_be_bytes(*family) } else { little };

@@ -6,7 +6,6 @@
 use crate::{
     bytes::{PacketBytes, wire16},
     flow_key::{KEY_ICMP_ONE_WAY, KEY_ICMP_QUERY_SHIFT, KEY_ICMP_UPPER_ASKS, KEY_IPV6},
-    frame::Frame,
     outcome::Outcome,
     parse::{Headers, missing},
 };
@@ -86,14 +85,10 @@ const fn classify(ipv6: bool, kind: u8) -> (u8, bool) {
 }
 
 #[inline(always)]
-pub(crate) fn parse<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<Outcome, Outcome> {
+pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
     let offset = headers.offset;
     let Some(icmp) = packet.at::<{ HEADER as usize }>(offset as usize) else {
-        return Err(missing(frame, offset, HEADER, Outcome::MalformedIcmp));
+        return Err(missing(headers, offset, HEADER, Outcome::MalformedIcmp));
     };
     let ipv6 = headers.key.flags & KEY_IPV6 != 0;
     let (class, has_identifier) = classify(ipv6, icmp[0]);

@@ -3,7 +3,6 @@
 use crate::{
     bytes::{PacketBytes, be16},
     flow_key::IpAddress,
-    frame::Frame,
     outcome::Outcome,
     parse::{FIRST_FRAGMENT, Headers, LATER_FRAGMENT, missing},
 };
@@ -13,14 +12,10 @@ const MORE_FRAGMENTS: u32 = 0x2000;
 const FRAGMENT_OFFSET: u32 = 0x1fff;
 
 #[inline(always)]
-pub(crate) fn parse<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<(), Outcome> {
+pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     let offset = headers.offset;
     let Some(ip) = packet.at::<{ HEADER_MIN as usize }>(offset as usize) else {
-        return Err(missing(frame, offset, HEADER_MIN, Outcome::MalformedIpv4));
+        return Err(missing(headers, offset, HEADER_MIN, Outcome::MalformedIpv4));
     };
     let header_len = u32::from(ip[0] & 0xf) * 4;
     if ip[0] >> 4 != 4 || header_len < HEADER_MIN {
@@ -32,7 +27,7 @@ pub(crate) fn parse<P: PacketBytes>(
     headers.ip_id = be16(ip, 4);
     let total = match be16(ip, 2) {
         // Segmentation offload and BIG TCP leave the length to the device: the frame has it.
-        0 => frame.original_len.saturating_sub(offset),
+        0 => headers.original_len.saturating_sub(offset),
         total => total,
     };
     if total < header_len {

@@ -3,7 +3,6 @@
 use crate::{
     bytes::{PacketBytes, be16, wire64},
     flow_key::{IpAddress, KEY_IPV6},
-    frame::Frame,
     hint::forget,
     outcome::Outcome,
     parse::{FIRST_FRAGMENT, Headers, LATER_FRAGMENT, missing},
@@ -31,14 +30,10 @@ const fn is_extension(protocol: u32) -> bool {
 }
 
 #[inline(always)]
-pub(crate) fn parse<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<(), Outcome> {
+pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     let offset = headers.offset;
     let Some(ip) = packet.at::<{ HEADER as usize }>(offset as usize) else {
-        return Err(missing(frame, offset, HEADER, Outcome::MalformedIpv6));
+        return Err(missing(headers, offset, HEADER, Outcome::MalformedIpv6));
     };
     if ip[0] >> 4 != 6 {
         return Err(Outcome::MalformedIpv6);
@@ -50,7 +45,7 @@ pub(crate) fn parse<P: PacketBytes>(
     headers.offset = offset + HEADER;
     headers.transport_len = match be16(ip, 4) {
         // Jumbograms (RFC 2675), offload and BIG TCP: the frame has the length.
-        0 => frame.original_len.saturating_sub(headers.offset),
+        0 => headers.original_len.saturating_sub(headers.offset),
         length => length,
     };
     let headers = forget(headers);
@@ -58,7 +53,7 @@ pub(crate) fn parse<P: PacketBytes>(
     while depth < EXTENSIONS_MAX && is_extension(headers.protocol) {
         let at = headers.offset;
         let Some(extension) = packet.at::<8>(at as usize) else {
-            return Err(missing(frame, at, 8, Outcome::MalformedIpv6));
+            return Err(missing(headers, at, 8, Outcome::MalformedIpv6));
         };
         let length = match headers.protocol {
             FRAGMENT => 8,

@@ -65,7 +65,9 @@ pub struct Headers {
     pub(crate) transport_len: u32,
     pub(crate) fragment: u32,
     pub(crate) option_offset: u32,
-    pub(crate) _pad: u32,
+    /// [`Frame::original_len`], here for the verifier's sake: comparisons would teach it bounds of a register, and it
+    /// would walk what follows once for each of them.
+    pub(crate) original_len: u32,
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -95,16 +97,16 @@ pub fn parse<P: PacketBytes>(
 ) -> Result<(), Outcome> {
     reset(frame, headers);
     match frame.link {
-        Link::Ethernet => ethernet::parse(packet, frame, headers)?,
-        Link::RawIp => ethernet::parse_raw(packet, frame, headers)?,
-        Link::Null => ethernet::parse_null(packet, frame, headers)?,
+        Link::Ethernet => ethernet::parse(packet, headers)?,
+        Link::RawIp => ethernet::parse_raw(packet, headers)?,
+        Link::Null => ethernet::parse_null(packet, headers)?,
         Link::Unsupported => return Err(Outcome::LinkUnsupported),
     }
     let headers = forget(headers);
     if headers.ethertype == ethernet::IPV4 {
-        ipv4::parse(packet, frame, headers)?;
+        ipv4::parse(packet, headers)?;
     } else if headers.ethertype == ethernet::IPV6 {
-        ipv6::parse(packet, frame, headers)?;
+        ipv6::parse(packet, headers)?;
     } else {
         return Err(Outcome::NotIp);
     }
@@ -112,7 +114,7 @@ pub fn parse<P: PacketBytes>(
     if headers.fragment == LATER_FRAGMENT {
         return Err(Outcome::FragmentWithoutFirst);
     }
-    headers.outcome = transport::parse(packet, frame, headers)? as u32;
+    headers.outcome = transport::parse(packet, headers)? as u32;
     let headers = forget(headers);
     headers.sender = headers.key.canonicalize() as u32;
     Ok(())
@@ -134,6 +136,7 @@ fn reset(frame: &Frame, headers: &mut Headers) {
     store(&mut headers.ip_id, 0);
     store(&mut headers.classes, 0);
     store(&mut headers.offset, 0);
+    store(&mut headers.original_len, frame.original_len);
     store(&mut headers.fragment, WHOLE);
     store(&mut headers.key.lower_port, 0);
     store(&mut headers.key.upper_port, 0);
@@ -147,10 +150,14 @@ fn reset(frame: &Frame, headers: &mut Headers) {
 /// Why `needed` bytes at `offset` are absent: the frame was cut when captured, or it contradicts itself.
 #[inline(always)]
 pub(crate) const fn missing(
-    frame: &Frame,
+    headers: &Headers,
     offset: u32,
     needed: u32,
     malformed: Outcome,
 ) -> Outcome {
-    if offset.saturating_add(needed) > frame.original_len { malformed } else { Outcome::Truncated }
+    if offset.saturating_add(needed) > headers.original_len {
+        malformed
+    } else {
+        Outcome::Truncated
+    }
 }

@@ -2,7 +2,6 @@
 
 use crate::{
     bytes::{PacketBytes, be16, be32, wire16},
-    frame::Frame,
     hint::forget,
     outcome::Outcome,
     parse::{Headers, WHOLE, missing, transport},
@@ -43,15 +42,11 @@ const TIMESTAMPS: u8 = 8;
 const WINDOW_SCALE_MAX: u32 = 14;
 
 #[inline(always)]
-pub(crate) fn parse<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<Outcome, Outcome> {
+pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
     let offset = headers.offset;
     let Some(tcp) = packet.at::<{ HEADER_MIN as usize }>(offset as usize) else {
-        transport::ports(packet, frame, headers, Outcome::MalformedTcp)?;
-        return Ok(missing(frame, offset, HEADER_MIN, Outcome::MalformedTcp));
+        transport::ports(packet, headers, Outcome::MalformedTcp)?;
+        return Ok(missing(headers, offset, HEADER_MIN, Outcome::MalformedTcp));
     };
     headers.key.lower_port = wire16(tcp, 0);
     headers.key.upper_port = wire16(tcp, 2);

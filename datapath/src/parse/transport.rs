@@ -2,7 +2,6 @@
 
 use crate::{
     bytes::{PacketBytes, be16, wire16},
-    frame::Frame,
     outcome::Outcome,
     parse::{Headers, WHOLE, icmp, missing, tcp},
 };
@@ -17,18 +16,14 @@ const UDP_HEADER: u32 = 8;
 const SCTP_HEADER: u32 = 12;
 
 #[inline(always)]
-pub(crate) fn parse<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<Outcome, Outcome> {
+pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
     headers.key.protocol = (headers.protocol & 0xff) as u8;
     headers.header_len = headers.offset;
     match headers.protocol {
-        TCP => tcp::parse(packet, frame, headers),
-        UDP => udp(packet, frame, headers),
-        ICMP | ICMPV6 => icmp::parse(packet, frame, headers),
-        SCTP => sctp(packet, frame, headers),
+        TCP => tcp::parse(packet, headers),
+        UDP => udp(packet, headers),
+        ICMP | ICMPV6 => icmp::parse(packet, headers),
+        SCTP => sctp(packet, headers),
         _ => {
             headers.payload_len = headers.transport_len;
             Ok(Outcome::UnknownTransport)
@@ -40,13 +35,12 @@ pub(crate) fn parse<P: PacketBytes>(
 #[inline(always)]
 pub(crate) fn ports<P: PacketBytes>(
     packet: &P,
-    frame: &Frame,
     headers: &mut Headers,
     malformed: Outcome,
 ) -> Result<(), Outcome> {
     let offset = headers.offset;
     let Some(ports) = packet.at::<4>(offset as usize) else {
-        return Err(missing(frame, offset, 4, malformed));
+        return Err(missing(headers, offset, 4, malformed));
     };
     headers.key.lower_port = wire16(ports, 0);
     headers.key.upper_port = wire16(ports, 2);
@@ -55,15 +49,11 @@ pub(crate) fn ports<P: PacketBytes>(
 
 /// RFC 768. A length of 0 stands for the whole datagram (RFC 2675, offload).
 #[inline(always)]
-fn udp<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<Outcome, Outcome> {
-    ports(packet, frame, headers, Outcome::MalformedUdp)?;
+fn udp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
+    ports(packet, headers, Outcome::MalformedUdp)?;
     let offset = headers.offset;
     let Some(udp) = packet.at::<{ UDP_HEADER as usize }>(offset as usize) else {
-        return Ok(missing(frame, offset, UDP_HEADER, Outcome::MalformedUdp));
+        return Ok(missing(headers, offset, UDP_HEADER, Outcome::MalformedUdp));
     };
     let length = be16(udp, 4);
     headers.header_len = offset + UDP_HEADER;
@@ -75,12 +65,8 @@ fn udp<P: PacketBytes>(
 
 /// RFC 9260, 3.1.
 #[inline(always)]
-fn sctp<P: PacketBytes>(
-    packet: &P,
-    frame: &Frame,
-    headers: &mut Headers,
-) -> Result<Outcome, Outcome> {
-    ports(packet, frame, headers, Outcome::MalformedSctp)?;
+fn sctp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
+    ports(packet, headers, Outcome::MalformedSctp)?;
     headers.header_len = headers.offset + SCTP_HEADER;
     headers.payload_len = headers.transport_len.saturating_sub(SCTP_HEADER);
     if headers.transport_len < SCTP_HEADER {
