@@ -375,6 +375,73 @@ fn a_full_disk_refuses_captures_and_keeps_no_file() {
     assert!(said.contains("delete captures"), "{said}");
 }
 
+/// A file system on which every write waits until this is dropped.
+struct Frozen<'a> {
+    pid: u32,
+    place: &'a Path,
+}
+
+impl<'a> Frozen<'a> {
+    /// Freezes what is mounted at `place` in the mount namespace of a process.
+    fn new(pid: u32, place: &'a Path) -> Self {
+        let frozen = Self { pid, place };
+        assert!(frozen.fsfreeze("-f"));
+        frozen
+    }
+
+    fn fsfreeze(&self, how: &str) -> bool {
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &self.pid.to_string(), "-m", "fsfreeze", how]).arg(self.place);
+        command.status().unwrap().success()
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        assert!(self.fsfreeze("-u"), "the file system stays frozen");
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_holds_up_nobody_but_who_must_wait_for_it() {
+    let what = "a disk that hangs";
+    if !lab::require_root(what) || !lab::require_tool("mkfs.ext4", what) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (state, image) = (folder.path().join("state"), folder.path().join("image"));
+    fs::create_dir(&state).unwrap();
+    fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+    assert!(Command::new("mkfs.ext4").arg("-q").arg(&image).status().unwrap().success());
+    let script = r#"mount -o loop "$IMAGE" "$STATE" && exec "$@""#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script, "sh", env!("CARGO_BIN_EXE_linnet")]);
+    command.env("IMAGE", &image).env("STATE", &state);
+    let daemon = Daemon::start_by(command, folder.path());
+    let route = daemon.capture(&json!({}));
+    daemon.wait_until(&route, "packets", |view| view["written"].as_u64() > Some(20));
+
+    let frozen = Frozen::new(daemon.child.id(), &state);
+    let mut stop = daemon
+        .curl(&format!("{route}/stop"))
+        .args(["-X", "POST", "-o", "/dev/null"])
+        .spawn()
+        .unwrap();
+    let in_time = ["-m", "2"];
+    for path in ["/api/v1/captures", &route, &format!("{route}/file"), "/api/v1/flows"] {
+        assert_eq!(daemon.ask(&in_time, path).status, 200, "{path}");
+    }
+    assert_eq!(daemon.ask(&in_time, &route).json()["capture"]["state"], "running");
+    assert!(stop.try_wait().unwrap().is_none(), "the end has to be written");
+    drop(frozen);
+    assert!(stop.wait().unwrap().success());
+    let view = daemon.view(&route);
+    assert_eq!(view["stop_reason"], "user_request");
+    let path = folder.path().join("thawed.pcapng");
+    fs::write(&path, daemon.get(&format!("{route}/file")).body).unwrap();
+    assert_eq!(Some(packets(&path)), view["written"].as_u64());
+}
+
 #[test]
 fn a_killed_daemons_capture_is_repaired_and_listed() {
     let folder = tempfile::tempdir().unwrap();

@@ -57,7 +57,7 @@ impl RingReader {
 
 fn read(mut ring: CaptureRing, mut recorder: Recorder, clock: &Clock, stopped: &AtomicBool) {
     let mut rings = RingsView::default();
-    let mut unread = false;
+    let mut failing = false;
     loop {
         if stopped.load(Ordering::Relaxed) {
             recorder.close(clock.now());
@@ -75,12 +75,12 @@ fn read(mut ring: CaptureRing, mut recorder: Recorder, clock: &Clock, stopped: &
             Ok(stats) => {
                 rings.lost = stats.lost_ring + stats.lost_copy;
                 rings.produced = stats.produced + rings.lost;
-                unread = false;
+                failing = false;
             }
             // Said once: a ring whose counters fail will fail again.
-            Err(error) if !unread => {
+            Err(error) if !failing => {
                 tracing::error!(%error, "the ring's counters cannot be read: its losses are not counted");
-                unread = true;
+                failing = true;
             }
             Err(_) => {}
         }

@@ -39,7 +39,7 @@ const HEARTBEAT_NS: u64 = 2_000_000_000;
 /// How long what was copied may take to come out of the ring.
 const DRAIN_MAX_NS: u64 = 5_000_000_000;
 
-/// See the module.
+/// The running capture, the finished ones, and who may ask for what; see the module.
 pub struct Recorder {
     catalogue: Catalogue,
     stage: Box<dyn Stage>,
