@@ -62,10 +62,10 @@ impl Plan {
         Ok(Self { request, snaplen, seconds, filter, descriptions, indexes, point })
     }
 
-    /// Bytes of each frame that the stage has to copy: a filter may look at any of them.
+    /// Bytes of each frame that the stage has to copy: those that are kept, and those that the filter looks at.
     pub(super) fn copied_bytes(&self) -> u32 {
-        let whole = default_snaplen();
-        if self.filter.is_some() { whole } else { self.snaplen.bytes().min(whole) }
+        let filtered = self.filter.as_ref().map_or(0, Filter::reach);
+        self.snaplen.bytes().max(filtered).min(default_snaplen())
     }
 }
 
@@ -176,14 +176,20 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_sees_whole_frames_whatever_is_kept_of_them() {
+    fn a_filter_sees_what_it_looks_at_whatever_is_kept() {
         let interfaces = [interface("a", 1, "attached")];
-        let short = Plan::new(request(r#"{"snaplen": 96}"#), &interfaces).unwrap();
-        assert_eq!(short.copied_bytes(), 96);
-        let filtered = request(r#"{"snaplen": 96, "filter": "udp"}"#);
-        match Plan::new(filtered, &interfaces) {
-            Ok(plan) => assert_eq!(plan.copied_bytes(), 65_536),
-            Err(error) => println!("skipped: {error}"),
+        for (json, bytes) in [
+            (r#"{"snaplen": 96}"#, 96),
+            (r#"{"snaplen": 96, "filter": "udp port 53"}"#, 96),
+            (r#"{"snaplen": 20, "filter": "udp port 53"}"#, 78),
+            (r#"{"snaplen": 96, "filter": "ether[1000] = 1"}"#, 1_001),
+            (r#"{"snaplen": 262144, "filter": "udp"}"#, 65_536),
+        ] {
+            match Plan::new(request(json), &interfaces) {
+                Ok(plan) => assert_eq!(plan.copied_bytes(), bytes, "{json}"),
+                Err(CaptureError::Filter(error)) => println!("skipped: {error}"),
+                Err(error) => panic!("{json}: {error}"),
+            }
         }
     }
 }
