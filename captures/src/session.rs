@@ -74,6 +74,8 @@ pub struct Capture<W> {
     deadline_ns: u64,
     started_ns: u64,
     interfaces: Vec<Tally>,
+    /// Packets lost of which the interface is not known.
+    lost_anywhere: u64,
     counters: Counters,
     first_packet_ns: Option<u64>,
     last_packet_ns: Option<u64>,
@@ -130,6 +132,7 @@ impl<W: Write> Capture<W> {
             deadline_ns: started_ns.saturating_add(duration_ns),
             started_ns,
             interfaces: vec![Tally::default(); interfaces],
+            lost_anywhere: 0,
             counters: Counters::default(),
             first_packet_ns: None,
             last_packet_ns: None,
@@ -187,7 +190,8 @@ impl<W: Write> Capture<W> {
         }
     }
 
-    /// Counts packets that were lost on their way here, of one interface where that is known.
+    /// Counts packets that were lost on their way here, of one interface where that is known. In the file those of
+    /// unknown interfaces stand with the first one, so that the sum over all statistics is what was lost.
     pub fn lose(&mut self, interface: Option<u32>, loss: Loss, packets: u64) {
         self.counters.offered += packets;
         self.counters.matched += packets;
@@ -195,6 +199,8 @@ impl<W: Write> Capture<W> {
         if let Some(tally) = interface.and_then(|index| self.interfaces.get_mut(index as usize)) {
             tally.matched += packets;
             tally.lost += packets;
+        } else {
+            self.lost_anywhere += packets;
         }
     }
 
@@ -254,6 +260,7 @@ impl<W: Write> Capture<W> {
 
     fn append_statistics(&mut self, now_ns: u64, end_ns: Option<u64>, bytes_max: u64) {
         for (interface, tally) in (0..).zip(&self.interfaces) {
+            let lost_anywhere = if interface == 0 { self.lost_anywhere } else { 0 };
             let statistics = InterfaceStatistics {
                 interface,
                 time_ns: now_ns,
@@ -261,8 +268,8 @@ impl<W: Write> Capture<W> {
                 end_ns,
                 received: tally.received,
                 dropped: tally.dropped,
-                filter_accepted: Some(tally.matched),
-                os_dropped: Some(tally.lost),
+                filter_accepted: Some(tally.matched + lost_anywhere),
+                os_dropped: Some(tally.lost + lost_anywhere),
                 delivered: Some(tally.written),
             };
             self.sink.append(None, bytes_max, |out| {
@@ -306,8 +313,9 @@ impl<W> Capture<W> {
         Counters { bytes: self.sink.bytes(), ..self.counters }
     }
 
+    /// Whether the sink has failed, so that nothing more can be written to it.
     fn failed(&self) -> bool {
-        self.stopped.is_some_and(StopReason::is_failure)
+        self.error.is_some()
     }
 }
 

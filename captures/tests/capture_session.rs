@@ -199,6 +199,25 @@ fn losses_on_the_way_are_matched_and_lost() {
 }
 
 #[test]
+fn the_statistics_in_the_file_add_up_to_the_counters() {
+    let mut spec = spec(Limits::default());
+    spec.interfaces.push(InterfaceDescription::new(LinkType::ETHERNET, 0));
+    let mut capture = Capture::start(spec, Vec::new(), START_NS).unwrap();
+    capture.offer(&packet(b"one"));
+    capture.lose(Some(1), Loss::Ring, 3);
+    capture.lose(None, Loss::Ring, 5);
+    let (summary, file) = capture.finish(StopReason::UserRequest, START_NS);
+    assert_eq!((summary.counters.matched, summary.counters.lost.ring), (9, 8));
+    // The two statistics blocks at the end: fixed part of 20 bytes, times of 12 each, then three numbers of 12 each.
+    let of = |interface: usize, number: usize| {
+        let at = file.len() - (2 - interface) * 88 + 20 + 2 * 12 + number * 12 + 4;
+        u64::from_le_bytes(file[at..at + 8].try_into().unwrap())
+    };
+    let [accepted, dropped, delivered] = [0, 1, 2].map(|number| of(0, number) + of(1, number));
+    assert_eq!((accepted, dropped, delivered), (9, 8, 1));
+}
+
+#[test]
 fn filters_must_be_for_the_link_type_of_every_interface() {
     let mut spec = spec(Limits::default());
     spec.filter = Some(first_byte_is(1));

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     api::{self, Access, ApiState, BindError, Bound},
     board::Board,
-    capture::{CaptureManager, Stage, reader::RingReader},
+    capture::{self, CaptureManager, Keep, Recorder, Stage, reader::RingReader},
     cli::{ExitWith, exit},
     clock::Clock,
     config::Config,
@@ -98,12 +98,13 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
         None => Box::new(NoStage),
     };
     let dir = config.state_dir.join("captures");
-    let captures = CaptureManager::new(&dir, stage, Arc::clone(&board), Arc::clone(&clock))
-        .with_context(|| format!("cannot make `{}`", dir.display()))?;
+    let (captures, capture_recorder) =
+        capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
+            .with_context(|| format!("cannot use `{}` for captures", dir.display()))?;
     let captures = Arc::new(captures);
     let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max));
     let publisher = publisher(config, source, &board, &clock, &captures);
-    let feed = start_feed(config, source, kernel, &flows, publisher, &captures, &clock)?;
+    let feed = start_feed(config, source, kernel, &flows, publisher, capture_recorder, &clock)?;
 
     let address = bound.address;
     tracing::info!(%address, socket = %bound.path.display(), "listening");
@@ -235,22 +236,22 @@ fn start_feed(
     kernel: Option<Kernel>,
     table: &Arc<FlowTable>,
     publisher: Publisher,
-    captures: &Arc<CaptureManager>,
+    recorder: Recorder,
     clock: &Arc<Clock>,
 ) -> anyhow::Result<Feed> {
     let (table, clock) = (Arc::clone(table), Arc::clone(clock));
     let (timeouts, interval) = (config.timeouts, config.sweep_interval);
     match (source, kernel) {
         (Source::Live, Some(kernel)) => {
-            let ring = RingReader::start(kernel.ring, Arc::clone(captures), Arc::clone(&clock))?;
+            let ring = RingReader::start(kernel.ring, recorder, Arc::clone(&clock))?;
             let (flow_map, hook_map, points) = (kernel.flows, kernel.hooks, kernel.points);
             let sweeper =
                 Sweeper { flow_map, hook_map, points, table, publisher, clock, timeouts, interval };
             Ok(Feed::Live { sweeper: sweeper.start()?, ring, attacher: kernel.attacher })
         }
         (Source::Replay(path), _) => {
-            let (path, captures) = (path.clone(), Arc::clone(captures));
-            let player = Player { path, table, publisher, captures, clock, timeouts, interval };
+            let path = path.clone();
+            let player = Player { path, table, publisher, recorder, clock, timeouts, interval };
             Ok(Feed::Replay(player.start()?))
         }
         (Source::Live, None) => anyhow::bail!("the kernel side was not set up"),

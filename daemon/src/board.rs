@@ -58,6 +58,17 @@ pub struct InterfaceView {
     pub egress: Option<AttachmentView>,
 }
 
+impl InterfaceView {
+    /// `state` of an interface that is not there any more.
+    pub const GONE: &'static str = "gone";
+
+    /// Whether it is still there.
+    #[must_use]
+    pub fn is_present(&self) -> bool {
+        self.state != Self::GONE
+    }
+}
+
 /// One direction of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct AttachmentView {

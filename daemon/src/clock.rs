@@ -10,6 +10,29 @@ const STEP_NS: u64 = 5_000_000;
 /// Readings per sample; the tightest is kept.
 const READINGS: usize = 5;
 
+/// A moment in both times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// CLOCK_MONOTONIC, ns: intervals are measured in it.
+    pub monotonic_ns: u64,
+    /// Wall time minus that, ns, as of the last sample.
+    pub offset_ns: i64,
+}
+
+impl Moment {
+    /// Unix ns of a monotonic time, as of this moment.
+    #[must_use]
+    pub const fn wall_of(self, monotonic_ns: u64) -> u64 {
+        monotonic_ns.saturating_add_signed(self.offset_ns)
+    }
+
+    /// Unix ns.
+    #[must_use]
+    pub const fn wall_ns(self) -> u64 {
+        self.wall_of(self.monotonic_ns)
+    }
+}
+
 /// Monotonic and wall time, and the offset between them.
 #[derive(Debug)]
 pub struct Clock {
@@ -34,6 +57,12 @@ impl Clock {
     #[must_use]
     pub fn monotonic_ns(&self) -> u64 {
         u64::try_from(read(ClockId::CLOCK_MONOTONIC)).expect("monotonic time starts at 0")
+    }
+
+    /// This moment.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment { monotonic_ns: self.monotonic_ns(), offset_ns: self.offset_ns() }
     }
 
     /// Wall time, ns since the epoch.

@@ -15,7 +15,7 @@ use datapath::{Ktime, layout::HookCounters, replay::Replay};
 
 use crate::{
     board::{AttachmentView, InterfaceView},
-    capture::{CaptureManager, RawPacket, Stage, link_name},
+    capture::{RawPacket, Recorder, Stage, link_name},
     clock::Clock,
     flow::{
         FlowTable,
@@ -29,10 +29,11 @@ use crate::{
 
 /// The one observation point of a replay.
 const POINT: u32 = 1;
-/// Longest sleep between two looks at the clock, so that a stop is quick.
-const NAP: Duration = Duration::from_millis(100);
+/// Longest sleep between two looks at the clock, so that a stop is quick and orders to the capture wait no longer.
+const NAP: Duration = Duration::from_nanos(NAP_NS);
+const NAP_NS: u64 = 20_000_000;
 
-/// A replay has no kernel stage: every packet passes the capture manager anyway.
+/// A replay has no kernel stage: every packet passes the recorder anyway.
 #[derive(Debug)]
 pub struct NoStage;
 
@@ -56,7 +57,7 @@ pub struct Player {
     /// Where figures go.
     pub publisher: Publisher,
     /// Where packets go.
-    pub captures: Arc<CaptureManager>,
+    pub recorder: Recorder,
     /// Time.
     pub clock: Arc<Clock>,
     /// When flows have ended.
@@ -86,30 +87,38 @@ struct State {
     replay: Replay,
     sweeps: u64,
     swept_ns: u64,
+    /// When the recorder had its last turn.
+    turned_ns: u64,
     packets: u64,
 }
 
 impl Player {
     /// Plays until stopped, on a thread of its own. The first pass over the file is checked here.
-    pub fn start(self) -> Result<Playing, ReadError> {
+    pub fn start(mut self) -> Result<Playing, ReadError> {
         PacketReader::open(&self.path)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let mut state = State { replay: Replay::default(), sweeps: 0, swept_ns: 0, packets: 0 };
+            let replay = Replay::default();
+            let mut state = State { replay, sweeps: 0, swept_ns: 0, turned_ns: 0, packets: 0 };
             self.sweep(&mut state);
             while !stopped.load(Ordering::Relaxed) {
                 if let Err(error) = self.pass(&mut state, &stopped) {
                     tracing::error!(%error, "the file ends early");
                 }
-                thread::sleep(NAP);
+                let next_ns = self.clock.monotonic_ns() + NAP_NS;
+                self.wait(&mut state, next_ns, &stopped);
+            }
+            self.recorder.close(self.clock.now());
+            while !self.recorder.is_idle() {
+                self.turn(&mut state);
             }
         });
         Ok(Playing { stop, thread })
     }
 
     /// Once through the file, each packet as long after the first as it was then.
-    fn pass(&self, state: &mut State, stopped: &AtomicBool) -> Result<(), ReadError> {
+    fn pass(&mut self, state: &mut State, stopped: &AtomicBool) -> Result<(), ReadError> {
         let mut reader = PacketReader::open(&self.path)?;
         let started_ns = self.clock.monotonic_ns();
         let mut first_ns = None;
@@ -126,8 +135,10 @@ impl Player {
             let data = &*read.packet.data;
             let _counted = state.replay.frame(data, &frame);
             state.packets += 1;
-            self.captures.packet(&RawPacket {
-                wall_ns: due_ns.saturating_add_signed(self.clock.offset_ns()),
+            let now = self.clock.now();
+            self.recorder.packet(&RawPacket {
+                seen_ns: now.monotonic_ns,
+                wall_ns: now.wall_of(due_ns),
                 point: POINT,
                 direction: 0,
                 original_len: frame.original_len,
@@ -138,9 +149,12 @@ impl Player {
         Ok(())
     }
 
-    fn wait(&self, state: &mut State, due_ns: u64, stopped: &AtomicBool) {
+    fn wait(&mut self, state: &mut State, due_ns: u64, stopped: &AtomicBool) {
         loop {
             let now_ns = self.clock.monotonic_ns();
+            if now_ns >= state.turned_ns + NAP_NS {
+                self.turn(state);
+            }
             if u128::from(now_ns - state.swept_ns.min(now_ns)) >= self.interval.as_nanos() {
                 self.sweep(state);
             }
@@ -149,6 +163,14 @@ impl Player {
             }
             thread::sleep(NAP.min(Duration::from_nanos(due_ns - now_ns)));
         }
+    }
+
+    /// Nothing is lost on the way from a file.
+    fn turn(&mut self, state: &mut State) {
+        let now = self.clock.now();
+        state.turned_ns = now.monotonic_ns;
+        let packets = state.packets;
+        self.recorder.turn(now, RingsView { produced: packets, consumed: packets, lost: 0 });
     }
 
     fn sweep(&self, state: &mut State) {
@@ -170,8 +192,6 @@ impl Player {
             self.table.end(&key, why, now_ns);
         }
         self.table.finish_sweep(state.sweeps, self.timeouts.keep_ended_ns, now_ns);
-        let rings = RingsView { produced: state.packets, consumed: state.packets, lost: 0 };
-        self.captures.tick(rings);
         let live = state.replay.flows().count() as u64;
         let counters = *state.replay.counters();
         self.publisher.publish(&Figures {

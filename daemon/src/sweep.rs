@@ -171,7 +171,7 @@ impl Sweeper {
                 ifindex: point.attached.ifindex,
                 point: point.attached.point,
                 link: capture::link_name(point.attached.link),
-                state: if watch::is_present(point) { "attached" } else { "gone" },
+                state: if watch::is_present(point) { "attached" } else { InterfaceView::GONE },
                 ingress,
                 egress,
             });

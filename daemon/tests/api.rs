@@ -69,7 +69,7 @@ fn a_bad_request_says_what_is_wrong() {
     }
     let captures = "/api/v1/captures";
     for (body, status, code) in [
-        (json!({ "filter": "tcp prot 80" }), 422, "invalid_filter"),
+        (json!({ "filter": "tcp prot 80" }), 400, "invalid_filter"),
         (json!({ "snaplen": 0 }), 422, "invalid_field"),
         (json!({ "limits": { "seconds": 0 } }), 422, "invalid_field"),
         (json!({ "interface": "nowhere" }), 422, "invalid_field"),

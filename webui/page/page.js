@@ -384,6 +384,14 @@ function showInterfaces(interfaces) {
 
 // ---- Captures -----------------------------------------------------------------------------------------------------
 const captureRows = new Map();
+/** Why packets are not in a capture's file, by the keys of its `lost`. */
+const lossReasons = [
+  ["ring", "did not get from the kernel to linnet (before the filter)"],
+  ["budget", "were beyond the kernel's rate budget"],
+  ["shed", "were left out under load"],
+  ["disk", "could not be written to the file"],
+  ["reader", "were too much for a live reader"],
+];
 const fileLink = ({ id }) => ({ href: `/api/v1/captures/${id}/file`, download: `linnet-${id}.pcapng` });
 
 const startCapture = (request) => ask("POST", "/captures", request).then(() => { at("captures").open = true; });
@@ -423,11 +431,12 @@ function streamLine({ id }) {
 }
 
 function updateCaptureRow(row, capture) {
-  const { limits, snaplen, stop_reason: reason, lost: { ring, disk } } = capture;
+  const { limits, snaplen, stop_reason: reason } = capture;
   const running = capture.state === "running";
   const most = [limits.seconds && `${limits.seconds} s`, limits.packets && `${count(limits.packets)} packets`, snaplen < 65536 && `${snaplen} B each`];
   const offered = `${integer.format(capture.offered)} copied, ${integer.format(capture.matched)} wanted, ${integer.format(capture.written)} written`;
-  const lost = `${ring} for want of room in the ring (before the filter), ${disk} since the file could not be written`;
+  const lost = Object.values(capture.lost).reduce((sum, packets) => sum + packets, 0);
+  const losses = lossReasons.map(([key, words]) => `${integer.format(capture.lost[key])} ${words}`).join(", ");
   setText(row.filter, capture.filter || "every packet");
   row.stop.hidden = !running;
   paintCell(row.cells[0], running ? [{ text: "● running", kind: "name" }] : [{ text: capture.state }, { text: reason.replaceAll("_", " "), kind: "faint" }]);
@@ -435,7 +444,7 @@ function updateCaptureRow(row, capture) {
   paintCell(row.cells[3], [{ text: clock(capture.started_at), title: capture.started_at }, { text: `≤ ${most.filter(Boolean).join(", ")}`, kind: "faint" }]);
   paintCell(row.cells[4], [{ text: count(capture.written), title: offered }]);
   paintCell(row.cells[5], [{ text: bytes(capture.bytes), title: `${integer.format(capture.bytes)} bytes` }]);
-  paintCell(row.cells[6], [ring + disk > 0 ? { text: `▲ ${count(ring + disk)}`, kind: "strong", title: lost } : { text: "0", kind: "faint", title: lost }]);
+  paintCell(row.cells[6], [lost > 0 ? { text: `▲ ${count(lost)}`, kind: "strong", title: losses } : { text: "0", kind: "faint", title: losses }]);
 }
 
 /** The form's fields as a request; a problem stands below the form, and its field is marked. */

@@ -284,6 +284,16 @@ mod tests {
     }
 
     #[test]
+    fn filters_on_headers_reach_no_further_than_headers() {
+        for (expression, reach) in
+            [("ip proto 6", 24), ("udp port 53", 14 + 60 + 4), ("ether[1000] = 1", 1001), ("", 0)]
+        {
+            let Some(filter) = compile(expression) else { return };
+            assert_eq!(filter.unwrap().reach(), reach, "{expression}");
+        }
+    }
+
+    #[test]
     fn an_empty_expression_matches_everything() {
         for expression in ["", " \t"] {
             let Some(filter) = compile(expression) else { return };
@@ -395,6 +405,17 @@ mod tests {
             let Some(reference) = Reference::load() else { return Ok(()) };
             let ours = run(filter.instructions(), &data, original_len);
             prop_assert_eq!(ours, reference.run(filter.instructions(), &data, original_len));
+        }
+
+        #[test]
+        fn what_is_beyond_a_filters_reach_changes_nothing(
+            filter in programs(),
+            data in vec(any::<u8>(), 0..128),
+            original_len in any::<u32>(),
+        ) {
+            let reach = usize::try_from(filter.reach()).unwrap().min(data.len());
+            let cut = filter.matches(&data[..reach], original_len);
+            prop_assert_eq!(cut, filter.matches(&data, original_len));
         }
     }
 }

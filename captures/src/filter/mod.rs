@@ -48,6 +48,12 @@ impl Filter {
         run::run(&self.instructions, data, original_len) != 0
     }
 
+    /// Bytes from a packet's start that decide whether it matches, besides its original length: a packet may be cut
+    /// there before it is filtered. `u32::MAX` where that depends on the packet.
+    pub fn reach(&self) -> u32 {
+        program::reach(&self.instructions)
+    }
+
     /// The expression as it was written; empty for a filter that matches everything.
     pub fn expression(&self) -> &str {
         &self.expression

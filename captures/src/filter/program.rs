@@ -79,6 +79,16 @@ pub(super) enum Size {
     Byte,
 }
 
+impl Size {
+    const fn bytes(self) -> u32 {
+        match self {
+            Self::Word => 4,
+            Self::Half => 2,
+            Self::Byte => 1,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operator {
     Add,
@@ -106,6 +116,39 @@ pub(super) enum Condition {
     GreaterOrEqual,
     /// Any bit in common.
     AnyBit,
+}
+
+/// Bytes from a packet's start that a program can look at: what is behind them changes no result. `u32::MAX` where
+/// that depends on the packet.
+pub(super) fn reach(program: &[Instruction]) -> u32 {
+    let operations = || program.iter().filter_map(|one| Some((one.operation()?, one.k)));
+    let x_after = |(operation, k)| {
+        if operation == Operation::LoadXConstant {
+            k
+        } else if operation == Operation::LoadXHeaderLength {
+            0xf << 2
+        } else if matches!(
+            operation,
+            Operation::LoadXLength | Operation::LoadXScratch | Operation::CopyToX
+        ) {
+            u32::MAX
+        } else {
+            0
+        }
+    };
+    let x_max = operations().map(x_after).max().unwrap_or(0);
+    let end = |(operation, k): (Operation, u32)| {
+        if let Operation::LoadAbsolute(size) = operation {
+            k.saturating_add(size.bytes())
+        } else if let Operation::LoadIndirect(size) = operation {
+            k.saturating_add(x_max).saturating_add(size.bytes())
+        } else if operation == Operation::LoadXHeaderLength {
+            k.saturating_add(1)
+        } else {
+            0
+        }
+    };
+    operations().map(end).max().unwrap_or(0)
 }
 
 impl Instruction {

@@ -22,7 +22,7 @@ pub struct Counters {
 /// Matched packets that are not in the file, by where they were lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// The ring between kernel and daemon was full.
+    /// The ring between kernel and daemon was full, or the kernel refused to copy the packet.
     pub ring: u64,
     /// The kernel's rate budget for captures was spent.
     pub budget: u64,
@@ -81,11 +81,13 @@ pub enum StopReason {
     WriteFailed,
     /// The daemon was stopped.
     DaemonStopped,
+    /// The daemon, or the machine, ended without ending the capture: its file holds what had been written by then.
+    Interrupted,
 }
 
 impl StopReason {
     /// Every reason.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::UserRequest,
         Self::PacketLimit,
         Self::ByteLimit,
@@ -94,6 +96,7 @@ impl StopReason {
         Self::DiskFull,
         Self::WriteFailed,
         Self::DaemonStopped,
+        Self::Interrupted,
     ];
 
     /// The name in the API.
@@ -107,25 +110,13 @@ impl StopReason {
             Self::DiskFull => "disk_full",
             Self::WriteFailed => "write_failed",
             Self::DaemonStopped => "daemon_stopped",
+            Self::Interrupted => "interrupted",
         }
     }
 
     /// The reason with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.name() == name)
-    }
-
-    /// Whether the sink failed, so that nothing more can be written to it.
-    pub fn is_failure(self) -> bool {
-        match self {
-            Self::DiskFull | Self::WriteFailed => true,
-            Self::UserRequest
-            | Self::PacketLimit
-            | Self::ByteLimit
-            | Self::DurationLimit
-            | Self::InterfaceRemoved
-            | Self::DaemonStopped => false,
-        }
     }
 }
 

@@ -1,28 +1,39 @@
-//! `/captures`: one at a time; its file, and the same file as it grows.
+//! `/captures`: one at a time; its file, and the same file as it grows. Never sends half a block of one that grows.
 
-use std::{io, sync::Arc, time::Duration};
+mod part;
+
+use std::{
+    io::{self, SeekFrom},
+    sync::Arc,
+};
 
 use axum::{
     Json,
     body::{Body, Bytes},
     extract::{Path, State, rejection::JsonRejection},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use captures::StopReason;
 use futures_util::stream;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt as _, AsyncSeekExt as _},
+    sync::watch,
+};
+use tokio_util::io::ReaderStream;
 
+use self::part::Wanted;
 use super::{ApiError, ApiState};
-use crate::capture::{CaptureManager, CaptureRequest, CaptureView};
+use crate::capture::{
+    CaptureError, CaptureManager, CaptureRequest, CaptureState, CaptureView, Snapshot,
+};
 
 /// Bytes sent at a time.
 const CHUNK: usize = 64 * 1024;
-/// How long a live stream waits at the end of the file.
-const TAIL_WAIT: Duration = Duration::from_millis(50);
 /// RFC draft-ietf-opsawg-pcapng.
-const PCAPNG: &str = "application/x-pcapng";
+const PCAPNG: HeaderValue = HeaderValue::from_static("application/x-pcapng");
 
 pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
     Json(json!({ "captures": state.captures.list(), "loss": &*state.board.loss.latest() }))
@@ -35,12 +46,7 @@ pub(super) async fn start(
     let Json(request) = body.map_err(|error| {
         ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", error.body_text())
     })?;
-    let manager = Arc::clone(&state.captures);
-    // Compiling a filter may look names up, and starting the stage enters namespaces.
-    let capture =
-        tokio::task::spawn_blocking(move || manager.start(request)).await.map_err(|error| {
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "capture_failed", error.to_string())
-        })??;
+    let capture = waiting(&state, move |captures| captures.start(request)).await?;
     let location = [(header::LOCATION, format!("/api/v1/captures/{}", capture.id))];
     Ok((StatusCode::CREATED, location, Json(json!({ "capture": capture }))))
 }
@@ -56,28 +62,44 @@ pub(super) async fn stop(
     State(state): State<ApiState>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    Ok(Json(json!({ "capture": state.captures.stop(&id, StopReason::UserRequest)? })))
+    let stop = move |captures: &CaptureManager| captures.stop(&id, StopReason::UserRequest);
+    Ok(Json(json!({ "capture": waiting(&state, stop).await? })))
 }
 
 pub(super) async fn remove(
     State(state): State<ApiState>,
     Path(id): Path<String>,
 ) -> Result<StatusCode, ApiError> {
-    state.captures.remove(&id)?;
+    waiting(&state, move |captures| captures.remove(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The file as it is now.
+/// The file as it is at this moment, or a part of it.
 pub(super) async fn file(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    request: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let (file, view) = state.captures.open(&id)?;
-    let length = file.metadata().map_err(unreadable)?.len();
-    let body = Body::from_stream(follow(tokio::fs::File::from_std(file), length, None));
-    let mut headers = pcapng(&view);
+    let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
+    let etag = part::etag(&view);
+    let mut headers = describe(&view);
+    set(&mut headers, header::ACCEPT_RANGES, "bytes");
+    set(&mut headers, header::ETAG, &etag);
+    let (status, first, length) = match part::wanted(&request, &etag, view.bytes) {
+        Wanted::Unchanged => return Ok((StatusCode::NOT_MODIFIED, headers).into_response()),
+        Wanted::Outside => return Ok(outside(&view)),
+        Wanted::Whole => (StatusCode::OK, 0, view.bytes),
+        Wanted::Part { first, last } => {
+            let range = format!("bytes {first}-{last}/{}", view.bytes);
+            set(&mut headers, header::CONTENT_RANGE, &range);
+            (StatusCode::PARTIAL_CONTENT, first, last - first + 1)
+        }
+    };
+    let mut file = File::from_std(file);
+    file.seek(SeekFrom::Start(first)).await.map_err(unreadable)?;
     headers.insert(header::CONTENT_LENGTH, length.into());
-    Ok((headers, body).into_response())
+    let body = Body::from_stream(ReaderStream::with_capacity(file.take(length), CHUNK));
+    Ok((status, headers, body).into_response())
 }
 
 /// The file from its start until the capture ends.
@@ -85,55 +107,85 @@ pub(super) async fn live(
     State(state): State<ApiState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let (file, view) = state.captures.open(&id)?;
-    let headers = pcapng(&view);
-    let tail = Some((Arc::clone(&state.captures), id));
-    let body = Body::from_stream(follow(tokio::fs::File::from_std(file), u64::MAX, tail));
-    Ok((headers, body).into_response())
+    let changes = state.captures.follow();
+    let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
+    let mut headers = describe(&view);
+    set(&mut headers, header::ACCEPT_RANGES, "none");
+    let follower = Follower { file: File::from_std(file), sent: 0, changes, id: view.id };
+    Ok((headers, Body::from_stream(follow(follower))).into_response())
 }
 
-fn pcapng(view: &CaptureView) -> HeaderMap {
+/// What waits for the disk, the kernel or the capture's thread, where it holds up nobody else.
+async fn waiting<T: Send + 'static>(
+    state: &ApiState,
+    work: impl FnOnce(&CaptureManager) -> Result<T, CaptureError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let captures = Arc::clone(&state.captures);
+    let done = tokio::task::spawn_blocking(move || work(&captures)).await;
+    Ok(done.map_err(|panic| CaptureError::Failed(panic.into()))??)
+}
+
+fn describe(view: &CaptureView) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(PCAPNG));
+    headers.insert(header::CONTENT_TYPE, PCAPNG);
     let name = format!("attachment; filename=\"linnet-{}.pcapng\"", view.id);
-    if let Ok(name) = name.parse() {
-        headers.insert(header::CONTENT_DISPOSITION, name);
-    }
+    set(&mut headers, header::CONTENT_DISPOSITION, &name);
     headers
 }
 
-fn unreadable(error: io::Error) -> ApiError {
-    ApiError::new(
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "capture_failed",
-        format!("the file cannot be read: {error}"),
-    )
+/// Sets a header that is made of digits, ids and fixed words.
+fn set(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+    if let Ok(value) = value.parse() {
+        headers.insert(name, value);
+    }
 }
 
-type Tail = Option<(Arc<CaptureManager>, String)>;
+fn outside(view: &CaptureView) -> Response {
+    let detail = format!("the file has {} bytes, of which none are in the range", view.bytes);
+    let problem = ApiError::new(StatusCode::RANGE_NOT_SATISFIABLE, "range_not_satisfiable", detail);
+    let mut response = problem.into_response();
+    set(response.headers_mut(), header::CONTENT_RANGE, &format!("bytes */{}", view.bytes));
+    response
+}
 
-/// Up to `left` bytes of the file; with a tail, also what is still to come.
-fn follow(
-    file: tokio::fs::File,
-    left: u64,
-    tail: Tail,
-) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
-    stream::try_unfold((file, left, tail), |(mut file, left, tail)| async move {
+fn unreadable(error: io::Error) -> ApiError {
+    CaptureError::Failed(error.into()).into()
+}
+
+/// A reader of a growing file.
+struct Follower {
+    file: File,
+    sent: u64,
+    changes: watch::Receiver<Arc<Snapshot>>,
+    id: String,
+}
+
+impl Follower {
+    /// As far as the file may be read, and whether there will be more. A capture that has been removed has ended.
+    fn end(&mut self) -> (u64, bool) {
+        let snapshot = self.changes.borrow_and_update();
+        let view = snapshot.get(&self.id);
+        view.map_or((u64::MAX, false), |view| (view.bytes, view.state == CaptureState::Running))
+    }
+}
+
+/// What is there, and what comes, until the capture ends.
+fn follow(follower: Follower) -> impl futures_util::Stream<Item = io::Result<Bytes>> {
+    stream::try_unfold(follower, |mut follower| async move {
         loop {
-            // Asked before reading, so that what was written before the end is read after it.
-            let ended = tail.as_ref().is_none_or(|(manager, id)| {
-                manager.get(id).map_or(true, |view| view.state != "running")
-            });
-            let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
-            let read = file.read(&mut chunk).await?;
+            let (end, grows) = follower.end();
+            let left = usize::try_from(end.saturating_sub(follower.sent)).unwrap_or(CHUNK);
+            let mut chunk = vec![0; left.min(CHUNK)];
+            let read = follower.file.read(&mut chunk).await?;
             if read > 0 {
                 chunk.truncate(read);
-                return Ok(Some((Bytes::from(chunk), (file, left - read as u64, tail))));
+                follower.sent += read as u64;
+                return Ok(Some((Bytes::from(chunk), follower)));
             }
-            if ended {
+            // A recorder that is gone changes nothing more.
+            if !grows || follower.changes.changed().await.is_err() {
                 return Ok(None);
             }
-            tokio::time::sleep(TAIL_WAIT).await;
         }
     })
 }

@@ -108,14 +108,18 @@ impl From<CaptureError> for ApiError {
             CaptureError::Filter(captures::FilterError::LibpcapMissing { .. }) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "libpcap_missing", detail)
             }
-            CaptureError::Filter(_) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_filter", detail)
-            }
+            CaptureError::Filter(_) => Self::new(StatusCode::BAD_REQUEST, "invalid_filter", detail),
             CaptureError::Field { field, .. } => Self {
                 parameter: Some(field.to_owned()),
                 ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail)
             },
             CaptureError::Unknown(_) => Self::not_found(detail),
+            CaptureError::DiskFull { .. } => {
+                Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail)
+            }
+            CaptureError::Unavailable(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "capture_unavailable", detail)
+            }
             CaptureError::Failed(_) => {
                 tracing::error!(%detail, "a capture failed");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "capture_failed", detail)

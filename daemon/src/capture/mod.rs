@@ -1,33 +1,30 @@
 //! One capture at a time: from the kernel's stage, or a replayed file, through a tcpdump filter into a pcapng file.
 //! Readers follow the file, so that none of them can hold up the writer or another reader.
+//!
+//! The thread that has the packets owns the [`Recorder`], and with it the file; [`CaptureManager`] is what others
+//! hold. It sends orders and reads what the recorder has published, so that nobody waits for a disk but who must.
+//! A disk that is too slow shows as loss at the kernel's ring, counted by the kernel: there is no second queue.
 
+mod catalogue;
+mod manager;
+mod plan;
 pub mod reader;
+mod recorder;
+mod space;
 pub mod vlan;
 
-use std::{
-    collections::HashMap,
-    fs::{self, File, OpenOptions},
-    io::{self, BufWriter},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::path::PathBuf;
 
-use captures::{
-    Capture, CaptureSpec, CapturedPacket, FilterError, InterfaceDescription, Libpcap, Limits,
-    LinkType, Offer, Snaplen, StopReason,
-    format::pcapng::SectionHeader,
-    session::{Counters, Loss},
-};
-use datapath::{Link, layout::CAPTURE_BYTES_MAX};
+use captures::{FilterError, StopReason, session::Lost};
+use datapath::layout::CAPTURE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    board::Board,
-    clock::Clock,
-    flow::view::{RingsView, rfc3339},
-    live::StageConfig,
-};
+pub use catalogue::{KEPT_BYTES_MAX, KEPT_MAX, Keep};
+pub use manager::{CaptureManager, Snapshot, open};
+pub use plan::link_name;
+pub use recorder::Recorder;
+
+use crate::live::StageConfig;
 
 /// Longest capture.
 pub const DURATION_MAX_S: u64 = 24 * 3_600;
@@ -35,16 +32,12 @@ pub const DURATION_MAX_S: u64 = 24 * 3_600;
 pub const DURATION_DEFAULT_S: u64 = 60;
 /// Largest file.
 pub const BYTES_MAX: u64 = 16 << 30;
-/// Finished captures that are kept; the oldest goes first.
-pub const CAPTURES_KEPT_MAX: usize = 50;
-/// From one statistics block to the next.
-const HEARTBEAT_NS: u64 = 2_000_000_000;
 
 /// Turns the copying of packets on and off.
-pub trait Stage: Send + Sync {
-    /// Copies from now on.
+pub trait Stage: Send {
+    /// Copies from here on.
     fn start(&self, config: StageConfig) -> anyhow::Result<()>;
-    /// Copies no more.
+    /// Copies nothing after this has returned.
     fn stop(&self) -> anyhow::Result<()>;
 }
 
@@ -73,7 +66,7 @@ const fn default_snaplen() -> u32 {
 }
 
 /// When to stop; whichever comes first.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct RequestLimits {
     /// Packets written.
@@ -84,15 +77,26 @@ pub struct RequestLimits {
     pub seconds: Option<u64>,
 }
 
-/// One capture as the API shows it.
-#[derive(Clone, Debug, Serialize)]
+/// Whether a capture still grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CaptureState {
+    /// It does.
+    Running,
+    /// It does not.
+    Finished,
+}
+
+/// One capture as the API shows it, and as it is kept beside its file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct CaptureView {
     /// Its id.
     pub id: String,
-    /// `running` or `finished`.
-    pub state: &'static str,
+    /// Whether it runs.
+    pub state: CaptureState,
     /// Why it ended.
-    pub stop_reason: Option<&'static str>,
+    #[serde(with = "reason")]
+    pub stop_reason: Option<StopReason>,
     /// The filter.
     pub filter: String,
     /// The interface, if only one.
@@ -105,26 +109,49 @@ pub struct CaptureView {
     pub started_at: String,
     /// RFC 3339.
     pub ended_at: Option<String>,
-    /// Packets that the stage copied and the filter saw.
+    /// Packets that the stage copied and the filter saw, or that were lost before it.
     pub offered: u64,
     /// Packets that the filter let through, or that were lost before it.
     pub matched: u64,
     /// Packets in the file.
     pub written: u64,
-    /// Bytes of the file.
+    /// Bytes of whole blocks in the file: as far as it may be read.
     pub bytes: u64,
-    /// Packets that are not in the file though they were wanted, or may have been: `ring` is counted before the
-    /// filter.
+    /// Packets that are not in the file though they were wanted, or may have been. Invariant: `matched` is `written`
+    /// and all of these.
     pub lost: LostView,
 }
 
-/// Why packets are not in the file.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+/// Why packets are not in the file: the keys are always these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct LostView {
-    /// No room in the kernel's ring; before the filter.
+    /// They did not reach the daemon, and were not seen by the filter: no room in the kernel's ring, or the kernel
+    /// refused to copy their bytes.
     pub ring: u64,
+    /// The kernel's rate budget was spent.
+    pub budget: u64,
+    /// Left out under load.
+    pub shed: u64,
     /// The file could not be written.
     pub disk: u64,
+    /// A live reader was too slow.
+    pub reader: u64,
+}
+
+impl From<Lost> for LostView {
+    fn from(lost: Lost) -> Self {
+        let Lost { ring, budget, shed, disk, reader } = lost;
+        Self { ring, budget, shed, disk, reader }
+    }
+}
+
+impl LostView {
+    /// All of them.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.ring + self.budget + self.shed + self.disk + self.reader
+    }
 }
 
 /// Why a capture cannot be had.
@@ -147,46 +174,34 @@ pub enum CaptureError {
     /// No such capture.
     #[error("there is no capture `{0}`; it may have been removed to make room")]
     Unknown(String),
+    /// The disk has no room.
+    #[error(
+        "there is no room for a capture: `{dir}` has {free_bytes} bytes free, of which linnet leaves {reserve_bytes} \
+         to others; delete captures or other files there",
+        dir = dir.display()
+    )]
+    DiskFull {
+        /// Where captures are kept.
+        dir: PathBuf,
+        /// Bytes that could be written there.
+        free_bytes: u64,
+        /// Bytes that captures leave free.
+        reserve_bytes: u64,
+    },
+    /// The recorder does not answer.
+    #[error("{0}")]
+    Unavailable(&'static str),
     /// The kernel or the disk refused.
-    #[error("the capture could not be started: {0:#}")]
+    #[error("the capture failed: {0:#}")]
     Failed(anyhow::Error),
-}
-
-struct Running {
-    view: CaptureView,
-    capture: Capture<BufWriter<File>>,
-    interfaces: HashMap<(u32, u32), u32>,
-    lost_before: u64,
-    heartbeat_ns: u64,
-    end_ns: u64,
-}
-
-/// The captures of this daemon.
-pub struct CaptureManager {
-    dir: PathBuf,
-    stage: Box<dyn Stage>,
-    board: Arc<Board>,
-    clock: Arc<Clock>,
-    inner: Mutex<Inner>,
-}
-
-#[derive(Default)]
-struct Inner {
-    running: Option<Running>,
-    finished: Vec<CaptureView>,
-    rings: RingsView,
-}
-
-impl std::fmt::Debug for CaptureManager {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CaptureManager").field("dir", &self.dir).finish_non_exhaustive()
-    }
 }
 
 /// One packet on its way into a capture.
 #[derive(Clone, Copy, Debug)]
 pub struct RawPacket<'a> {
-    /// Unix ns.
+    /// When it was seen, CLOCK_MONOTONIC ns: whether it is part of a capture.
+    pub seen_ns: u64,
+    /// Its time in the file, unix ns.
     pub wall_ns: u64,
     /// Observation point.
     pub point: u32,
@@ -200,306 +215,24 @@ pub struct RawPacket<'a> {
     pub queue: u32,
 }
 
-impl CaptureManager {
-    /// Keeps captures in `dir`.
-    pub fn new(
-        dir: &Path,
-        stage: Box<dyn Stage>,
-        board: Arc<Board>,
-        clock: Arc<Clock>,
-    ) -> io::Result<Self> {
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
-        let inner = Mutex::default();
-        Ok(Self { dir: dir.to_owned(), stage, board, clock, inner })
+/// Reasons by their names.
+mod reason {
+    use captures::StopReason;
+    use serde::{Deserialize as _, Deserializer, Serialize as _, Serializer, de::Error as _};
+
+    #[expect(clippy::ref_option, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(
+        reason: &Option<StopReason>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        reason.map(StopReason::name).serialize(serializer)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<StopReason>, D::Error> {
+        let Some(name) = Option::<String>::deserialize(deserializer)? else { return Ok(None) };
+        let reason = StopReason::from_name(&name);
+        reason.map(Some).ok_or_else(|| D::Error::custom(format!("no stop reason `{name}`")))
     }
-
-    /// Starts a capture.
-    pub fn start(&self, request: CaptureRequest) -> Result<CaptureView, CaptureError> {
-        let mut inner = self.lock();
-        if let Some(running) = &inner.running {
-            return Err(CaptureError::Running(running.view.id.clone()));
-        }
-        let snaplen = Snaplen::try_new(request.snaplen).map_err(|error| CaptureError::Field {
-            field: "snaplen",
-            problem: error.to_string(),
-        })?;
-        let limits = checked(request.limits)?;
-        let plan = self.plan(&request, snaplen)?;
-        let started_ns = self.clock.wall_ns().cast_unsigned();
-        let id = format!("{:013x}{:08x}", started_ns / 1_000_000, rand::random::<u32>());
-        let spec = CaptureSpec {
-            section: SectionHeader {
-                application: Some(format!("linnet {}", env!("CARGO_PKG_VERSION"))),
-                ..SectionHeader::default()
-            },
-            interfaces: plan.descriptions,
-            filter: plan.filter,
-            snaplen,
-            limits: Limits {
-                packets: limits.packets,
-                bytes: limits.bytes,
-                duration_ns: limits.seconds.map(|seconds| seconds * 1_000_000_000),
-            },
-        };
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o640)
-            .open(self.path(&id))
-            .map_err(|error| CaptureError::Failed(error.into()))?;
-        let mut capture = Capture::start(spec, BufWriter::new(file), started_ns)
-            .map_err(|error| CaptureError::Failed(error.into()))?;
-        capture.flush();
-        let seconds = limits.seconds.unwrap_or(DURATION_DEFAULT_S);
-        let config = StageConfig {
-            snaplen: request.snaplen.min(default_snaplen()),
-            deadline_ns: self.clock.monotonic_ns() + (seconds + 1) * 1_000_000_000,
-            point: plan.point,
-        };
-        self.stage.start(config).map_err(CaptureError::Failed)?;
-        let view = CaptureView {
-            id,
-            state: "running",
-            stop_reason: None,
-            filter: request.filter,
-            interface: request.interface,
-            snaplen: request.snaplen,
-            limits,
-            started_at: rfc3339(i128::from(started_ns)),
-            ended_at: None,
-            offered: 0,
-            matched: 0,
-            written: 0,
-            bytes: 0,
-            lost: LostView::default(),
-        };
-        inner.running = Some(Running {
-            view: view.clone(),
-            capture,
-            interfaces: plan.indexes,
-            lost_before: inner.rings.lost,
-            heartbeat_ns: started_ns,
-            end_ns: started_ns + seconds * 1_000_000_000,
-        });
-        Ok(view)
-    }
-
-    /// One packet from the stage.
-    pub fn packet(&self, raw: &RawPacket<'_>) {
-        let mut inner = self.lock();
-        let Some(running) = &mut inner.running else { return };
-        let Some(interface) = running.interfaces.get(&(raw.point, raw.direction)) else { return };
-        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data);
-        packet.original_len = raw.original_len;
-        packet.interface = *interface;
-        packet.queue = Some(raw.queue);
-        packet.direction = Some(match raw.direction {
-            0 => captures::Direction::Inbound,
-            _ => captures::Direction::Outbound,
-        });
-        if let Offer::Ended(reason) = running.capture.offer(&packet) {
-            self.finish(&mut inner, reason);
-        }
-    }
-
-    /// After each batch: what the ring lost, what is due, and everything so far into the file for its readers.
-    pub fn tick(&self, rings: RingsView) {
-        let mut inner = self.lock();
-        inner.rings = rings;
-        let now_ns = self.clock.wall_ns().cast_unsigned();
-        let Some(running) = &mut inner.running else { return };
-        let lost = rings.lost.saturating_sub(running.lost_before);
-        if lost > 0 {
-            running.lost_before = rings.lost;
-            running.capture.lose(None, Loss::Ring, lost);
-        }
-        if now_ns >= running.heartbeat_ns + HEARTBEAT_NS {
-            running.heartbeat_ns = now_ns;
-            running.capture.heartbeat(now_ns);
-        }
-        running.capture.flush();
-        let counters = running.capture.counters();
-        update(&mut running.view, &counters);
-        let ended = running.capture.stopped();
-        let due = (now_ns >= running.end_ns).then_some(StopReason::DurationLimit);
-        if let Some(reason) = ended.or(due) {
-            self.finish(&mut inner, reason);
-        }
-    }
-
-    fn finish(&self, inner: &mut Inner, reason: StopReason) {
-        let Some(running) = inner.running.take() else { return };
-        if let Err(error) = self.stage.stop() {
-            tracing::error!(%error, "the capture stage was not stopped; it ends at its deadline");
-        }
-        let mut view = running.view;
-        let (summary, _file) = running.capture.finish(reason, self.clock.wall_ns().cast_unsigned());
-        update(&mut view, &summary.counters);
-        view.bytes = summary.whole_bytes;
-        view.state = "finished";
-        view.stop_reason = Some(summary.reason.name());
-        view.ended_at = Some(rfc3339(i128::from(self.clock.wall_ns())));
-        inner.finished.push(view);
-        while inner.finished.len() > CAPTURES_KEPT_MAX {
-            let oldest = inner.finished.remove(0);
-            // What is gone already needs no removing.
-            let _gone = fs::remove_file(self.path(&oldest.id));
-        }
-    }
-
-    /// Ends a running capture; one that has ended stays as it is.
-    pub fn stop(&self, id: &str, reason: StopReason) -> Result<CaptureView, CaptureError> {
-        let mut inner = self.lock();
-        if inner.running.as_ref().is_some_and(|running| running.view.id == id) {
-            self.finish(&mut inner, reason);
-        }
-        drop(inner);
-        self.get(id)
-    }
-
-    /// Ends whatever runs.
-    pub fn shutdown(&self) {
-        let mut inner = self.lock();
-        self.finish(&mut inner, StopReason::DaemonStopped);
-    }
-
-    /// One capture.
-    pub fn get(&self, id: &str) -> Result<CaptureView, CaptureError> {
-        let inner = self.lock();
-        let running = inner.running.as_ref().map(|running| &running.view);
-        let found = inner.finished.iter().chain(running).find(|view| view.id == id);
-        found.cloned().ok_or_else(|| CaptureError::Unknown(id.to_owned()))
-    }
-
-    /// Every capture, the latest first.
-    #[must_use]
-    pub fn list(&self) -> Vec<CaptureView> {
-        let inner = self.lock();
-        let running = inner.running.as_ref().map(|running| running.view.clone());
-        running.into_iter().chain(inner.finished.iter().rev().cloned()).collect()
-    }
-
-    /// Removes a capture and its file; a running one ends first.
-    pub fn remove(&self, id: &str) -> Result<(), CaptureError> {
-        self.stop(id, StopReason::UserRequest)?;
-        self.lock().finished.retain(|view| view.id != id);
-        fs::remove_file(self.path(id)).map_err(|error| CaptureError::Failed(error.into()))
-    }
-
-    /// The file of a capture, whole blocks only.
-    pub fn open(&self, id: &str) -> Result<(File, CaptureView), CaptureError> {
-        let view = self.get(id)?;
-        let file = File::open(self.path(id)).map_err(|error| CaptureError::Failed(error.into()))?;
-        Ok((file, view))
-    }
-
-    /// What became of the ring's records.
-    #[must_use]
-    pub fn rings(&self) -> RingsView {
-        self.lock().rings
-    }
-
-    /// Ids are made here and looked up before they reach a path.
-    fn path(&self, id: &str) -> PathBuf {
-        self.dir.join(format!("{id}.pcapng"))
-    }
-
-    /// Which hooks feed the capture, as interfaces of the file, and the filter for their link type.
-    fn plan(&self, request: &CaptureRequest, snaplen: Snaplen) -> Result<Plan, CaptureError> {
-        let wrong = |problem: String| CaptureError::Field { field: "interface", problem };
-        let interfaces = self.board.interfaces.latest();
-        let wanted: Vec<_> = interfaces
-            .iter()
-            .filter(|interface| {
-                request.interface.as_ref().is_none_or(|name| *name == interface.name)
-            })
-            .collect();
-        if wanted.is_empty() {
-            let name = request.interface.as_deref().unwrap_or("any");
-            return Err(wrong(format!(
-                "linnet watches no interface `{name}`; /interfaces lists them"
-            )));
-        }
-        let link_type = link_type(wanted[0].link);
-        if wanted.iter().any(|interface| self::link_type(interface.link) != link_type) {
-            return Err(wrong(
-                "interfaces with and without Ethernet headers cannot share one filter; name one"
-                    .into(),
-            ));
-        }
-        let filter = if request.filter.trim().is_empty() {
-            None
-        } else {
-            Some(Libpcap::load()?.compile(&request.filter, link_type, snaplen)?)
-        };
-        let mut plan = Plan {
-            descriptions: Vec::new(),
-            indexes: HashMap::new(),
-            filter,
-            point: request.interface.is_some().then_some(wanted[0].point),
-        };
-        for interface in wanted {
-            for (direction, side) in [(0, &interface.ingress), (1, &interface.egress)] {
-                let Some(side) = side else { continue };
-                let index = u32::try_from(plan.descriptions.len()).unwrap_or(u32::MAX);
-                plan.indexes.insert((interface.point, direction), index);
-                let way = if direction == 0 { "ingress" } else { "egress" };
-                let mut description = InterfaceDescription::new(link_type, snaplen.bytes());
-                description.name = Some(format!("{}@{}-{way}", interface.name, side.hook));
-                description.filter = (!request.filter.is_empty()).then(|| request.filter.clone());
-                plan.descriptions.push(description);
-            }
-        }
-        Ok(plan)
-    }
-}
-
-struct Plan {
-    descriptions: Vec<InterfaceDescription>,
-    indexes: HashMap<(u32, u32), u32>,
-    filter: Option<captures::Filter>,
-    point: Option<u32>,
-}
-
-fn link_type(name: &str) -> LinkType {
-    if name == link_name(Link::RawIp) { LinkType::RAW } else { LinkType::ETHERNET }
-}
-
-/// A link's name as in `/interfaces`.
-#[must_use]
-pub const fn link_name(link: Link) -> &'static str {
-    match link {
-        Link::Ethernet => "ethernet",
-        Link::RawIp => "raw_ip",
-        Link::Null => "null",
-        Link::Unsupported => "unsupported",
-    }
-}
-
-fn update(view: &mut CaptureView, counters: &Counters) {
-    view.offered = counters.offered;
-    view.matched = counters.matched;
-    view.written = counters.written;
-    view.bytes = counters.bytes;
-    view.lost = LostView { ring: counters.lost.ring, disk: counters.lost.disk };
-}
-
-fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
-    let within = |field, value: Option<u64>, max: u64| match value {
-        Some(value) if value == 0 || value > max => Err(CaptureError::Field {
-            field,
-            problem: format!("{value} is not between 1 and {max}"),
-        }),
-        other => Ok(other),
-    };
-    Ok(RequestLimits {
-        packets: within("limits.packets", limits.packets, u64::MAX)?,
-        bytes: within("limits.bytes", limits.bytes, BYTES_MAX)?.or(Some(BYTES_MAX)),
-        seconds: within("limits.seconds", limits.seconds, DURATION_MAX_S)?
-            .or(Some(DURATION_DEFAULT_S)),
-    })
 }

@@ -20,7 +20,7 @@ use super::{
     printable, si_bytes,
 };
 use crate::{
-    capture::DURATION_MAX_S,
+    capture::{DURATION_MAX_S, LostView},
     client::{Client, ClientError, SOCKET_DEFAULT},
 };
 
@@ -67,12 +67,6 @@ struct View {
     written: u64,
     bytes: u64,
     lost: LostView,
-}
-
-#[derive(Deserialize)]
-struct LostView {
-    ring: u64,
-    disk: u64,
 }
 
 impl View {
@@ -245,7 +239,7 @@ impl Running<'_> {
             Err(error) => return Err(error.into()),
         };
         self.client.delete(&route(&self.id))?;
-        let lost = view.lost.ring + view.lost.disk;
+        let lost = view.lost.total();
         let terminal = io::stderr().is_terminal();
         if terminal || lost > 0 {
             let clear = if terminal { "\r\x1b[K" } else { "" };
@@ -318,7 +312,8 @@ fn verdict(view: &View) -> Result<u8, ExitWith> {
             StopReason::InterfaceRemoved
             | StopReason::DiskFull
             | StopReason::WriteFailed
-            | StopReason::DaemonStopped,
+            | StopReason::DaemonStopped
+            | StopReason::Interrupted,
         )
         | None => {
             let (reason, packets) = (printable(reason), view.written);

@@ -166,6 +166,10 @@ impl Attacher {
                 continue;
             }
             let namespace = watched.request.namespace.clone();
+            if config.point.is_none() && !is_present(watched) {
+                // It has taken its hooks with it, which must not keep a capture from the others.
+                continue;
+            }
             let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
             let links = namespace::within(namespace.as_deref(), || stage_of(objects, watched))?;
             self.stage.extend(links.into_iter().map(|link| (namespace.clone(), link)));
@@ -238,6 +242,14 @@ impl Drop for Attacher {
             }
         }
     }
+}
+
+/// Whether the interface is still the one that was attached to.
+fn is_present(watched: &WatchedPoint) -> bool {
+    let request = &watched.request;
+    let look = || namespace::device(&request.interface);
+    namespace::within(request.namespace.as_deref(), look)
+        .is_ok_and(|device| device.ifindex == watched.device.ifindex)
 }
 
 /// The capture stage behind the tracker, wherever that is.

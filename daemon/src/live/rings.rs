@@ -15,6 +15,8 @@ use super::{LiveError, pod::Pod};
 /// The ring, and what the kernel counted about it.
 pub struct CaptureRing {
     ring: RingBuf<MapData>,
+    /// Records read, whole ones or not.
+    consumed: u64,
     stats: PerCpuArray<MapData, Pod<CaptureStats>>,
 }
 
@@ -29,6 +31,7 @@ impl CaptureRing {
         Ok(Self {
             ring: RingBuf::try_from(ring)
                 .map_err(|source| LiveError::Map { name: "CAPTURE_RING", source })?,
+            consumed: 0,
             stats: PerCpuArray::try_from(stats)
                 .map_err(|source| LiveError::Map { name: "CAPTURE_STATS", source })?,
         })
@@ -51,12 +54,19 @@ impl CaptureRing {
             && let Some(item) = self.ring.next()
         {
             read += 1;
+            self.consumed += 1;
             if let Ok((record, bytes)) = CaptureRecord::read_from_prefix(&item) {
                 let captured = record.captured_len as usize;
                 visit(&record, bytes.get(..captured).unwrap_or(bytes));
             }
         }
         read
+    }
+
+    /// Records read since the maps were made, by this reader: there is one.
+    #[must_use]
+    pub const fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     /// What the stage did since the maps were made, on all CPUs.

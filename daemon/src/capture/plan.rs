@@ -1,0 +1,195 @@
+//! From what a client asks for to what is captured: bounds, interfaces, the compiled filter. Starts nothing.
+
+use std::collections::HashMap;
+
+use captures::{Filter, InterfaceDescription, Libpcap, LinkType, Snaplen};
+use datapath::Link;
+
+use super::{
+    BYTES_MAX, CaptureError, CaptureRequest, DURATION_DEFAULT_S, DURATION_MAX_S, RequestLimits,
+    default_snaplen,
+};
+use crate::board::InterfaceView;
+
+/// A capture that could be started.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) request: CaptureRequest,
+    pub(super) snaplen: Snaplen,
+    pub(super) seconds: u64,
+    pub(super) filter: Option<Filter>,
+    /// The interfaces as the file has them.
+    pub(super) descriptions: Vec<InterfaceDescription>,
+    /// Observation point and direction -> index of those.
+    pub(super) indexes: HashMap<(u32, u32), u32>,
+    /// The one observation point, if only one.
+    pub(super) point: Option<u32>,
+}
+
+impl Plan {
+    /// Checks and compiles. A filter with names in it can take seconds: not for a thread that must not wait.
+    pub(super) fn new(
+        mut request: CaptureRequest,
+        interfaces: &[InterfaceView],
+    ) -> Result<Self, CaptureError> {
+        let field = |field, problem| CaptureError::Field { field, problem };
+        let snaplen = Snaplen::try_new(request.snaplen)
+            .map_err(|error| field("snaplen", error.to_string()))?;
+        request.limits = checked(request.limits)?;
+        let wanted = wanted(request.interface.as_deref(), interfaces)
+            .map_err(|problem| field("interface", problem))?;
+        let link_type = link_type(wanted[0].link);
+        let filter = if request.filter.trim().is_empty() {
+            None
+        } else {
+            Some(Libpcap::load()?.compile(&request.filter, link_type, snaplen)?)
+        };
+        let seconds = request.limits.seconds.unwrap_or(DURATION_DEFAULT_S);
+        let point = request.interface.is_some().then_some(wanted[0].point);
+        let mut descriptions = Vec::new();
+        let mut indexes = HashMap::new();
+        for interface in wanted {
+            let sides = [("ingress", &interface.ingress), ("egress", &interface.egress)];
+            for (direction, (way, side)) in (0..).zip(sides) {
+                let Some(side) = side else { continue };
+                let index = u32::try_from(descriptions.len()).unwrap_or(u32::MAX);
+                indexes.insert((interface.point, direction), index);
+                let mut description = InterfaceDescription::new(link_type, snaplen.bytes());
+                description.name = Some(format!("{}@{}-{way}", interface.name, side.hook));
+                descriptions.push(description);
+            }
+        }
+        Ok(Self { request, snaplen, seconds, filter, descriptions, indexes, point })
+    }
+
+    /// Bytes of each frame that the stage has to copy: those that are kept, and those that the filter looks at.
+    pub(super) fn copied_bytes(&self) -> u32 {
+        let filtered = self.filter.as_ref().map_or(0, Filter::reach);
+        self.snaplen.bytes().max(filtered).min(default_snaplen())
+    }
+}
+
+/// The interfaces that are meant and are there. Invariant: at least one, all of one link type.
+fn wanted<'a>(
+    name: Option<&str>,
+    interfaces: &'a [InterfaceView],
+) -> Result<Vec<&'a InterfaceView>, String> {
+    let named = |interface: &&InterfaceView| name.is_none_or(|name| name == interface.name);
+    let known: Vec<_> = interfaces.iter().filter(named).collect();
+    let shown = name.unwrap_or("any");
+    if known.is_empty() {
+        return Err(format!("linnet watches no interface `{shown}`; /interfaces lists them"));
+    }
+    let present: Vec<_> = known.into_iter().filter(|interface| interface.is_present()).collect();
+    let Some(first) = present.first() else {
+        return Err(format!("the interface `{shown}` has gone; /interfaces lists those there are"));
+    };
+    if present.iter().any(|interface| link_type(interface.link) != link_type(first.link)) {
+        let problem =
+            "interfaces with and without Ethernet headers cannot share one filter; name one";
+        return Err(problem.into());
+    }
+    Ok(present)
+}
+
+fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
+    let within = |field, value: Option<u64>, max: u64| match value {
+        Some(value) if value == 0 || value > max => Err(CaptureError::Field {
+            field,
+            problem: format!("{value} is not between 1 and {max}"),
+        }),
+        other => Ok(other),
+    };
+    Ok(RequestLimits {
+        packets: within("limits.packets", limits.packets, u64::MAX)?,
+        bytes: within("limits.bytes", limits.bytes, BYTES_MAX)?.or(Some(BYTES_MAX)),
+        seconds: within("limits.seconds", limits.seconds, DURATION_MAX_S)?
+            .or(Some(DURATION_DEFAULT_S)),
+    })
+}
+
+fn link_type(name: &str) -> LinkType {
+    if name == link_name(Link::RawIp) { LinkType::RAW } else { LinkType::ETHERNET }
+}
+
+/// A link's name as in `/interfaces`.
+#[must_use]
+pub const fn link_name(link: Link) -> &'static str {
+    match link {
+        Link::Ethernet => "ethernet",
+        Link::RawIp => "raw_ip",
+        Link::Null => "null",
+        Link::Unsupported => "unsupported",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::board::AttachmentView;
+
+    fn interface(name: &str, point: u32, state: &'static str) -> InterfaceView {
+        InterfaceView {
+            name: name.into(),
+            point,
+            state,
+            link: link_name(Link::Ethernet),
+            ingress: Some(AttachmentView { hook: "tcx".into(), ..AttachmentView::default() }),
+            ..InterfaceView::default()
+        }
+    }
+
+    fn request(json: &str) -> CaptureRequest {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn refused(json: &str) -> (&'static str, String) {
+        let interfaces = [interface("a", 1, "attached"), interface("b", 2, "gone")];
+        match Plan::new(request(json), &interfaces) {
+            Err(CaptureError::Field { field, problem }) => (field, problem),
+            other => panic!("{json}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn values_out_of_bounds_are_named_with_their_bounds() {
+        for (json, field, word) in [
+            (r#"{"snaplen": 0}"#, "snaplen", "262144"),
+            (r#"{"snaplen": 262145}"#, "snaplen", "262144"),
+            (r#"{"limits": {"packets": 0}}"#, "limits.packets", "between 1 and"),
+            (r#"{"limits": {"bytes": 17179869185}}"#, "limits.bytes", "17179869184"),
+            (r#"{"limits": {"seconds": 86401}}"#, "limits.seconds", "86400"),
+            (r#"{"interface": "c"}"#, "interface", "no interface `c`"),
+            (r#"{"interface": "b"}"#, "interface", "gone"),
+        ] {
+            let (got, problem) = refused(json);
+            assert!(got == field && problem.contains(word), "{json}: {got}: {problem}");
+        }
+    }
+
+    #[test]
+    fn all_interfaces_are_those_that_are_there() {
+        let interfaces = [interface("a", 1, "attached"), interface("b", 2, "gone")];
+        let plan = Plan::new(request("{}"), &interfaces).unwrap();
+        assert_eq!((plan.descriptions.len(), plan.point), (1, None));
+        assert_eq!(plan.indexes.get(&(1, 0)), Some(&0));
+    }
+
+    #[test]
+    fn a_filter_sees_what_it_looks_at_whatever_is_kept() {
+        let interfaces = [interface("a", 1, "attached")];
+        for (json, bytes) in [
+            (r#"{"snaplen": 96}"#, 96),
+            (r#"{"snaplen": 96, "filter": "udp port 53"}"#, 96),
+            (r#"{"snaplen": 20, "filter": "udp port 53"}"#, 78),
+            (r#"{"snaplen": 96, "filter": "ether[1000] = 1"}"#, 1_001),
+            (r#"{"snaplen": 262144, "filter": "udp"}"#, 65_536),
+        ] {
+            match Plan::new(request(json), &interfaces) {
+                Ok(plan) => assert_eq!(plan.copied_bytes(), bytes, "{json}"),
+                Err(CaptureError::Filter(error)) => println!("skipped: {error}"),
+                Err(error) => panic!("{json}: {error}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,489 @@
+//! The one capture that may run, its file, and the folder of those before it. Owned by the thread that has the
+//! packets: it offers each with [`Recorder::packet`], and calls [`Recorder::turn`] after every batch and, where there
+//! are none, every few milliseconds. Never reads a clock.
+//!
+//! A capture ends in two steps: its stage is turned off, and when all that was copied until then has been offered,
+//! the final statistics are written. Orders wait meanwhile.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{self, ErrorKind},
+    path::PathBuf,
+    sync::{Arc, mpsc},
+};
+
+use captures::{
+    Capture, CaptureSpec, CapturedPacket, Direction, Limits, StopReason,
+    format::pcapng::SectionHeader,
+    session::{self, Loss},
+};
+use tokio::sync::watch;
+
+use super::{
+    CaptureError, CaptureState, CaptureView, LostView, RawPacket, Stage,
+    catalogue::{self, Catalogue},
+    manager::{Answer, Order, Snapshot, Task},
+    plan::Plan,
+    space::Space,
+};
+use crate::{
+    board::Board,
+    clock::Moment,
+    flow::view::{RingsView, rfc3339},
+    live::StageConfig,
+};
+
+/// From one statistics block to the next.
+const HEARTBEAT_NS: u64 = 2_000_000_000;
+/// How long what was copied may take to come out of the ring.
+const DRAIN_MAX_NS: u64 = 5_000_000_000;
+
+/// The running capture, the finished ones, and who may ask for what; see the module.
+pub struct Recorder {
+    catalogue: Catalogue,
+    stage: Box<dyn Stage>,
+    board: Arc<Board>,
+    orders: mpsc::Receiver<Order>,
+    published: watch::Sender<Arc<Snapshot>>,
+    running: Option<Running>,
+    rings: RingsView,
+}
+
+/// The capture that runs. Invariant: `ending` is set as soon as the stage has been turned off.
+struct Running {
+    view: CaptureView,
+    capture: Capture<File>,
+    interfaces: HashMap<(u32, u32), u32>,
+    /// Monotonic; packets from here on are part of it.
+    start_ns: u64,
+    /// Monotonic; packets from here on are no part of it.
+    end_ns: u64,
+    /// Monotonic.
+    heartbeat_ns: u64,
+    ending: Option<Ending>,
+}
+
+/// A capture whose stage is off.
+struct Ending {
+    reason: StopReason,
+    /// Records to be read first, since the ring was made; known with the first look at the ring after the stage's end.
+    until: Option<u64>,
+    /// Monotonic; they are not waited for any longer.
+    give_up_ns: u64,
+    then: Then,
+}
+
+/// What follows an end.
+enum Then {
+    /// It came by itself.
+    Nothing,
+    Reply(mpsc::SyncSender<Answer>),
+    Remove(mpsc::SyncSender<Answer>),
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Recorder").field("dir", &self.catalogue.dir()).finish_non_exhaustive()
+    }
+}
+
+impl Recorder {
+    pub(super) fn new(
+        catalogue: Catalogue,
+        stage: Box<dyn Stage>,
+        board: Arc<Board>,
+        orders: mpsc::Receiver<Order>,
+        published: watch::Sender<Arc<Snapshot>>,
+    ) -> Self {
+        let rings = RingsView::default();
+        let recorder = Self { catalogue, stage, board, orders, published, running: None, rings };
+        recorder.publish();
+        recorder
+    }
+
+    /// One packet of the stage, in the order in which they were copied.
+    pub fn packet(&mut self, raw: &RawPacket<'_>) {
+        let Some(running) = &mut self.running else { return };
+        if raw.seen_ns < running.start_ns || raw.seen_ns >= running.end_ns {
+            return;
+        }
+        let Some(interface) = running.interfaces.get(&(raw.point, raw.direction)) else { return };
+        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data);
+        packet.original_len = raw.original_len;
+        packet.interface = *interface;
+        packet.queue = Some(raw.queue);
+        packet.direction = Some(match raw.direction {
+            0 => Direction::Inbound,
+            _ => Direction::Outbound,
+        });
+        // Whether the capture has ended with it is seen at the next turn.
+        let _offered = running.capture.offer(&packet);
+    }
+
+    /// Everything but packets: losses, limits, the file's readers, and orders. `rings` is as of after the last packet.
+    pub fn turn(&mut self, now: Moment, rings: RingsView) {
+        let lost = rings.lost.saturating_sub(self.rings.lost);
+        self.rings = rings;
+        self.catalogue.repair_one();
+        if let Some(running) = &mut self.running {
+            running.lose(lost);
+            running.write(now);
+            if let Err(error) = running.keep(now, &self.catalogue) {
+                tracing::warn!(%error, "what is known about the running capture was not kept");
+            }
+        }
+        self.end_if_due(now);
+        self.finish_if_drained(now);
+        while !self.is_ending()
+            && let Ok(order) = self.orders.try_recv()
+        {
+            self.obey(now, order);
+        }
+        self.publish();
+    }
+
+    /// Ends whatever runs, for the daemon's own end: to be followed by turns until [`Recorder::is_idle`].
+    pub fn close(&mut self, now: Moment) {
+        if !self.is_ending() {
+            self.end(now, StopReason::DaemonStopped, Then::Nothing);
+        }
+    }
+
+    /// Whether nothing runs.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.running.is_none()
+    }
+
+    /// Whether a capture waits for the last of its packets, so that turns should follow at once.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.running.as_ref().is_some_and(|running| running.ending.is_some())
+    }
+
+    fn obey(&mut self, now: Moment, order: Order) {
+        let Order { task, reply } = order;
+        let runs = |id: &str| self.running.as_ref().is_some_and(|running| running.view.id == id);
+        match task {
+            Task::Start(plan) => {
+                let started = self.start(now, *plan).map(Some);
+                let told = started.is_ok();
+                if !self.answer(&reply, started) && told {
+                    // Who wanted it has given up waiting, and will not stop it.
+                    self.end(now, StopReason::UserRequest, Then::Nothing);
+                }
+            }
+            Task::Stop { id, reason } if runs(&id) => self.end(now, reason, Then::Reply(reply)),
+            Task::Stop { id, .. } => {
+                let found = self.catalogue.get(&id).cloned();
+                self.answer(&reply, found.map(Some).ok_or(CaptureError::Unknown(id)));
+            }
+            Task::Remove { id } if runs(&id) => {
+                self.end(now, StopReason::UserRequest, Then::Remove(reply));
+            }
+            Task::Remove { id } => {
+                let removed = self.remove(&id);
+                self.answer(&reply, removed);
+            }
+            Task::Shutdown if self.running.is_some() => {
+                self.end(now, StopReason::DaemonStopped, Then::Reply(reply));
+            }
+            Task::Shutdown => {
+                self.answer(&reply, Ok(None));
+            }
+        }
+    }
+
+    fn start(&mut self, now: Moment, plan: Plan) -> Result<CaptureView, CaptureError> {
+        if let Some(running) = &self.running {
+            return Err(CaptureError::Running(running.view.id.clone()));
+        }
+        let dir = self.catalogue.dir().to_owned();
+        let space = Space::of(&dir).map_err(|error| CaptureError::Failed(error.into()))?;
+        if space.is_used_up() {
+            return Err(disk_full(dir, space));
+        }
+        let config = StageConfig {
+            snaplen: plan.copied_bytes(),
+            deadline_ns: now.monotonic_ns + plan.seconds * 1_000_000_000,
+            point: plan.point,
+        };
+        let view = new_view(now, &plan);
+        let begun = Running::begin(now, plan, view.clone(), &self.catalogue).and_then(|running| {
+            self.stage.start(config).map(|()| running).map_err(|error| {
+                // It may be on at some of its hooks.
+                turn_off(&*self.stage);
+                CaptureError::Failed(error)
+            })
+        });
+        match begun {
+            Ok(running) => {
+                tracing::info!(id = %view.id, "a capture has started");
+                self.running = Some(running);
+                Ok(view)
+            }
+            Err(error) => {
+                self.catalogue.discard(&view.id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the capture where there is a reason to.
+    fn end_if_due(&mut self, now: Moment) {
+        let Some(running) = &self.running else { return };
+        let over = || (now.monotonic_ns >= running.end_ns).then_some(StopReason::DurationLimit);
+        let gone = || running.is_gone(&self.board).then_some(StopReason::InterfaceRemoved);
+        let full = || {
+            let space = Space::of(self.catalogue.dir()).ok()?;
+            space.is_used_up().then_some(StopReason::DiskFull)
+        };
+        if running.ending.is_none()
+            && let Some(reason) =
+                running.capture.stopped().or_else(over).or_else(gone).or_else(full)
+        {
+            self.end(now, reason, Then::Nothing);
+        }
+    }
+
+    /// Turns the stage off; what it has copied is still to come.
+    fn end(&mut self, now: Moment, reason: StopReason, then: Then) {
+        let Some(running) = &mut self.running else { return };
+        turn_off(&*self.stage);
+        let give_up_ns = now.monotonic_ns + DRAIN_MAX_NS;
+        running.ending = Some(Ending { reason, until: None, give_up_ns, then });
+    }
+
+    /// Finishes the capture when the ring has been read up to what was in it when the stage was turned off.
+    fn finish_if_drained(&mut self, now: Moment) {
+        let rings = self.rings;
+        let Some(ending) = self.running.as_mut().and_then(|running| running.ending.as_mut()) else {
+            return;
+        };
+        let until = *ending.until.get_or_insert_with(|| rings.produced.saturating_sub(rings.lost));
+        let left = until.saturating_sub(rings.consumed);
+        if left > 0 && now.monotonic_ns < ending.give_up_ns {
+            return;
+        }
+        let Some(mut running) = self.running.take() else { return };
+        if left > 0 {
+            tracing::error!(records = left, "the ring did not give back what was put into it");
+            running.capture.lose(None, Loss::Ring, left);
+        }
+        let Some(ending) = running.ending.take() else { return };
+        let view = running.finish(now, ending.reason);
+        tracing::info!(id = %view.id, reason = view.stop_reason.map(StopReason::name), "a capture has ended");
+        self.catalogue.add(view.clone());
+        match ending.then {
+            Then::Nothing => {}
+            Then::Reply(reply) => {
+                self.answer(&reply, Ok(Some(view)));
+            }
+            Then::Remove(reply) => {
+                let removed = self.remove(&view.id);
+                self.answer(&reply, removed);
+            }
+        }
+    }
+
+    fn remove(&mut self, id: &str) -> Answer {
+        if self.catalogue.get(id).is_none() {
+            return Err(CaptureError::Unknown(id.to_owned()));
+        }
+        self.catalogue.remove(id).map_err(|error| CaptureError::Failed(error.into()))?;
+        Ok(None)
+    }
+
+    /// Answers, after what the answer says can be read by everyone. Returns whether anyone still waited for it.
+    fn answer(&self, reply: &mpsc::SyncSender<Answer>, answer: Answer) -> bool {
+        self.publish();
+        reply.send(answer).is_ok()
+    }
+
+    fn publish(&self) {
+        let next = Snapshot {
+            running: self.running.as_ref().map(|running| running.view.clone()),
+            finished: self.catalogue.finished(),
+            rings: self.rings,
+        };
+        self.published.send_if_modified(|current| {
+            let differs = **current != next;
+            if differs {
+                *current = Arc::new(next);
+            }
+            differs
+        });
+    }
+}
+
+impl Running {
+    fn begin(
+        now: Moment,
+        plan: Plan,
+        mut view: CaptureView,
+        catalogue: &Catalogue,
+    ) -> Result<Self, CaptureError> {
+        let refused = |error: io::Error| {
+            if is_full(&error)
+                && let Ok(space) = Space::of(catalogue.dir())
+            {
+                return disk_full(catalogue.dir().to_owned(), space);
+            }
+            CaptureError::Failed(error.into())
+        };
+        let file = catalogue.create(&view).map_err(refused)?;
+        let spec = CaptureSpec {
+            section: SectionHeader {
+                application: Some(format!("linnet {}", env!("CARGO_PKG_VERSION"))),
+                ..SectionHeader::default()
+            },
+            interfaces: plan.descriptions,
+            filter: plan.filter,
+            snaplen: plan.snaplen,
+            // Without the duration: the file's times are wall times, which can be stepped.
+            limits: Limits {
+                packets: view.limits.packets,
+                bytes: view.limits.bytes,
+                duration_ns: None,
+            },
+        };
+        let capture = Capture::start(spec, file, now.wall_ns()).map_err(|error| match error {
+            session::CaptureError::Write(error) => refused(error),
+            session::CaptureError::BytesTooFew { .. } => {
+                CaptureError::Field { field: "limits.bytes", problem: error.to_string() }
+            }
+            session::CaptureError::Interfaces { .. } | session::CaptureError::LinkType { .. } => {
+                CaptureError::Failed(error.into())
+            }
+        })?;
+        view.bytes = capture.counters().bytes;
+        Ok(Self {
+            view,
+            capture,
+            interfaces: plan.indexes,
+            start_ns: now.monotonic_ns,
+            end_ns: now.monotonic_ns + plan.seconds * 1_000_000_000,
+            heartbeat_ns: now.monotonic_ns,
+            ending: None,
+        })
+    }
+
+    /// Counts what the ring lost since the last turn. What was lost after a limit was reached is no part of the
+    /// capture; in the turn in which it was reached that cannot be told apart, and counts.
+    fn lose(&mut self, packets: u64) {
+        let counts = self
+            .ending
+            .as_ref()
+            .is_none_or(|ending| ending.until.is_none() && self.capture.stopped().is_none());
+        if counts && packets > 0 {
+            self.capture.lose(None, Loss::Ring, packets);
+        }
+    }
+
+    /// Brings the file up to date for its readers, with statistics every now and then.
+    fn write(&mut self, now: Moment) {
+        if self.ending.is_none() && self.beats(now) {
+            self.capture.heartbeat(now.wall_ns());
+        } else {
+            self.capture.flush();
+        }
+        self.update();
+    }
+
+    /// Keeps with each heartbeat what is known so far, for the case that this process is killed.
+    fn keep(&mut self, now: Moment, catalogue: &Catalogue) -> io::Result<()> {
+        if !self.beats(now) {
+            return Ok(());
+        }
+        self.heartbeat_ns = now.monotonic_ns;
+        catalogue.save(&self.view)
+    }
+
+    fn beats(&self, now: Moment) -> bool {
+        now.monotonic_ns >= self.heartbeat_ns + HEARTBEAT_NS
+    }
+
+    fn update(&mut self) {
+        let counters = self.capture.counters();
+        self.view.offered = counters.offered;
+        self.view.matched = counters.matched;
+        self.view.written = counters.written;
+        self.view.bytes = counters.bytes;
+        self.view.lost = counters.lost.into();
+    }
+
+    /// Whether every interface of the capture has gone.
+    fn is_gone(&self, board: &Board) -> bool {
+        let interfaces = board.interfaces.latest();
+        let present = |point| {
+            interfaces.iter().any(|interface| interface.point == point && interface.is_present())
+        };
+        !self.interfaces.keys().any(|(point, _)| present(*point))
+    }
+
+    /// Writes the end of the file, and cuts off what a failed write left behind its last whole block.
+    fn finish(self, now: Moment, reason: StopReason) -> CaptureView {
+        let mut view = self.view;
+        let (summary, file) = self.capture.finish(reason, now.wall_ns());
+        if let Some(error) = &summary.error {
+            tracing::warn!(id = %view.id, %error, "the capture's file could not be written");
+        }
+        let cut = file.metadata().and_then(|file_now| {
+            if file_now.len() > summary.whole_bytes {
+                file.set_len(summary.whole_bytes)
+            } else {
+                Ok(())
+            }
+        });
+        if let Err(error) = cut {
+            tracing::error!(id = %view.id, %error, "the capture's file could not be cut behind its last whole block");
+        }
+        view.state = CaptureState::Finished;
+        view.stop_reason = Some(summary.reason);
+        view.ended_at = Some(rfc3339(now.wall_ns().into()));
+        view.offered = summary.counters.offered;
+        view.matched = summary.counters.matched;
+        view.written = summary.counters.written;
+        view.bytes = summary.whole_bytes;
+        view.lost = summary.counters.lost.into();
+        view
+    }
+}
+
+fn new_view(now: Moment, plan: &Plan) -> CaptureView {
+    CaptureView {
+        id: catalogue::new_id(now.wall_ns()),
+        state: CaptureState::Running,
+        stop_reason: None,
+        filter: plan.request.filter.clone(),
+        interface: plan.request.interface.clone(),
+        snaplen: plan.request.snaplen,
+        limits: plan.request.limits,
+        started_at: rfc3339(now.wall_ns().into()),
+        ended_at: None,
+        offered: 0,
+        matched: 0,
+        written: 0,
+        bytes: 0,
+        lost: LostView::default(),
+    }
+}
+
+fn turn_off(stage: &dyn Stage) {
+    if let Err(error) = stage.stop() {
+        tracing::error!(%error, "the capture stage was not turned off; it ends at its deadline");
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+}
+
+fn disk_full(dir: PathBuf, space: Space) -> CaptureError {
+    let Space { free_bytes, reserve_bytes } = space;
+    CaptureError::DiskFull { dir, free_bytes, reserve_bytes }
+}
+
+#[cfg(test)]
+mod tests;

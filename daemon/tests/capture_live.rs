@@ -1,0 +1,333 @@
+//! T3: a capture of real traffic in a lab, held against tcpdump beside it on the same interface; and what it says
+//! when its ring is too small, or its interface goes.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, says what it measured, and makes its own numbers"
+)]
+
+mod support;
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use captures::{PacketReader, StopReason};
+use daemon::{
+    board::Board,
+    capture::{self, CaptureManager, CaptureState, CaptureView, Keep, Stage, reader::RingReader},
+    clock::Clock,
+    flow::{FlowIdSource, FlowTable, expiry::Timeouts},
+    live::{Answer, AttachedPoint, Attacher, MapSizes, StageConfig, Verb},
+    status::Publisher,
+    sweep::Sweeper,
+};
+use lab::{
+    CLIENT_INTERFACE, Lab, Namespace, Plan, ROUTER_CLIENT_INTERFACE,
+    capture::Tcpdump,
+    traffic::{
+        Stop,
+        bulk::{self, Bulk},
+        udp_stream::{self, UdpStream},
+    },
+};
+
+/// tcpdump's time and linnet's are taken at neighbouring places of the kernel.
+const TIME_APART_MAX_NS: u64 = 1_000_000;
+
+struct LabStage(Arc<Mutex<Attacher>>);
+
+impl LabStage {
+    fn perform(&self, verb: Verb) -> anyhow::Result<()> {
+        self.0.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.perform(verb)?;
+        Ok(())
+    }
+}
+
+impl Stage for LabStage {
+    fn start(&self, config: StageConfig) -> anyhow::Result<()> {
+        self.perform(Verb::StartCapture(config))
+    }
+
+    fn stop(&self) -> anyhow::Result<()> {
+        self.perform(Verb::StopCapture)
+    }
+}
+
+/// linnet on one interface of a lab, in this process.
+struct Watch {
+    manager: Arc<CaptureManager>,
+    board: Arc<Board>,
+    sweeper: Sweeper,
+    sweeps: u64,
+    reader: Option<RingReader>,
+    folder: tempfile::TempDir,
+}
+
+impl Watch {
+    fn new(name: &str, spec: &str, capture_ring_bytes: u32) -> Self {
+        let pins = format!("/sys/fs/bpf/linnet-test-{}-{name}", std::process::id());
+        let sizes = MapSizes { flows: 4_096, capture_ring_bytes };
+        let mut attacher = Attacher::new(Path::new(&pins), sizes).unwrap();
+        let request: daemon::live::AttachRequest = spec.parse().unwrap();
+        let Answer::Attached(attached) = attacher.perform(Verb::Attach(request.clone())).unwrap()
+        else {
+            panic!("attaching says what was attached");
+        };
+        let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
+        let (flow_map, hook_map) = (attacher.flows().unwrap(), attacher.hooks().unwrap());
+        let ring = attacher.capture_ring().unwrap();
+        let stage = Box::new(LabStage(Arc::new(Mutex::new(attacher))));
+        let folder = tempfile::tempdir().unwrap();
+        let opened = capture::open(folder.path(), Keep::default(), stage, Arc::clone(&board));
+        let (manager, recorder) = opened.unwrap();
+        let manager = Arc::new(manager);
+        let reader = RingReader::start(ring, recorder, Arc::clone(&clock)).unwrap();
+        let rings = Arc::clone(&manager);
+        let publisher = Publisher::new(
+            Arc::clone(&board),
+            Arc::clone(&clock),
+            Arc::new(move || rings.rings()),
+            "live",
+            0,
+            Vec::new(),
+        );
+        let sweeper = Sweeper {
+            flow_map,
+            hook_map,
+            points: vec![AttachedPoint { request, attached }],
+            table: Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000)),
+            publisher,
+            clock,
+            timeouts: Timeouts::default(),
+            interval: Duration::from_secs(1),
+        };
+        let mut watch = Self { manager, board, sweeper, sweeps: 0, reader: Some(reader), folder };
+        watch.sweep();
+        watch
+    }
+
+    fn sweep(&mut self) {
+        self.sweeps += 1;
+        self.sweeper.sweep(self.sweeps).unwrap();
+    }
+
+    /// Frames that the trackers have seen.
+    fn seen(&mut self) -> u64 {
+        self.sweep();
+        self.board.loss.latest().seen
+    }
+
+    fn start(&self, filter: &str) -> String {
+        let json = serde_json::json!({ "filter": filter }).to_string();
+        self.manager.start(serde_json::from_str(&json).unwrap()).unwrap().id
+    }
+
+    fn stop(&self, id: &str) -> CaptureView {
+        let view = self.manager.stop(id, StopReason::UserRequest).unwrap();
+        assert_eq!(view.stop_reason, Some(StopReason::UserRequest));
+        assert_eq!(view.matched, view.written + view.lost.total(), "{view:?}");
+        view
+    }
+
+    fn packets(&self, view: &CaptureView) -> Vec<Packet> {
+        let path = self.folder.path().join(format!("{}.pcapng", view.id));
+        assert_eq!(path.metadata().unwrap().len(), view.bytes);
+        let packets = read(&path);
+        assert_eq!(packets.len() as u64, view.written);
+        packets
+    }
+
+    /// Every record of the ring is read or lost in the end.
+    fn assert_balanced(&self) {
+        wait_for("the ring's balance", || {
+            let rings = self.manager.rings();
+            (rings.produced == rings.consumed + rings.lost).then_some(())
+        });
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.stop();
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a bounded wait for a thread of the test")]
+fn wait_for<T>(what: &str, ready: impl Fn() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not come in time");
+        std::thread::yield_now();
+    }
+}
+
+/// Unix ns of RFC 3339.
+fn nanos(text: &str) -> u64 {
+    u64::try_from(text.parse::<jiff::Timestamp>().unwrap().as_nanosecond()).unwrap()
+}
+
+#[derive(Debug)]
+struct Packet {
+    time_ns: u64,
+    original_len: u32,
+    data: Vec<u8>,
+}
+
+fn read(path: &Path) -> Vec<Packet> {
+    let mut reader = PacketReader::open(path).unwrap();
+    let mut packets = Vec::new();
+    while let Some(read) = reader.next_packet().unwrap() {
+        packets.push(Packet {
+            time_ns: read.packet.time_ns,
+            original_len: read.packet.original_len,
+            data: read.packet.data.into_owned(),
+        });
+    }
+    packets
+}
+
+/// When each of the packets with these bytes was seen: the order of different ones differs between two CPUs.
+fn times(packets: &[Packet]) -> HashMap<(u32, &[u8]), Vec<u64>> {
+    let mut times: HashMap<_, Vec<_>> = HashMap::new();
+    for Packet { time_ns, original_len, data } in packets {
+        times.entry((*original_len, data.as_slice())).or_default().push(*time_ns);
+    }
+    times.values_mut().for_each(|times| times.sort_unstable());
+    times
+}
+
+fn can_run(what: &str) -> bool {
+    support::kernel(what) && lab::require_root(what) && lab::require_tool("tcpdump", what)
+}
+
+/// UDP at a pace and a megabyte of TCP, with a capture and tcpdump beside each other.
+fn agree(name: &str, namespace: &Namespace, lab: &Lab, interface: &str, choice: &str) {
+    const FILTER: &str = "udp port 5004 or (tcp port 5001 and greater 100)";
+    let spec = format!("{}/{interface}{choice}", namespace.name());
+    let watch = Watch::new(name, &spec, 16 << 20);
+    let file = watch.folder.path().join("tcpdump.pcap");
+    let tcpdump = Tcpdump::start(namespace, interface, &file, FILTER).unwrap();
+    let id = watch.start(FILTER);
+    let plan = UdpStream { interval: Duration::from_millis(1), ..UdpStream::default() };
+    let sent = udp_stream::run(lab, &plan).unwrap().sent;
+    bulk::run(lab, &Bulk::default()).unwrap();
+    // It waits until nothing more comes.
+    let counts = tcpdump.stop().unwrap();
+    let view = watch.stop(&id);
+
+    assert_eq!(counts.dropped_by_kernel, 0, "tcpdump has everything");
+    let (ours, theirs) = (watch.packets(&view), read(&file));
+    let (our_times, their_times) = (times(&ours), times(&theirs));
+    let mut apart_max_ns = 0;
+    for (packet, times) in &their_times {
+        let found = our_times.get(packet).map_or(&[][..], Vec::as_slice);
+        assert_eq!(found.len(), times.len(), "a packet of {} bytes", packet.0);
+        let apart = found.iter().zip(times).map(|(a, b)| a.abs_diff(*b));
+        apart_max_ns = apart_max_ns.max(apart.max().unwrap());
+    }
+    println!("{spec}: {} packets, at most {apart_max_ns} ns apart, {view:?}", ours.len());
+    assert!(ours.len() > sent as usize + 700, "all traffic passed here");
+    assert_eq!(ours.len(), theirs.len());
+    assert!(apart_max_ns < TIME_APART_MAX_NS, "{apart_max_ns} ns");
+    assert_eq!(view.lost.total(), 0);
+    assert!(view.offered > view.matched, "small segments were not wanted");
+    watch.assert_balanced();
+}
+
+#[test]
+fn a_capture_has_what_tcpdump_has() {
+    if !can_run("a capture beside tcpdump") {
+        return;
+    }
+    let lab = Lab::build(Plan::new("capture")).unwrap();
+    agree("capture-tc", lab.client(), &lab, CLIENT_INTERFACE, "");
+    let router = lab.router().unwrap();
+    agree("capture-xdp", router, &lab, ROUTER_CLIENT_INTERFACE, ",ingress=xdp");
+}
+
+#[test]
+fn what_a_small_ring_loses_is_counted() {
+    if !can_run("a capture with a small ring") {
+        return;
+    }
+    let plan = Plan { direct: true, ..Plan::new("ring") };
+    let lab = Lab::build(plan).unwrap();
+    let spec = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
+    let mut watch = Watch::new("ring", &spec, 4_096);
+    let before = watch.seen();
+    let id = watch.start("");
+    bulk::run(&lab, &Bulk { bytes: 16 << 20, ..Bulk::default() }).unwrap();
+    let view = watch.stop(&id);
+    let passed = watch.seen() - before;
+    println!("{passed} passed, {view:?}");
+    assert!(view.lost.ring > 0 && view.written > 0);
+    assert_eq!(view.lost.total(), view.lost.ring);
+    assert_eq!(view.offered, view.matched, "without a filter all are wanted");
+    // What passed between the looks at the counters and the stage's beginning and end: neighbours being found.
+    assert!(view.offered <= passed && view.offered + 20 >= passed, "{} of {passed}", view.offered);
+    watch.packets(&view);
+    watch.assert_balanced();
+}
+
+#[test]
+fn captures_begin_and_end_under_traffic() {
+    if !can_run("captures under traffic") {
+        return;
+    }
+    let lab = Lab::build(Plan { direct: true, ..Plan::new("again") }).unwrap();
+    let spec = format!("{}/{CLIENT_INTERFACE},ingress=xdp", lab.client().name());
+    let watch = Watch::new("again", &spec, 256 << 10);
+    let stop = Stop::new();
+    std::thread::scope(|scope| {
+        let endless = Bulk { bytes: bulk::BYTES_MAX, ..Bulk::default() };
+        let (lab, ended) = (&lab, stop.clone());
+        scope.spawn(move || bulk::run_until(lab, &endless, &ended));
+        let (mut captures, mut packets) = (0, 0);
+        while captures < 20 || packets < 1_000 {
+            captures += 1;
+            assert!(captures < 1_000, "{packets} packets only");
+            let id = watch.start("tcp port 5001");
+            let view = watch.stop(&id);
+            let times: Vec<_> = watch.packets(&view).iter().map(|packet| packet.time_ns).collect();
+            let within = nanos(&view.started_at)..=nanos(view.ended_at.as_ref().unwrap());
+            assert!(times.iter().all(|time| within.contains(time)), "{view:?}");
+            packets += times.len();
+            watch.assert_balanced();
+        }
+        stop.stop();
+        println!("{packets} packets in {captures} captures");
+    });
+}
+
+#[test]
+fn an_interface_that_goes_ends_its_capture() {
+    if !can_run("a capture on an interface that goes") {
+        return;
+    }
+    let lab = Lab::build(Plan::new("gone")).unwrap();
+    let spec = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
+    let mut watch = Watch::new("gone", &spec, 1 << 20);
+    let id = watch.start("");
+    udp_stream::run(&lab, &UdpStream { datagrams: 20, ..UdpStream::default() }).unwrap();
+    let removed = lab.client().command("ip").args(["link", "del", CLIENT_INTERFACE]).status();
+    assert!(removed.unwrap().success());
+    watch.sweep();
+    let view = wait_for("the capture's end", || {
+        let view = watch.manager.get(&id).unwrap();
+        (view.state == CaptureState::Finished).then_some(view)
+    });
+    assert_eq!(view.stop_reason, Some(StopReason::InterfaceRemoved));
+    assert!(watch.packets(&view).len() >= 20);
+    watch.assert_balanced();
+}
