@@ -8,18 +8,13 @@
 
 mod support;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-    process::Command,
-};
-
 use lab::{
     CLIENT_INTERFACE, Lab, Namespace, Plan, ROUTER_CLIENT_INTERFACE, ROUTER_SERVER_INTERFACE,
     SERVER_INTERFACE, capture::Tcpdump,
 };
 use serde_json::Value;
 use support::{
+    held::Held,
     linnet::Linnet,
     traffic,
     tshark::{self, Conversations},
@@ -190,42 +185,6 @@ fn said(namespace: &Namespace, tool: &str, args: &[&str]) -> String {
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{tool} {args:?}: {error}");
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// What of BPF a process holds, by the kernel's own account of its descriptors.
-#[derive(Debug, Default)]
-struct Held {
-    programs: BTreeSet<u64>,
-    /// Kinds by id.
-    links: BTreeMap<u64, String>,
-}
-
-impl Held {
-    fn by(pid: u32) -> Self {
-        let mut held = Self::default();
-        for file in fs::read_dir(format!("/proc/{pid}/fdinfo")).unwrap().flatten() {
-            let text = fs::read_to_string(file.path()).unwrap_or_default();
-            let field = |name: &str| {
-                let line = text.lines().find_map(|line| line.strip_prefix(name));
-                line.map(|value| value.trim_start_matches(':').trim().to_owned())
-            };
-            held.programs.extend(field("prog_id").map(|id| id.parse::<u64>().unwrap()));
-            if let (Some(id), Some(kind)) = (field("link_id"), field("link_type")) {
-                held.links.insert(id.parse().unwrap(), kind);
-            }
-        }
-        held
-    }
-
-    /// Nothing of it is in the kernel, as bpftool has it.
-    fn is_gone(&self) -> bool {
-        let known = |kind: &str, id: &u64| {
-            let show = [kind, "show", "id", &id.to_string()];
-            Command::new("bpftool").args(show).output().unwrap().status.success()
-        };
-        !self.programs.iter().any(|id| known("prog", id))
-            && !self.links.keys().any(|id| known("link", id))
-    }
 }
 
 /// Packets that the foreign filters have mirrored, by tc's own counters.

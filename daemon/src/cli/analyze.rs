@@ -28,7 +28,7 @@ pub struct AnalyzeArgs {
 pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
     let analysis = analyze(&args.file).map_err(|error| {
         let code = match &error {
-            AnalyzeError::Io { .. } => exit::FAILED,
+            AnalyzeError::Io { source, .. } => unreadable(source.kind()),
             AnalyzeError::Read { .. } => exit::DAMAGED,
         };
         ExitWith { code, message: error.to_string() }
@@ -46,6 +46,17 @@ pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
         return Err(ExitWith { code: exit::DAMAGED, message }.into());
     }
     Ok(0)
+}
+
+/// A wrong name is the caller's mistake, a file that fails is not.
+const fn unreadable(kind: io::ErrorKind) -> u8 {
+    if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) {
+        exit::USAGE
+    } else if matches!(kind, io::ErrorKind::PermissionDenied) {
+        exit::PRIVILEGE
+    } else {
+        exit::FAILED
+    }
 }
 
 fn json(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {

@@ -8,7 +8,9 @@
     reason = "a test fails by panicking, says what it measured, and makes its own numbers"
 )]
 
+pub(crate) mod held;
 pub(crate) mod linnet;
+pub(crate) mod pair;
 pub(crate) mod traffic;
 pub(crate) mod tshark;
 

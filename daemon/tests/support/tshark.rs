@@ -93,6 +93,39 @@ pub(crate) fn fields(file: &Path, options: &[&str], names: &[&str]) -> Vec<Vec<S
         .collect()
 }
 
+/// The bytes of each frame as hexadecimal digits, in the file's order.
+pub(crate) fn frames(file: &Path) -> Vec<String> {
+    let output = Command::new("tshark")
+        .args(["-n", "-T", "jsonraw", "-j", "frame", "-r"])
+        .arg(file)
+        .output()
+        .expect("tshark is installed");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let list: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let bytes = |frame: &Value| frame["_source"]["layers"]["frame_raw"][0].as_str().unwrap().into();
+    list.as_array().unwrap().iter().map(bytes).collect()
+}
+
+/// The same frames from each sender in the same order. How two senders' frames interleave depends on where one looks.
+pub(crate) fn assert_same_frames(ours: &Path, theirs: &Path) {
+    let by_sender = |file| {
+        let mut senders = BTreeMap::<String, Vec<String>>::new();
+        for frame in frames(file) {
+            senders.entry(frame[12..24].to_owned()).or_default().push(frame);
+        }
+        senders
+    };
+    let (ours, theirs) = (by_sender(ours), by_sender(theirs));
+    let counts = |senders: &BTreeMap<String, Vec<String>>| {
+        senders.iter().map(|(sender, frames)| (sender.clone(), frames.len())).collect::<Vec<_>>()
+    };
+    assert_eq!(counts(&ours), counts(&theirs), "frames by sender");
+    for (sender, theirs) in &theirs {
+        let at = ours[sender].iter().zip(theirs).position(|(ours, theirs)| ours != theirs);
+        assert_eq!(at.map(|at| (at, &ours[sender][at], &theirs[at])), None, "frame from {sender}");
+    }
+}
+
 fn run(file: &Path, options: &[&str], names: &[&str]) -> Output {
     let mut tshark = Command::new("tshark");
     tshark.args(["-n", "-r"]).arg(file).args(options).args(["-T", "fields", "-E", "occurrence=f"]);
