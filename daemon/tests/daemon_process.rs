@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use support::{
     held::Held,
-    linnet::{self, Linnet},
+    linnet::{self, Linnet, filter_of},
     pair::Pair,
     traffic, tshark, wait_for,
 };
@@ -35,17 +35,6 @@ fn can_run(what: &str) -> bool {
 
 fn client_spec(lab: &Lab) -> String {
     format!("{}/{CLIENT_INTERFACE}", lab.client().name())
-}
-
-/// The filter that the page writes for a row of a protocol with ports (webui/page/page.js, `captureFilter`).
-fn filter_of(flow: &Value) -> String {
-    let end = |side: &str, end: &str| {
-        let (address, port) = (flow[end]["address"].as_str().unwrap(), &flow[end]["port"]);
-        format!("{side} host {address} and {side} port {port}")
-    };
-    let way = |from, to| format!("({} and {})", end("src", from), end("dst", to));
-    let (there, back) = (way("originator", "responder"), way("responder", "originator"));
-    format!("{} and ({there} or {back})", flow["protocol"].as_str().unwrap())
 }
 
 /// The row of a pair at an interface.

@@ -178,3 +178,14 @@ pub(crate) fn answer(curl: &mut Command) -> (u16, Value) {
     let (body, status) = text.rsplit_once('\n').unwrap();
     (status.parse().unwrap(), serde_json::from_str(body).unwrap_or(Value::String(body.into())))
 }
+
+/// The filter that the page writes for a row of a protocol with ports (webui/page/page.js, `captureFilter`).
+pub(crate) fn filter_of(flow: &Value) -> String {
+    let end = |side: &str, end: &str| {
+        let (address, port) = (flow[end]["address"].as_str().unwrap(), &flow[end]["port"]);
+        format!("{side} host {address} and {side} port {port}")
+    };
+    let way = |from, to| format!("({} and {})", end("src", from), end("dst", to));
+    let (there, back) = (way("originator", "responder"), way("responder", "originator"));
+    format!("{} and ({there} or {back})", flow["protocol"].as_str().unwrap())
+}
