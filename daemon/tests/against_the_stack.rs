@@ -14,11 +14,12 @@ use std::{
 
 use lab::{
     CLIENT_INTERFACE, Family, Lab, Loss, Namespace, Plan, SERVER_INTERFACE,
+    capture::Tcpdump,
     traffic::ping::{self, Ping},
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::Value;
-use support::{linnet::Linnet, pair::Pair, wait_for};
+use support::{linnet::Linnet, pair::Pair, tshark, wait_for};
 
 /// Ethernet's header, which conntrack does not count.
 const ETHERNET_BYTES: u64 = 14;
@@ -245,6 +246,47 @@ fn rows_have_the_bytes_segments_and_retransmissions_of_ss() {
         assert_eq!(ours["tcp"]["segments"], ss.figure("segs_out") + before, "{half}: segments");
         assert!(ss.figure("retrans") > 0, "{half}: the lab loses data");
         assert_eq!(sent_again, ss.figure("retrans"), "{half}: retransmissions");
+    }
+}
+
+#[test]
+fn super_packets_are_the_segments_that_ss_counts_and_the_frames_that_tcpdump_sees() {
+    if !can_run("offloads in a lab", &["ss", "curl", "tcpdump", "tshark"]) {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("offload")).unwrap();
+    let (client, server) = (lab.client(), lab.server());
+    let specs = [
+        format!("{}/{CLIENT_INTERFACE}", client.name()),
+        format!("{}/{SERVER_INTERFACE}", server.name()),
+    ];
+    let linnet = Linnet::watch("offload", &specs);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("client.pcap");
+    let tcpdump = Tcpdump::start(client, CLIENT_INTERFACE, &file, "tcp port 6400").unwrap();
+    let mut pair = Pair::open(&lab, 6_400);
+    let port = pair.client_port();
+    transfer(&mut pair.client, &mut pair.server, 4_000_000);
+    wait_for("the last acknowledgment", || {
+        (Ss::of(client, port).figure("bytes_acked") > 4_000_000).then_some(())
+    });
+    assert_eq!(tcpdump.stop().unwrap().dropped_by_kernel, 0);
+    let frames = tshark::fields(&file, &[], &["tcp.srcport"]).concat();
+    let frames = frames.iter().filter(|from| **from == port.to_string()).count() as u64;
+
+    let sent = Ss::of(client, port);
+    let received = Ss::of(server, port);
+    for (spec, segments) in specs.iter().zip([sent.figure("segs_out"), received.figure("segs_in")])
+    {
+        let flows = linnet.flows(spec);
+        let flow = flows.iter().find(|flow| flow["originator"]["port"] == port).unwrap();
+        let half = &flow["from_originator"];
+        let figure = |name: &str| half[name].as_u64().unwrap();
+        println!("{spec}: {segments} segments by ss, {frames} frames by tcpdump: {half}");
+        assert_eq!(figure("packets"), segments, "{spec}: wire packets");
+        assert_eq!(figure("skbs"), frames, "{spec}: super-packets");
+        assert!(figure("skbs") * 4 < figure("packets"), "{spec}: there were super-packets");
+        assert_eq!(figure("payload_bytes"), sent.figure("bytes_sent"), "{spec}");
     }
 }
 
