@@ -8,11 +8,13 @@
 
 mod support;
 
+use std::path::{Path, PathBuf};
+
 use lab::{
     CLIENT_INTERFACE, Lab, Namespace, Plan, ROUTER_CLIENT_INTERFACE, ROUTER_SERVER_INTERFACE,
     SERVER_INTERFACE, capture::Tcpdump,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use support::{
     held::Held,
     linnet::Linnet,
@@ -66,8 +68,15 @@ fn every_mode_counts_what_tcpdump_sees_and_leaves_nothing() {
         }
         println!("{mode}: {held:?}");
 
-        let seen = witnessed(&lab, &[(router, ROUTER_CLIENT_INTERFACE)]);
-        assert_counted(mode, &linnet, &spec, &seen[0]);
+        let folder = tempfile::tempdir().unwrap();
+        let request = json!({ "filter": traffic::FILTER, "interface": spec });
+        let (status, answer) = linnet.post("/api/v1/captures", &request);
+        assert_eq!(status, 201, "{mode}: the capture stage loads: {answer}");
+        let seen = witnessed(&lab, folder.path(), &[(router, ROUTER_CLIENT_INTERFACE)]);
+        assert_counted(mode, &linnet, &spec, &seen[0].1);
+        let id = answer["capture"]["id"].as_str().unwrap();
+        let ours = finished(&linnet, id, &seen[0].1, folder.path());
+        tshark::assert_same_frames(&ours, &seen[0].0);
 
         let pins = linnet.pins().to_owned();
         assert!(pins.is_dir());
@@ -103,8 +112,10 @@ fn several_interfaces_in_several_modes_count_each_their_own() {
         assert!(!reason.is_empty() && reason != "asked for", "{reason}");
         println!("auto {way}: tcx, since {reason}");
     }
-    let seen = witnessed(&lab, &points.map(|(namespace, interface, _)| (namespace, interface)));
-    for (point, seen) in points.iter().zip(&seen) {
+    let folder = tempfile::tempdir().unwrap();
+    let places = points.map(|(namespace, interface, _)| (namespace, interface));
+    let seen = witnessed(&lab, folder.path(), &places);
+    for (point, (_, seen)) in points.iter().zip(&seen) {
         assert_counted(point.1, &linnet, &name(point), seen);
     }
     let loss = linnet.see("/api/v1/flows", "loss");
@@ -134,14 +145,39 @@ fn somebody_elses_qdisc_and_filter_stay_and_still_see_the_traffic() {
     for mode in ["ingress=clsact,egress=clsact", "ingress=tcx,egress=tcx"] {
         let hits = foreign_hits(client);
         let linnet = Linnet::watch("foreign", &[format!("{spec},{mode}")]);
-        let seen = witnessed(&lab, &[(client, CLIENT_INTERFACE)]);
-        assert_counted(mode, &linnet, &spec, &seen[0]);
-        let packets: u64 = seen[0].values().map(|counted| counted.packets).sum();
+        let folder = tempfile::tempdir().unwrap();
+        let (_, seen) = witnessed(&lab, folder.path(), &[(client, CLIENT_INTERFACE)]).remove(0);
+        assert_counted(mode, &linnet, &spec, &seen);
+        let packets: u64 = seen.values().map(|counted| counted.packets).sum();
         let hits = foreign_hits(client) - hits;
         assert!(hits >= packets, "{mode}: the other's filter sees {hits} of {packets} packets");
         assert!(linnet.stop().success());
         before.assert_unchanged(mode, client, CLIENT_INTERFACE);
     }
+}
+
+#[test]
+fn an_xdp_program_that_is_there_stays_and_tc_takes_its_place() {
+    if !can_run("a foreign xdp program in a lab") {
+        return;
+    }
+    let lab = Lab::build(Plan::new("xdp-owner")).unwrap();
+    let router = lab.router().unwrap();
+    let spec = format!("{}/{ROUTER_CLIENT_INTERFACE}", router.name());
+    // For the second daemon, the first one's program is anybody's.
+    let owner = Linnet::watch("xdp-owner", &[format!("{spec},ingress=xdp,egress=off")]);
+    let before = Footprint::of(router, ROUTER_CLIENT_INTERFACE);
+    assert!(before.0.iter().any(|line| line.contains("prog/xdp")), "{before:?}");
+    let guest = Linnet::watch("xdp-guest", &[format!("{spec},ingress=xdp")]);
+    let hook = &attached(&guest, &spec)["ingress"];
+    assert_eq!(hook["hook"], "tcx", "{hook}");
+    assert!(hook["reason"].as_str().unwrap().contains("another program holds it"), "{hook}");
+    let folder = tempfile::tempdir().unwrap();
+    let (_, seen) = witnessed(&lab, folder.path(), &[(router, ROUTER_CLIENT_INTERFACE)]).remove(0);
+    assert_counted("beside another's xdp", &guest, &spec, &seen);
+    assert!(guest.stop().success());
+    before.assert_unchanged("beside another's xdp", router, ROUTER_CLIENT_INTERFACE);
+    assert!(owner.stop().success());
 }
 
 /// What tools that are not ours say about an interface and its namespace, line by line and without counters.
@@ -203,25 +239,40 @@ fn attached(linnet: &Linnet, interface: &str) -> Value {
 }
 
 /// Traffic, and what tcpdump saw of it on each of some interfaces.
-fn witnessed(lab: &Lab, points: &[(&Namespace, &str)]) -> Vec<Conversations> {
-    let folder = tempfile::tempdir().unwrap();
-    let witnesses: Vec<_> = points
-        .iter()
-        .enumerate()
-        .map(|(index, (namespace, interface))| {
-            // Native XDP turns receive merging on, and tcpdump would see fewer and larger frames than XDP.
-            said(namespace, "ethtool", &["-K", interface, "gro", "off"]);
-            let file = folder.path().join(format!("{index}.pcap"));
-            let tcpdump = Tcpdump::start(namespace, interface, &file, traffic::FILTER).unwrap();
-            (file, tcpdump)
-        })
-        .collect();
+fn witnessed(
+    lab: &Lab,
+    folder: &Path,
+    points: &[(&Namespace, &str)],
+) -> Vec<(PathBuf, Conversations)> {
+    let witness = |(index, (namespace, interface)): (usize, &(&Namespace, &str))| {
+        // Native XDP turns receive merging on, and tcpdump would see fewer and larger frames than XDP.
+        said(namespace, "ethtool", &["-K", interface, "gro", "off"]);
+        let file = folder.join(format!("{index}.pcap"));
+        let tcpdump = Tcpdump::start(namespace, interface, &file, traffic::FILTER).unwrap();
+        (file, tcpdump)
+    };
+    let witnesses: Vec<_> = points.iter().enumerate().map(witness).collect();
     traffic::mix(lab);
     let stopped = witnesses.into_iter().map(|(file, tcpdump)| {
         assert_eq!(tcpdump.stop().unwrap().dropped_by_kernel, 0);
-        tshark::dissect(&file).conversations
+        let seen = tshark::dissect(&file).conversations;
+        (file, seen)
     });
     stopped.collect()
+}
+
+/// The file of a capture, stopped once it holds as many packets as the witness saw.
+fn finished(linnet: &Linnet, id: &str, seen: &Conversations, folder: &Path) -> PathBuf {
+    let packets: u64 = seen.values().map(|counted| counted.packets).sum();
+    let path = format!("/api/v1/captures/{id}");
+    wait_for("the capture to hold it all", || {
+        (linnet.see(&path, "capture")["written"] == packets).then_some(())
+    });
+    assert_eq!(linnet.post(&format!("{path}/stop"), &json!({})).0, 200);
+    let file = folder.join("linnet.pcapng");
+    let mut download = linnet.curl(&format!("{path}/file"));
+    assert!(download.arg("-o").arg(&file).status().unwrap().success());
+    file
 }
 
 /// linnet's rows of an interface are exactly the witness's.

@@ -248,11 +248,16 @@ fn a_daemon_that_cannot_run_says_why_and_what_to_do() {
     fs::set_permissions(open.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
     let program = open.path().join("linnet");
     fs::copy(env!("CARGO_BIN_EXE_linnet"), &program).unwrap();
-    let mut nobody = Command::new("setpriv");
-    nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
-    nobody.args(["run", "--listen", "127.0.0.1:0", "--interface", "lo", "--run-dir"]);
-    nobody.arg(open.path().join("run")).arg("--state-dir").arg(open.path().join("state"));
-    nobody.arg("--pin-dir").arg(&pins);
+    let nobody = |run_dir: &Path| {
+        let mut nobody = Command::new("setpriv");
+        nobody.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&program);
+        nobody.args(["run", "--listen", "127.0.0.1:0", "--interface", "lo", "--run-dir"]);
+        nobody.arg(run_dir).arg("--state-dir").arg(open.path().join("state"));
+        nobody.arg("--pin-dir").arg(&pins);
+        nobody
+    };
+    let mut no_file = linnet::command(folder.path(), &pins);
+    no_file.args(["--replay", "/nowhere.pcap"]);
 
     let elsewhere = format!("{}/nowhere", lab.client().name());
     let here = folder.path();
@@ -264,7 +269,9 @@ fn a_daemon_that_cannot_run_says_why_and_what_to_do() {
         ("a bad choice", run(here, &pins, "lo,ingress=fast"), 64, "xdp-generic"),
         ("the same run folder", run(linnet.folder(), &pins, &spec), 75, "--run-dir"),
         ("the same pins", run(here, linnet.pins(), &spec), 75, "--pin-dir"),
-        ("no privilege", nobody, 77, "run as root"),
+        ("no file to replay", no_file, 64, "/nowhere.pcap"),
+        ("no privilege", nobody(&open.path().join("run")), 77, "run as root"),
+        ("a folder of another", nobody(&here.join("run")), 77, "--run-dir"),
     ] {
         let (exit, said) = refused(&mut command);
         println!("{what}: exit {exit:?}: {}", said.lines().last().unwrap_or_default());

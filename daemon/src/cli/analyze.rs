@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{ExitWith, exit, si_bytes, span};
+use super::{ExitWith, exit, si_bytes, span, unreadable};
 use crate::{
     analyze::{Analysis, AnalysisView, AnalyzeError, analyze},
     flow::{FlowRecord, community_id::address, query::sent_again, view::protocol_name},
@@ -46,17 +46,6 @@ pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
         return Err(ExitWith { code: exit::DAMAGED, message }.into());
     }
     Ok(0)
-}
-
-/// A wrong name is the caller's mistake, a file that fails is not.
-const fn unreadable(kind: io::ErrorKind) -> u8 {
-    if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) {
-        exit::USAGE
-    } else if matches!(kind, io::ErrorKind::PermissionDenied) {
-        exit::PRIVILEGE
-    } else {
-        exit::FAILED
-    }
 }
 
 fn json(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
