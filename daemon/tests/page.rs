@@ -70,12 +70,13 @@ fn from_login_to_the_packets_of_the_lossy_connection() {
     assert!((10.0..=40.0).contains(&milliseconds), "{p50} is within a factor of 2 of {rtt:?}");
     println!("the lossy row: rtt {p50}, sent again {sent_again}");
 
+    browser.write("#filter", "udp port 6402");
+    browser.wait_until("document.querySelector('#total').textContent.startsWith('70 flows')");
     browser.click("//select[@id='limit']/option[text()='50']");
     browser.wait_until("document.querySelectorAll('#rows tr').length === 50");
     browser.click("//button[@id='next']");
     browser.wait_until("document.querySelector('#total').textContent.includes('page 2')");
-    let rest = browser.look("document.querySelectorAll('#rows tr').length").as_u64().unwrap();
-    assert_eq!(50 + rest, flows.len() as u64, "two pages hold all flows");
+    assert_eq!(browser.look("document.querySelectorAll('#rows tr').length"), 20);
     browser.click("//button[@id='first']");
     browser.write("#filter", &format!("tcp {lossy_end}"));
     browser.wait_until("document.querySelector('#total').textContent.startsWith('1 flow')");
