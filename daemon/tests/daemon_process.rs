@@ -182,6 +182,8 @@ fn after_a_kill_detach_leaves_nothing() {
     };
     let server = format!("{}/{SERVER_INTERFACE},ingress=clsact,egress=clsact", lab.server().name());
     let mut linnet = Linnet::watch("kill", &[client_spec(&lab), server.clone()]);
+    // The tracker's and the capture stage's, each way.
+    assert_eq!(linnet.post("/api/v1/captures", &json!({})).0, 201);
     let held = Held::by(linnet.pid());
     assert!(filters("ingress").contains("linnet") && filters("egress").contains("linnet"));
     linnet.signal(Signal::SIGKILL);
@@ -198,7 +200,7 @@ fn after_a_kill_detach_leaves_nothing() {
     let said = String::from_utf8_lossy(&detached.stdout).into_owned();
     println!("{said}");
     assert!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
-    assert!(said.contains("2 filters"), "{said}");
+    assert!(said.contains("4 filters"), "{said}");
     assert_eq!(filters("ingress") + &filters("egress"), "");
     assert!(!pins.exists());
     wait_for("programs and links to go", || held.is_gone().then_some(()));
