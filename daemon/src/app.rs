@@ -17,7 +17,7 @@ use crate::{
     api::{self, Access, ApiState, BindError, Bound},
     board::Board,
     capture::{self, CaptureManager, Keep, Recorder, Stage, reader::RingReader},
-    cli::{ExitWith, exit},
+    cli::{ExitWith, exit, unreadable},
     clock::Clock,
     config::Config,
     flow::{FlowIdSource, FlowTable},
@@ -99,8 +99,12 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
     };
     let dir = config.state_dir.join("captures");
     let (captures, capture_recorder) =
-        capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
-            .with_context(|| format!("cannot use `{}` for captures", dir.display()))?;
+        capture::open(&dir, Keep::default(), stage, Arc::clone(&board)).with_context(|| {
+            format!(
+                "cannot use `{}` for captures; choose another folder with --state-dir",
+                dir.display()
+            )
+        })?;
     let captures = Arc::new(captures);
     let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max));
     let publisher = publisher(config, source, &board, &clock, &captures);
@@ -138,9 +142,11 @@ fn announce(address: std::net::SocketAddr, access: &Access) {
 fn claim(run_dir: &Path) -> anyhow::Result<Flock<File>> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o750);
-    builder.create(run_dir).with_context(|| format!("cannot make `{}`", run_dir.display()))?;
     let path = run_dir.join("lock");
-    let file = File::create(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
+    let file = builder.create(run_dir).and_then(|()| File::create(&path)).with_context(|| {
+        let folder = run_dir.display();
+        format!("cannot use the folder `{folder}`; run as root, or choose another with --run-dir")
+    })?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
         let message = format!(
             "another linnet runs in `{}`; stop it, or give this one a --run-dir of its own",
@@ -202,8 +208,10 @@ fn origin(source: &Source) -> anyhow::Result<FlowIdSource> {
             File::open("/proc/sys/kernel/random/boot_id")?.read_to_string(&mut boot)?;
             Ok(FlowIdSource::new(boot.trim().as_bytes()))
         }
-        Source::Replay(path) => crate::analyze::identity(path)
-            .with_context(|| format!("cannot read `{}`", path.display())),
+        Source::Replay(path) => crate::analyze::identity(path).map_err(|error| {
+            let message = format!("cannot read `{}`: {error}", path.display());
+            ExitWith { code: unreadable(error.kind()), message }.into()
+        }),
     }
 }
 

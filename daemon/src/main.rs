@@ -38,6 +38,13 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 #[expect(clippy::print_stderr, reason = "the last words of a failed command")]
 fn fail(error: &anyhow::Error) -> ExitCode {
-    eprintln!("linnet: {error:#}");
+    let mut said = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        // Most messages quote their cause.
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    eprintln!("linnet: {said}");
     ExitCode::from(exit_code(error))
 }

@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
 };
 
-use super::{ExitWith, exit, si_bytes, span};
+use super::{ExitWith, exit, si_bytes, span, unreadable};
 use crate::{
     analyze::{Analysis, AnalysisView, AnalyzeError, analyze},
     flow::{FlowRecord, community_id::address, query::sent_again, view::protocol_name},
@@ -28,7 +28,7 @@ pub struct AnalyzeArgs {
 pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
     let analysis = analyze(&args.file).map_err(|error| {
         let code = match &error {
-            AnalyzeError::Io { .. } => exit::FAILED,
+            AnalyzeError::Io { source, .. } => unreadable(source.kind()),
             AnalyzeError::Read { .. } => exit::DAMAGED,
         };
         ExitWith { code, message: error.to_string() }

@@ -11,6 +11,8 @@ mod text;
 
 pub use text::{age, printable, si_bits, si_bytes, span};
 
+use std::io;
+
 use clap::{Parser, Subcommand};
 
 /// Exit codes (sysexits.h, where it has one).
@@ -87,6 +89,10 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         if let Some(with) = cause.downcast_ref::<ExitWith>() {
             return with.code;
         }
+        let io = cause.downcast_ref::<io::Error>();
+        if io.is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied) {
+            return exit::PRIVILEGE;
+        }
         match cause.downcast_ref::<LiveError>() {
             Some(LiveError::Privilege { .. }) => return exit::PRIVILEGE,
             Some(LiveError::InUse { .. }) => return exit::BUSY,
@@ -95,4 +101,16 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         }
     }
     exit::FAILED
+}
+
+/// The code for a file that cannot be read: a wrong name is the caller's mistake, a file that fails is not.
+#[must_use]
+pub const fn unreadable(kind: io::ErrorKind) -> u8 {
+    if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) {
+        exit::USAGE
+    } else if matches!(kind, io::ErrorKind::PermissionDenied) {
+        exit::PRIVILEGE
+    } else {
+        exit::FAILED
+    }
 }

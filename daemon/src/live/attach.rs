@@ -1,7 +1,7 @@
 //! Putting a program onto a hook, and choosing which. Changes nothing that is not ours: no foreign qdisc, filter or
 //! program is replaced or removed.
 
-use std::io;
+use std::{error::Error, io};
 
 use aya::{
     Ebpf,
@@ -182,22 +182,18 @@ pub(super) fn clsact(
     program.take_link(id)
 }
 
-/// Removes filters that a killed daemon left in clsact qdiscs of this namespace; returns how many hooks had some.
-pub(super) fn remove_stale_filters() -> usize {
+/// Removes filters that a killed daemon left on an interface of this namespace; returns how many hooks had some.
+pub(super) fn remove_stale_filters(interface: &str) -> usize {
     const FILTERS: [(&str, TcAttachType); 4] = [
         (program::INGRESS, TcAttachType::Ingress),
         (program::CAPTURE_INGRESS, TcAttachType::Ingress),
         (program::EGRESS, TcAttachType::Egress),
         (program::CAPTURE_EGRESS, TcAttachType::Egress),
     ];
-    let interfaces = pnet::datalink::interfaces();
-    let stale = |interface: &str| {
-        FILTERS
-            .iter()
-            .filter(|(name, at)| tc::qdisc_detach_program(interface, *at, name).is_ok())
-            .count()
-    };
-    interfaces.iter().map(|interface| stale(&interface.name)).sum()
+    FILTERS
+        .iter()
+        .filter(|(name, at)| tc::qdisc_detach_program(interface, *at, name).is_ok())
+        .count()
 }
 
 /// A loaded TC program of an object.
@@ -209,7 +205,7 @@ pub(super) fn tc_program<'a>(
     let refused = |source| LiveError::Program { program: name, source };
     let program: &mut SchedClassifier = program.try_into().map_err(refused)?;
     if program.fd().is_err() {
-        program.load().map_err(refused)?;
+        program.load().map_err(|source| refused_or_forbidden(name, source))?;
     }
     Ok(program)
 }
@@ -223,9 +219,16 @@ pub(super) fn xdp_program<'a>(
     let refused = |source| LiveError::Program { program: name, source };
     let program: &mut Xdp = program.try_into().map_err(refused)?;
     if program.fd().is_err() {
-        program.load().map_err(refused)?;
+        program.load().map_err(|source| refused_or_forbidden(name, source))?;
     }
     Ok(program)
+}
+
+fn refused_or_forbidden(program: &'static str, source: ProgramError) -> LiveError {
+    if is_forbidden(&source) {
+        return forbidden(format!("load the program `{program}`"));
+    }
+    LiveError::Program { program, source }
 }
 
 const fn attach_type(direction: Direction) -> TcAttachType {
@@ -241,15 +244,23 @@ fn attach_error(
     source: ProgramError,
     remedy: &'static str,
 ) -> LiveError {
-    if errno(&source) == Some(libc::EPERM) {
-        let what = format!("attach {hook} to `{request}`");
-        return LiveError::Privilege { what, source: io::Error::from_raw_os_error(libc::EPERM) };
+    if is_forbidden(&source) {
+        return forbidden(format!("attach {hook} to `{request}`"));
     }
     LiveError::Attach { hook, interface: request.to_string(), source, remedy }
 }
 
-fn errno(error: &ProgramError) -> Option<i32> {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+/// Whether the kernel wants a privilege for this, rather than something else.
+pub(super) fn is_forbidden(error: &(dyn Error + 'static)) -> bool {
+    errno(error) == Some(libc::EPERM)
+}
+
+pub(super) fn forbidden(what: String) -> LiveError {
+    LiveError::Privilege { what, source: io::Error::from_raw_os_error(libc::EPERM) }
+}
+
+fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+    let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {
             return io.raw_os_error();

@@ -23,7 +23,7 @@ use super::{
     pins::PinDir,
     pod::Pod,
     rings::CaptureRing,
-    verb::{Answer, AttachRequest, Attached, Hook, MapSizes, StageConfig, Verb},
+    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, MapSizes, StageConfig, Verb},
 };
 
 /// Maps that the objects of all namespaces share.
@@ -111,7 +111,10 @@ impl Attacher {
                 max: IFINDEX_MAX,
             });
         }
-        let objects = self.objects_of(namespace.as_deref())?;
+        self.objects_of(namespace.as_deref())?;
+        // Before there can be filters: a process can be killed at any time.
+        self.pins.remember_filters(&request)?;
+        let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
         // The point before the programs: no packet passes a hook of ours without one.
         let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
         set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
@@ -124,6 +127,7 @@ impl Attacher {
             Ok(watched) => watched,
             Err(error) => {
                 set_point(objects, device, Point::default())?;
+                self.pins.forget_filters(&request);
                 return Err(error);
             }
         };
@@ -135,6 +139,9 @@ impl Attacher {
             ingress: hook(&ingress),
             egress: hook(&egress),
         };
+        if ![&attached.ingress, &attached.egress].into_iter().flatten().any(is_filter) {
+            self.pins.forget_filters(&request);
+        }
         self.points.insert(point, WatchedPoint { request, device, ingress, egress });
         Ok(attached)
     }
@@ -148,6 +155,7 @@ impl Attacher {
             drop((watched.ingress, watched.egress));
             Ok(())
         });
+        self.pins.forget_filters(&watched.request);
         match self.objects.get_mut(&namespace) {
             Some(objects) => set_point(objects, device, Point::default()),
             None => Ok(()),
@@ -226,12 +234,20 @@ impl Attacher {
             loader.map_pin_path(name, self.pins.map(name));
         }
         let bytes = object.bytes()?;
-        loader.load(bytes).map_err(|source| LiveError::Load { object: object.name(), source })
+        loader.load(bytes).map_err(|source| {
+            if attach::is_forbidden(&source) {
+                return attach::forbidden(format!("load the {} programs", object.name()));
+            }
+            LiveError::Load { object: object.name(), source }
+        })
     }
 }
 
 impl Drop for Attacher {
     fn drop(&mut self) {
+        if self.points.is_empty() {
+            return;
+        }
         if let Err(error) = self.stop_capture() {
             tracing::warn!(%error, "the capture stage was not stopped");
         }
@@ -250,6 +266,10 @@ fn is_present(watched: &WatchedPoint) -> bool {
     let look = || namespace::device(&request.interface);
     namespace::within(request.namespace.as_deref(), look)
         .is_ok_and(|device| device.ifindex == watched.device.ifindex)
+}
+
+fn is_filter(hook: &AttachedHook) -> bool {
+    hook.hook == Hook::Clsact
 }
 
 /// The capture stage behind the tracker, wherever that is.

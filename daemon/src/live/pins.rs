@@ -14,12 +14,15 @@ use nix::{
     sys::statfs::statfs,
 };
 
-use super::LiveError;
+use super::{AttachRequest, LiveError, attach, namespace};
 
 /// Where Linux mounts its BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+/// Folder beside the pins with an empty folder for each interface that may have filters of ours. Links end with their
+/// process, but filters in a clsact qdisc do not, and a BPF file system holds no other files that could name them.
+const FILTERS: &str = "filters";
 
 /// A folder of pins that this process owns; emptied and removed when dropped.
 #[derive(Debug)]
@@ -38,9 +41,9 @@ impl PinDir {
             .create(path)
             .map_err(|source| failed("create", path, source))?;
         let lock = lock(path)?;
-        let stale = clear(path)?;
-        if stale > 0 {
-            tracing::info!(path = %path.display(), pins = stale, "removed what an earlier run left");
+        let Detached { pins, filters } = clear(path)?;
+        if pins + filters > 0 {
+            tracing::info!(path = %path.display(), pins, filters, "removed what an earlier run left");
         }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
@@ -49,6 +52,29 @@ impl PinDir {
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+
+    /// Says that an interface may get filters, before it does.
+    pub(super) fn remember_filters(&self, request: &AttachRequest) -> Result<(), LiveError> {
+        let path = self.path.join(FILTERS).join(record(request));
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|source| failed("create", &path, source))
+    }
+
+    /// Says that it has none.
+    pub(super) fn forget_filters(&self, request: &AttachRequest) {
+        // Absent where it never had any.
+        let _absent = fs::remove_dir(self.path.join(FILTERS).join(record(request)));
+    }
+}
+
+/// An interface as the name of a folder. A BPF file system refuses dots.
+fn record(request: &AttachRequest) -> String {
+    request.to_string().replace('%', "%25").replace('/', "%2F").replace('.', "%2E")
+}
+
+/// The interface of such a name.
+fn recorded(name: &str) -> Option<AttachRequest> {
+    name.replace("%2E", ".").replace("%2F", "/").replace("%25", "%").parse().ok()
 }
 
 impl Drop for PinDir {
@@ -67,19 +93,18 @@ impl Drop for PinDir {
 pub struct Detached {
     /// Pinned maps.
     pub pins: usize,
-    /// Filters in clsact qdiscs of this namespace.
+    /// Filters in clsact qdiscs.
     pub filters: usize,
 }
 
 /// Removes what a daemon that was killed left: links end with their process, but pins and clsact filters do not.
 pub fn detach(pins: &Path) -> Result<Detached, LiveError> {
-    let mut detached = Detached::default();
-    if pins.is_dir() {
-        let _lock = lock(pins)?;
-        detached.pins = clear(pins)?;
-        fs::remove_dir(pins).map_err(|source| failed("remove", pins, source))?;
+    if !pins.is_dir() {
+        return Ok(Detached::default());
     }
-    detached.filters = super::attach::remove_stale_filters();
+    let _lock = lock(pins)?;
+    let detached = clear(pins)?;
+    fs::remove_dir(pins).map_err(|source| failed("remove", pins, source))?;
     Ok(detached)
 }
 
@@ -111,17 +136,38 @@ fn owner(path: &Path) -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Removes every pin of the folder.
-fn clear(path: &Path) -> Result<usize, LiveError> {
-    let mut removed = 0;
-    let entries = fs::read_dir(path).map_err(|source| failed("read", path, source))?;
-    for entry in entries {
-        let entry = entry.map_err(|source| failed("read", path, source))?;
-        let pin = entry.path();
+/// Removes every pin of the folder, and the filters that it remembers.
+fn clear(path: &Path) -> Result<Detached, LiveError> {
+    let mut cleared = Detached { pins: 0, filters: clear_filters(&path.join(FILTERS))? };
+    for pin in entries(path)? {
         fs::remove_file(&pin).map_err(|source| failed("remove", &pin, source))?;
-        removed += 1;
+        cleared.pins += 1;
     }
+    Ok(cleared)
+}
+
+fn clear_filters(path: &Path) -> Result<usize, LiveError> {
+    if !path.is_dir() {
+        return Ok(0);
+    }
+    let mut removed = 0;
+    for record in entries(path)? {
+        let request = record.file_name().and_then(|name| recorded(name.to_str()?));
+        if let Some(AttachRequest { namespace, interface, .. }) = request {
+            let remove = || Ok(attach::remove_stale_filters(&interface));
+            // A namespace that has gone took its filters with it.
+            removed += namespace::within(namespace.as_deref(), remove).unwrap_or(0);
+        }
+        fs::remove_dir(&record).map_err(|source| failed("remove", &record, source))?;
+    }
+    fs::remove_dir(path).map_err(|source| failed("remove", path, source))?;
     Ok(removed)
+}
+
+fn entries(path: &Path) -> Result<Vec<PathBuf>, LiveError> {
+    let unreadable = |source| failed("read", path, source);
+    let entries = fs::read_dir(path).map_err(unreadable)?;
+    entries.map(|entry| Ok(entry.map_err(unreadable)?.path())).collect()
 }
 
 /// Pins live on a BPF file system; systemd mounts one, but containers and small systems may not.
@@ -150,4 +196,19 @@ fn failed(what: &'static str, path: &Path, source: io::Error) -> LiveError {
         return LiveError::Privilege { what: format!("{what} `{}`", path.display()), source };
     }
     LiveError::File { what, path: path.to_owned(), source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interface_comes_back_from_its_record() {
+        for text in ["eth0", "eth0.100", "blue/eth0.7", "50%.d/br%2E"] {
+            let request: AttachRequest = text.parse().unwrap();
+            let name = record(&request);
+            assert!(!name.contains(['.', '/']), "{name}");
+            assert_eq!(recorded(&name), Some(request));
+        }
+    }
 }

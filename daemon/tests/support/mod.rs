@@ -1,9 +1,40 @@
 //! What several integration tests need: when they can run, where captures are, and frames made by a seed.
 #![allow(dead_code, reason = "each test uses a part of it")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, says what it measured, and makes its own numbers"
+)]
 
+pub(crate) mod held;
+pub(crate) mod linnet;
+pub(crate) mod pair;
 pub(crate) mod served;
+pub(crate) mod traffic;
+pub(crate) mod tshark;
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+/// Longest wait for anything that a test waits for.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Looks again and again until there is what is waited for.
+pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end_ns = lab::clock::monotonic_ns() + lab::clock::nanos(WAIT_MAX);
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(lab::clock::monotonic_ns() < end_ns, "waited {WAIT_MAX:?} for {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// Whether the kernel programs can be loaded here. Says why not; under CI a skip is a failure.
 pub(crate) fn kernel(what: &str) -> bool {

@@ -267,5 +267,5 @@ pub(crate) fn read_answer(stream: &mut impl std::io::Read) -> String {
     let length = length.map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).unwrap();
-    head + &String::from_utf8_lossy(&body)
+    format!("{head}{}", String::from_utf8_lossy(&body))
 }

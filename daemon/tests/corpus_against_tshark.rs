@@ -1,0 +1,123 @@
+//! Every capture there is, through `linnet analyze` and through tshark: the same frames, conversations and Community
+//! IDs. Must never name a file: what is compared is decided by what tshark finds in it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test fails by panicking and says what it found"
+)]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Mutex,
+    thread,
+};
+
+use serde_json::Value;
+use support::tshark::{self, Dissected};
+
+/// What became of one file.
+#[derive(Debug)]
+struct Compared {
+    name: String,
+    /// Layers beyond plain IP, with their frames.
+    layered: BTreeMap<String, u64>,
+    frames: u64,
+    conversations: usize,
+    /// What must not be, whatever the file holds.
+    wrong: Vec<String>,
+    /// Conversations on which linnet and tshark differ.
+    differs: Vec<String>,
+}
+
+#[test]
+fn every_capture_has_the_conversations_that_tshark_sees() {
+    if !lab::require_tool("tshark", "the captures against tshark") {
+        return;
+    }
+    let files = support::corpus();
+    let compared = in_parallel(&files, compare);
+    let (plain, layered): (Vec<_>, Vec<_>) =
+        compared.iter().partition(|file| file.layered.is_empty());
+    let frames: u64 = compared.iter().map(|file| file.frames).sum();
+    let conversations: usize = plain.iter().map(|file| file.conversations).sum();
+    println!("{} files, {frames} frames", compared.len());
+    println!("{} files of plain IP, {conversations} conversations", plain.len());
+    for file in &layered {
+        let differ = match file.differs.len() {
+            0 => "equal all the same".to_owned(),
+            count => format!("{count} of {} conversations differ", file.conversations),
+        };
+        println!("  {}: {differ}; frames with {:?}", file.name, file.layered);
+    }
+
+    let wrong: Vec<_> = compared.iter().filter(|file| !file.wrong.is_empty()).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let differing: Vec<_> = plain.iter().filter(|file| !file.differs.is_empty()).collect();
+    assert!(differing.is_empty(), "{differing:#?}");
+    let equal = compared.iter().filter(|file| file.differs.is_empty()).count();
+    println!("{equal} files are equal");
+    assert!(equal * 3 >= compared.len() * 2, "{equal} of {} files are equal", compared.len());
+}
+
+fn compare(path: &Path) -> Compared {
+    let Dissected { frames, conversations, layered } = tshark::dissect(path);
+    let output = Command::new(env!("CARGO_BIN_EXE_linnet"))
+        .args(["analyze", "--json"])
+        .arg(path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let mut wrong = Vec::new();
+    let mut must = |holds: bool, what: String| wrong.extend((!holds).then_some(what));
+    let code = output.status.code();
+    must(matches!(code, Some(0 | 65)), format!("exit {code:?}: {said}"));
+    must((code == Some(0)) == said.is_empty(), format!("exit {code:?}, and it says `{said}`"));
+    if report.is_null() {
+        must(frames == 0, format!("nothing is told of {frames} frames: {said}"));
+    } else {
+        let ledger = report["ledger"].as_object().unwrap();
+        let sum: u64 = ledger.values().filter_map(Value::as_u64).sum();
+        let packets = report["packets"].as_u64().unwrap();
+        must(sum == packets, format!("the ledger holds {sum} of {packets} packets"));
+        must(packets == frames, format!("{packets} packets, and tshark reads {frames}"));
+        let damaged = report["truncated"].as_bool().unwrap();
+        must(damaged == (code == Some(65)), format!("truncated is {damaged} at exit {code:?}"));
+        let reasoned = report["truncated_reason"].is_string();
+        must(damaged == reasoned, format!("truncated is {damaged}, the reason {reasoned}"));
+    }
+    let none = Vec::new();
+    let ours = tshark::rolled_up(report["flows"].as_array().unwrap_or(&none));
+    Compared {
+        name: path.file_name().unwrap().to_string_lossy().into_owned(),
+        layered,
+        frames,
+        conversations: conversations.len(),
+        wrong,
+        differs: tshark::differences(&ours, &conversations),
+    }
+}
+
+/// The results in the files' order, from as many threads as there are cores.
+fn in_parallel(files: &[PathBuf], work: impl Fn(&Path) -> Compared + Sync) -> Vec<Compared> {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let queue = Mutex::new(files.iter());
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some(file) = { queue.lock().unwrap().next() } {
+                    let compared = work(file);
+                    done.lock().unwrap().push(compared);
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap();
+    done.sort_by(|a, b| a.name.cmp(&b.name));
+    done
+}

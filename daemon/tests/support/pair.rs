@@ -1,0 +1,52 @@
+//! One TCP connection between a lab's two ends, both in the test's hands: it is quiet whenever the test is. Never
+//! waits without a bound.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
+
+use lab::{Family, Lab};
+
+/// Longest wait for the other end; the lab's losses are repaired in less.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+pub(crate) struct Pair {
+    pub(crate) client: TcpStream,
+    pub(crate) server: TcpStream,
+}
+
+impl Pair {
+    pub(crate) fn open(lab: &Lab, port: u16) -> Self {
+        let at = lab.server_socket(Family::V4, port);
+        let listener = lab.server().run(|| TcpListener::bind(at)).unwrap().unwrap();
+        let connect = || TcpStream::connect_timeout(&at, ANSWER_MAX);
+        let client = lab.client().run(connect).unwrap().unwrap();
+        let server = listener.accept().unwrap().0;
+        for end in [&client, &server] {
+            end.set_nodelay(true).unwrap();
+            end.set_read_timeout(Some(ANSWER_MAX)).unwrap();
+            end.set_write_timeout(Some(ANSWER_MAX)).unwrap();
+        }
+        Self { client, server }
+    }
+
+    /// Requests of one segment, each answered by `answer_bytes`.
+    pub(crate) fn exchange(&mut self, rounds: usize, answer_bytes: usize) {
+        let mut received = vec![0; answer_bytes];
+        for round in 0..rounds {
+            let request = [u8::try_from(round % 251).unwrap(); 100];
+            self.client.write_all(&request).unwrap();
+            self.server.read_exact(&mut [0; 100]).unwrap();
+            self.server.write_all(&vec![request[0] ^ 0xff; answer_bytes]).unwrap();
+            self.client.read_exact(&mut received).unwrap();
+        }
+    }
+
+    /// The client's port, which tells the connection apart.
+    pub(crate) fn client_port(&self) -> u16 {
+        self.client.local_addr().unwrap().port()
+    }
+}
