@@ -3,9 +3,10 @@
 //! Atomics on the bpf target exist only as intrinsics, and a `Relaxed` fetch whose result is used miscompiles
 //! (it returns the addend): results are therefore only used with `AcqRel`.
 
-/// How often a packet tries for an entry's lock before it goes on without the analysis.
+/// How often a packet tries for an entry's lock before it goes on without the analysis: about a microsecond, ten times
+/// as long as another CPU holds it unless its virtual machine is put to sleep meanwhile.
 #[cfg(target_arch = "bpf")]
-pub(crate) const LOCK_TRIES_MAX: u32 = 4;
+pub(crate) const LOCK_TRIES_MAX: u32 = 32;
 
 /// Adds to a counter that other CPUs add to as well.
 #[inline(always)]
