@@ -7,13 +7,20 @@ use datapath::{Frame, Ktime, Link, frame::NO_VLAN};
 mod linktype {
     pub(super) const NULL: u16 = 0;
     pub(super) const ETHERNET: u16 = 1;
+    pub(super) const PPP: u16 = 9;
+    pub(super) const FDDI: u16 = 10;
     /// DLT_RAW as some systems wrote it into files.
     pub(super) const RAW_BSD: u16 = 12;
     pub(super) const RAW_OPENBSD: u16 = 14;
+    pub(super) const PPP_HDLC: u16 = 50;
+    pub(super) const PPP_ETHER: u16 = 51;
     pub(super) const RAW: u16 = 101;
+    pub(super) const C_HDLC: u16 = 104;
     pub(super) const LOOP: u16 = 108;
+    pub(super) const LINUX_SLL: u16 = 113;
     pub(super) const IPV4: u16 = 228;
     pub(super) const IPV6: u16 = 229;
+    pub(super) const LINUX_SLL2: u16 = 276;
 }
 
 /// What the first byte of a packet with this link type belongs to.
@@ -27,6 +34,12 @@ pub const fn link(link_type: LinkType) -> Link {
         | linktype::IPV4
         | linktype::IPV6 => Link::RawIp,
         linktype::NULL | linktype::LOOP => Link::Null,
+        linktype::LINUX_SLL => Link::LinuxSll,
+        linktype::LINUX_SLL2 => Link::LinuxSll2,
+        linktype::PPP | linktype::PPP_HDLC => Link::Ppp,
+        linktype::PPP_ETHER => Link::PppEther,
+        linktype::C_HDLC => Link::CiscoHdlc,
+        linktype::FDDI => Link::Fddi,
         _ => Link::Unsupported,
     }
 }

@@ -22,8 +22,28 @@ pub enum Link {
     RawIp = 1,
     /// A link type that the datapath does not read.
     Unsupported = 2,
-    /// A four-byte address family in host or network order (`LINKTYPE_NULL`, `LINKTYPE_LOOP`); offline only.
+    /// A four-byte address family in host or network order (`LINKTYPE_NULL`, `LINKTYPE_LOOP`). This and the rest
+    /// occur in files only.
+    #[cfg(not(target_arch = "bpf"))]
     Null = 3,
+    /// Linux cooked capture, version 1.
+    #[cfg(not(target_arch = "bpf"))]
+    LinuxSll = 4,
+    /// Linux cooked capture, version 2.
+    #[cfg(not(target_arch = "bpf"))]
+    LinuxSll2 = 5,
+    /// PPP, with or without HDLC's address and control.
+    #[cfg(not(target_arch = "bpf"))]
+    Ppp = 6,
+    /// A PPPoE header without the Ethernet header before it.
+    #[cfg(not(target_arch = "bpf"))]
+    PppEther = 7,
+    /// Cisco's HDLC framing.
+    #[cfg(not(target_arch = "bpf"))]
+    CiscoHdlc = 8,
+    /// FDDI.
+    #[cfg(not(target_arch = "bpf"))]
+    Fddi = 9,
 }
 
 /// `Frame::vlan` of a frame without a tag in its metadata.

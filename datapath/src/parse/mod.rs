@@ -3,10 +3,12 @@
 //! The result lives in [`Headers`], which the kernel keeps in a per-CPU map rather than on the stack: the verifier
 //! does not follow map memory, and each [`forget`] between the layers lets it merge the paths that lead there.
 
-mod ethernet;
 pub mod icmp;
 mod ipv4;
 mod ipv6;
+mod link;
+#[cfg(not(target_arch = "bpf"))]
+mod offline_link;
 pub mod tcp;
 mod transport;
 
@@ -15,7 +17,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use crate::{
     bytes::PacketBytes,
     flow_key::FlowKey,
-    frame::{Frame, Link, NO_VLAN},
+    frame::{Frame, NO_VLAN},
     hint::{forget, store},
     outcome::Outcome,
 };
@@ -96,16 +98,11 @@ pub fn parse<P: PacketBytes>(
     headers: &mut Headers,
 ) -> Result<(), Outcome> {
     reset(frame, headers);
-    match frame.link {
-        Link::Ethernet => ethernet::parse(packet, headers)?,
-        Link::RawIp => ethernet::parse_raw(packet, headers)?,
-        Link::Null => ethernet::parse_null(packet, headers)?,
-        Link::Unsupported => return Err(Outcome::LinkUnsupported),
-    }
+    link::parse(packet, frame.link, headers)?;
     let headers = forget(headers);
-    if headers.ethertype == ethernet::IPV4 {
+    if headers.ethertype == link::IPV4 {
         ipv4::parse(packet, headers)?;
-    } else if headers.ethertype == ethernet::IPV6 {
+    } else if headers.ethertype == link::IPV6 {
         ipv6::parse(packet, headers)?;
     } else {
         return Err(Outcome::NotIp);

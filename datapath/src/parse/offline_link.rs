@@ -1,0 +1,95 @@
+//! Link headers that only capture files have: cooked captures, BSD loopback, PPP, HDLC, FDDI. Compiled for the host
+//! alone, since no interface of the kernel path begins like this.
+
+use crate::{
+    bytes::{PacketBytes, be16},
+    frame::Link,
+    outcome::Outcome,
+    parse::{
+        Headers,
+        link::{IPV4, IPV6, next_by_type, ppp_protocol},
+        missing,
+    },
+};
+
+/// Reads the one header in front of what [`super::link`] reads.
+pub(super) fn parse<P: PacketBytes>(
+    packet: &P,
+    link: Link,
+    headers: &mut Headers,
+) -> Result<(), Outcome> {
+    match link {
+        Link::Null => null(packet, headers),
+        Link::LinuxSll => {
+            let sll = header::<16, P>(packet, headers)?;
+            next_by_type(headers, be16(sll, 14), 16);
+            Ok(())
+        }
+        Link::LinuxSll2 => {
+            let sll2 = header::<20, P>(packet, headers)?;
+            next_by_type(headers, be16(sll2, 0), 20);
+            Ok(())
+        }
+        Link::Ppp => ppp(packet, headers),
+        Link::PppEther => {
+            next_by_type(headers, 0x8864, 0);
+            Ok(())
+        }
+        // Address and control, then an ethertype (RFC 1547, Cisco's framing).
+        Link::CiscoHdlc => {
+            let hdlc = header::<4, P>(packet, headers)?;
+            next_by_type(headers, be16(hdlc, 2), 4);
+            Ok(())
+        }
+        // Frame control and two addresses, then LLC (RFC 1188).
+        Link::Fddi => {
+            header::<13, P>(packet, headers)?;
+            next_by_type(headers, 0, 13);
+            Ok(())
+        }
+        Link::Ethernet | Link::RawIp | Link::Unsupported => Err(Outcome::LinkUnsupported),
+    }
+}
+
+fn header<'a, const N: usize, P: PacketBytes>(
+    packet: &'a P,
+    headers: &Headers,
+) -> Result<&'a [u8; N], Outcome> {
+    let needed = u32::try_from(N).unwrap_or(u32::MAX);
+    packet.at::<N>(0).ok_or_else(|| missing(headers, 0, needed, Outcome::MalformedLink))
+}
+
+/// The BSD loopback header: an address family in the order of the machine that captured, then IP.
+fn null<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+    let family = header::<4, P>(packet, headers)?;
+    let little = u32::from_le_bytes(*family);
+    let family = if little > 0xffff { u32::from_be_bytes(*family) } else { little };
+    headers.offset = 4;
+    // AF_INET is 2 everywhere; AF_INET6 is 24, 28 or 30 on the BSDs and macOS, 10 on Linux.
+    headers.ethertype = match family {
+        2 => IPV4,
+        10 | 24 | 28 | 30 => IPV6,
+        _ => ppp_protocol(0),
+    };
+    Ok(())
+}
+
+/// PPP, with or without address and control, the protocol in one byte or in two (RFC 1661, 2 and 6.5).
+fn ppp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+    let start = header::<2, P>(packet, headers)?;
+    let at = if start == &[0xff, 0x03] { 2 } else { 0 };
+    let Some(first) = packet.at::<1>(at) else {
+        return Err(missing(headers, 2, 1, Outcome::MalformedLink));
+    };
+    let (number, length) = if first[0] & 1 != 0 {
+        (u32::from(first[0]), 1)
+    } else {
+        let Some(both) = packet.at::<2>(at) else {
+            return Err(missing(headers, 2, 2, Outcome::MalformedLink));
+        };
+        (be16(both, 0), 2)
+    };
+    headers.offset = u32::try_from(at + length).unwrap_or(u32::MAX);
+    headers.ethertype = ppp_protocol(number);
+    Ok(())
+}
