@@ -1,9 +1,18 @@
 //! The only way to a packet's bytes. Implementations must never hand out a byte beyond the captured end.
 
+use crate::parse::{Headers, tcp};
+
 /// A window on the captured bytes of one frame.
 pub trait PacketBytes {
     /// `N` bytes at `offset` from the start of the frame, or `None` where they were not captured.
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
+
+    /// Reads the TCP options at `headers.option_offset`. The kernel's doors do it in a function of its own, which the
+    /// verifier walks once, wherever it is called from.
+    #[inline(always)]
+    fn tcp_options(&self, headers: &mut Headers) {
+        tcp::options(self, headers);
+    }
 }
 
 impl PacketBytes for [u8] {
@@ -17,6 +26,11 @@ impl<P: PacketBytes + ?Sized> PacketBytes for &P {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         (**self).at(offset)
+    }
+
+    #[inline(always)]
+    fn tcp_options(&self, headers: &mut Headers) {
+        (**self).tcp_options(headers);
     }
 }
 

@@ -1,10 +1,16 @@
 //! From a socket buffer to the datapath's view of a frame: VLAN tag and segment count come from its metadata.
 
 use aya_ebpf::{
+    bindings::__sk_buff,
     helpers::{bpf_ktime_get_ns, generated::bpf_skb_pull_data},
     programs::TcContext,
 };
-use datapath::{Frame, Ktime, frame::NO_VLAN, kernel::Window, layout::Point};
+use datapath::{
+    Frame, Ktime,
+    frame::NO_VLAN,
+    kernel::{self, Window},
+    layout::Point,
+};
 
 /// Header bytes that must be linear for direct access.
 const LINEAR_MIN: u32 = 192;
@@ -37,7 +43,7 @@ pub(crate) fn queue(context: &TcContext) -> u32 {
 
 /// The header bytes and what the hook knows about the frame.
 #[inline(always)]
-pub(crate) fn frame(context: &TcContext, point: Point) -> (Window, Frame) {
+pub(crate) fn frame(context: &TcContext, point: Point) -> (Window<Skb>, Frame) {
     let window = window(context);
     let skb = context.skb.skb;
     // SAFETY: as in `ifindex`; every field is read whole, at its constant offset.
@@ -69,15 +75,35 @@ pub(crate) fn frame(context: &TcContext, point: Point) -> (Window, Frame) {
 
 /// Direct access to the headers; where they lie in fragments, one pull brings them into the linear part.
 #[inline(always)]
-fn window(context: &TcContext) -> Window {
+fn window(context: &TcContext) -> Window<Skb> {
     let (start, end) = (context.data(), context.data_end());
     let length = context.len();
     let needed = if length < LINEAR_MIN { length } else { LINEAR_MIN };
     if start + (needed as usize) <= end {
-        return Window { start, end };
+        return Window { start, end, context: Skb(context.skb.skb) };
     }
     // SAFETY: the context is the one of this run; the pointers read before are not used again. Where the pull
     // fails the bytes stay absent, which the parser counts.
     unsafe { bpf_skb_pull_data(context.skb.skb, needed) };
-    Window { start: context.data(), end: context.data_end() }
+    Window { start: context.data(), end: context.data_end(), context: Skb(context.skb.skb) }
+}
+
+/// The context, for the functions of this door.
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+impl kernel::Context for Skb {
+    #[inline(always)]
+    fn tcp_options(&self) {
+        linnet_tc_options(self.0);
+    }
+}
+
+/// A function of its own for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_tc_options(skb: *mut __sk_buff) -> i32 {
+    let context = TcContext::new(skb);
+    let window = Window { start: context.data(), end: context.data_end(), context: Skb(skb) };
+    kernel::tcp_options(&window);
+    0
 }

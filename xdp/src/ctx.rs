@@ -2,10 +2,16 @@
 
 use aya_ebpf::{
     EbpfContext as _,
+    bindings::xdp_md,
     helpers::{bpf_ktime_get_ns, generated::bpf_xdp_get_buff_len},
     programs::XdpContext,
 };
-use datapath::{Frame, Ktime, frame::NO_VLAN, kernel::Window, layout::Point};
+use datapath::{
+    Frame, Ktime,
+    frame::NO_VLAN,
+    kernel::{self, Window},
+    layout::Point,
+};
 
 /// 1 in tests: time and original length come in front of the packet, since a test run has no clock to set.
 #[unsafe(no_mangle)]
@@ -31,8 +37,9 @@ pub(crate) fn queue(context: &XdpContext) -> u32 {
 
 /// The bytes in the first buffer, which holds all headers, and what the hook knows about the frame.
 #[inline(always)]
-pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window, Frame) {
-    let window = Window { start: context.data(), end: context.data_end() };
+pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window<Md>, Frame) {
+    let window =
+        Window { start: context.data(), end: context.data_end(), context: Md(context.ctx) };
     // SAFETY: both helpers only read; the context is the one of this run.
     let (mut now, mut length) =
         unsafe { (0, bpf_xdp_get_buff_len(context.as_ptr().cast()) as u32) };
@@ -59,4 +66,24 @@ pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window, Frame) {
         vlan: NO_VLAN,
     };
     (window, frame)
+}
+
+/// The context, for the functions of this door.
+pub(crate) struct Md(pub(crate) *mut xdp_md);
+
+impl kernel::Context for Md {
+    #[inline(always)]
+    fn tcp_options(&self) {
+        linnet_xdp_options(self.0);
+    }
+}
+
+/// A function of its own for the verifier.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_xdp_options(md: *mut xdp_md) -> i32 {
+    let context = XdpContext::new(md);
+    let window = Window { start: context.data(), end: context.data_end(), context: Md(md) };
+    kernel::tcp_options(&window);
+    0
 }

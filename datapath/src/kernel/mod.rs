@@ -21,14 +21,35 @@ const NO_EXIST: u64 = 1;
 
 /// The bytes of a packet that the verifier lets a program read directly.
 #[derive(Debug)]
-pub struct Window {
+pub struct Window<C> {
     /// First byte.
     pub start: usize,
     /// After the last byte.
     pub end: usize,
+    /// The door's context.
+    pub context: C,
 }
 
-impl PacketBytes for Window {
+/// What a door does in functions of its own.
+pub trait Context {
+    /// [`tcp_options`] of this door.
+    fn tcp_options(&self);
+}
+
+/// For a door's function: reads the options of the packet at hand.
+#[inline(always)]
+pub fn tcp_options<C: Context>(window: &Window<C>) {
+    let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
+    // SAFETY: as in `process`, which is what calls this function.
+    crate::parse::tcp::options(window, unsafe { &mut *headers });
+}
+
+impl<C: Context> PacketBytes for Window<C> {
+    #[inline(always)]
+    fn tcp_options(&self, _headers: &mut crate::parse::Headers) {
+        self.context.tcp_options();
+    }
+
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         // The verifier accepts a variable offset into a packet only below its own bound; and the comparison must

@@ -69,16 +69,15 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     headers.payload_len = headers.transport_len - header_len;
     // The sequence space that a first fragment covers is not known.
     headers.analyzable = if headers.fragment == WHOLE { 1 } else { 0 };
-    options(packet, header_len, headers);
+    if header_len > HEADER_MIN {
+        find_options(packet, header_len, headers);
+    }
     Ok(Outcome::Tracked)
 }
 
-/// Reads the options; what is cut off or contradicts its length ends the reading, as in every stack.
+/// Reads the options: at once where they are the timestamps of nearly every data segment.
 #[inline(always)]
-fn options<P: PacketBytes>(packet: &P, header_len: u32, headers: &mut Headers) {
-    if header_len == HEADER_MIN {
-        return;
-    }
+fn find_options<P: PacketBytes>(packet: &P, header_len: u32, headers: &mut Headers) {
     let start = headers.offset + HEADER_MIN;
     if header_len == HEADER_MIN + 12
         && let Some(option) = packet.at::<12>(start as usize)
@@ -90,7 +89,12 @@ fn options<P: PacketBytes>(packet: &P, header_len: u32, headers: &mut Headers) {
         return;
     }
     headers.option_offset = start;
-    let headers = forget(headers);
+    packet.tcp_options(forget(headers));
+}
+
+/// Reads options one by one; what is cut off or contradicts its length ends the reading, as in every stack.
+#[inline(always)]
+pub fn options<P: PacketBytes + ?Sized>(packet: &P, headers: &mut Headers) {
     let mut read = 0;
     while read < OPTIONS_MAX {
         let at = headers.option_offset;
@@ -114,7 +118,13 @@ fn options<P: PacketBytes>(packet: &P, header_len: u32, headers: &mut Headers) {
 }
 
 #[inline(always)]
-fn option<P: PacketBytes>(packet: &P, at: u32, kind: u8, length: u32, headers: &mut Headers) {
+fn option<P: PacketBytes + ?Sized>(
+    packet: &P,
+    at: u32,
+    kind: u8,
+    length: u32,
+    headers: &mut Headers,
+) {
     if kind == TIMESTAMPS && length == 10 {
         if let Some(option) = packet.at::<10>(at as usize) {
             headers.timestamp = be32(option, 2);
