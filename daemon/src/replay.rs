@@ -15,7 +15,7 @@ use datapath::{Ktime, layout::HookCounters, replay::Replay};
 
 use crate::{
     board::{AttachmentView, InterfaceView},
-    capture::{RawPacket, Recorder, Stage, link_name},
+    capture::{RawPacket, Recorder, Stage},
     clock::Clock,
     flow::{
         FlowTable,
@@ -224,7 +224,7 @@ impl Player {
         InterfaceView {
             name: self.name(),
             point: POINT,
-            link: link_name(datapath::Link::Ethernet),
+            link: datapath::Link::Ethernet.name(),
             state: "attached",
             ingress: Some(AttachmentView {
                 hook: "replay".into(),

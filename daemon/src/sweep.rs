@@ -10,7 +10,6 @@ use datapath::{Direction, FlowKey, layout::HookCounters};
 
 use crate::{
     board::{AttachmentView, InterfaceView},
-    capture,
     clock::Clock,
     flow::{
         FlowTable,
@@ -170,7 +169,7 @@ impl Sweeper {
                 namespace: point.request.namespace.clone(),
                 ifindex: point.attached.ifindex,
                 point: point.attached.point,
-                link: capture::link_name(point.attached.link),
+                link: point.attached.link.name(),
                 state: if watch::is_present(point) { "attached" } else { InterfaceView::GONE },
                 ingress,
                 egress,

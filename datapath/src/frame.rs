@@ -46,6 +46,26 @@ pub enum Link {
     Fddi = 9,
 }
 
+#[cfg(not(target_arch = "bpf"))]
+impl Link {
+    /// The name in every answer.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ethernet => "ethernet",
+            Self::RawIp => "raw_ip",
+            Self::Unsupported => "unsupported",
+            Self::Null => "null",
+            Self::LinuxSll => "linux_sll",
+            Self::LinuxSll2 => "linux_sll2",
+            Self::Ppp => "ppp",
+            Self::PppEther => "ppp_ether",
+            Self::CiscoHdlc => "cisco_hdlc",
+            Self::Fddi => "fddi",
+        }
+    }
+}
+
 /// `Frame::vlan` of a frame without a tag in its metadata.
 pub const NO_VLAN: u32 = u32::MAX;
 

@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 
 pub use catalogue::{KEPT_BYTES_MAX, KEPT_MAX, Keep};
 pub use manager::{CaptureManager, Snapshot, open};
-pub use plan::link_name;
 pub use recorder::Recorder;
 
 use crate::live::StageConfig;

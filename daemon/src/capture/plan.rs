@@ -109,18 +109,7 @@ fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
 }
 
 fn link_type(name: &str) -> LinkType {
-    if name == link_name(Link::RawIp) { LinkType::RAW } else { LinkType::ETHERNET }
-}
-
-/// A link's name as in `/interfaces`.
-#[must_use]
-pub const fn link_name(link: Link) -> &'static str {
-    match link {
-        Link::Ethernet => "ethernet",
-        Link::RawIp => "raw_ip",
-        Link::Null => "null",
-        Link::Unsupported => "unsupported",
-    }
+    if name == Link::RawIp.name() { LinkType::RAW } else { LinkType::ETHERNET }
 }
 
 #[cfg(test)]
@@ -133,7 +122,7 @@ mod tests {
             name: name.into(),
             point,
             state,
-            link: link_name(Link::Ethernet),
+            link: Link::Ethernet.name(),
             ingress: Some(AttachmentView { hook: "tcx".into(), ..AttachmentView::default() }),
             ..InterfaceView::default()
         }
