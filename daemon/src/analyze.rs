@@ -1,19 +1,20 @@
 //! A capture file through the datapath in virtual time. Needs no privilege; holds flows in memory, never the file.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::Read as _,
     path::{Path, PathBuf},
 };
 
 use captures::format::read::{PacketReader, ReadError};
-use datapath::{layout::HookCounters, replay::Replay};
+use datapath::{layout::HookCounters, parse::tunnel::tag, replay::Replay};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
     flow::{
-        FlowIdSource, FlowRecord, FlowView,
+        FlowId, FlowIdSource, FlowRecord, FlowView,
         community_id::community_id,
         record::Observation,
         view::{LedgerView, Naming},
@@ -84,7 +85,9 @@ pub fn analyze(path: &Path) -> Result<Analysis, AnalyzeError> {
 /// The flows of a replay, in order of their first packet.
 fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
     let mut flows: Vec<_> = replay.flows().collect();
-    flows.sort_unstable_by_key(|(_, flow)| flow.first_frame);
+    flows.sort_unstable_by_key(|(_, flow)| flow.order);
+    let tags: HashMap<u64, FlowId> =
+        flows.iter().map(|(key, flow)| (tag(key), ids.id(key, flow.first_frame))).collect();
     flows
         .into_iter()
         .map(|(key, flow)| {
@@ -92,6 +95,7 @@ fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
             let mut record = FlowRecord::new(id, *key, community_id(key));
             let (entry, samples) = (&*flow.entry, Some(&flow.rtt));
             record.observe(Observation { entry, before: None, samples });
+            record.parent = tags.get(&entry.encapsulation.parent_tag).copied();
             record
         })
         .collect()

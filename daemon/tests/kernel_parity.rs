@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use aya::{
     Ebpf, EbpfLoader, Pod,
@@ -23,8 +23,9 @@ use daemon::{
     offline,
 };
 use datapath::{
-    FlowKey, Frame, Ktime, Link,
+    FlowKey, Frame, Ktime, Link, Outcome,
     layout::{FlowEntry, HookCounters, Point},
+    parse::tunnel,
     replay::Replay,
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
@@ -229,4 +230,34 @@ fn the_kernel_and_the_host_agree_on_damaged_packets() {
     }
     assert!(samples.len() > 2_000);
     hold("damaged packets", &samples);
+}
+
+#[test]
+fn the_kernel_and_the_host_agree_on_whole_packets_of_every_kind() {
+    if !support::kernel("kernel parity on every kind of packet") {
+        return;
+    }
+    let mut random = support::Random(0x77_88_99);
+    let samples: Vec<_> = (0..4_000_u64)
+        .filter_map(|round| {
+            let frame = support::frame(&mut random);
+            Sample::new(round * 700_000, u32::try_from(frame.len()).unwrap(), &frame)
+        })
+        .collect();
+    assert!(samples.len() > 3_000);
+    let mut host = Replay::default();
+    for sample in &samples {
+        let frame = Frame::plain(Ktime(sample.time_ns), sample.original_len);
+        let _counted = host.frame(sample.data.as_slice(), &frame);
+    }
+    let kinds: BTreeSet<_> =
+        host.flows().map(|(_, flow)| tunnel::name(flow.entry.encapsulation.kind)).collect();
+    assert_eq!(kinds.len(), 11, "{kinds:?}");
+    let errors: u64 = host.flows().map(|(_, flow)| flow.entry.icmp.count).sum();
+    assert!(errors > 10, "{errors} ICMP errors about known flows");
+    let count = |outcome: Outcome| host.counters().outcomes[outcome as usize];
+    for outcome in [Outcome::Tracked, Outcome::TooDeep, Outcome::FragmentWithoutFirst] {
+        assert!(count(outcome) > 0, "{outcome:?}");
+    }
+    hold("packets of every kind", &samples);
 }

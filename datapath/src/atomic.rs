@@ -6,7 +6,7 @@
 /// How often a packet tries for an entry's lock before it goes on without the analysis: about a microsecond, ten times
 /// as long as another CPU holds it unless its virtual machine is put to sleep meanwhile.
 #[cfg(target_arch = "bpf")]
-pub(crate) const LOCK_TRIES_MAX: u32 = 32;
+pub(crate) const LOCK_TRIES_MAX: usize = 32;
 
 /// Adds to a counter that other CPUs add to as well.
 #[inline(always)]
@@ -36,7 +36,8 @@ pub(crate) fn try_lock(word: &mut u32) -> bool {
             if taken {
                 return true;
             }
-            tries += 1;
+            // Opaque, or LLVM writes the loop out.
+            tries = crate::hint::opaque(tries + 1);
         }
         false
     }

@@ -1,6 +1,12 @@
 //! The only way to a packet's bytes. Implementations must never hand out a byte beyond the captured end.
 
-use crate::parse::{Headers, tcp};
+use crate::{
+    frame::Frame,
+    layout::HookCounters,
+    parse::{Headers, tcp},
+    pipeline,
+    tables::Tables,
+};
 
 /// A window on the captured bytes of one frame.
 pub trait PacketBytes {
@@ -12,6 +18,18 @@ pub trait PacketBytes {
     #[inline(always)]
     fn tcp_options(&self, headers: &mut Headers) {
         tcp::options(self, headers);
+    }
+
+    /// [`pipeline::rest`]; in the kernel in a function of its own for the same reason.
+    #[inline(always)]
+    fn rest<T: Tables>(
+        &self,
+        frame: &Frame,
+        headers: &mut Headers,
+        counters: &mut HookCounters,
+        tables: &mut T,
+    ) {
+        pipeline::rest(self, frame, headers, counters, tables);
     }
 }
 
@@ -31,6 +49,17 @@ impl<P: PacketBytes + ?Sized> PacketBytes for &P {
     #[inline(always)]
     fn tcp_options(&self, headers: &mut Headers) {
         (**self).tcp_options(headers);
+    }
+
+    #[inline(always)]
+    fn rest<T: Tables>(
+        &self,
+        frame: &Frame,
+        headers: &mut Headers,
+        counters: &mut HookCounters,
+        tables: &mut T,
+    ) {
+        (**self).rest(frame, headers, counters, tables);
     }
 }
 

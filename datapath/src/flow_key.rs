@@ -98,6 +98,16 @@ pub enum Endpoint {
 }
 
 impl FlowKey {
+    /// The key as six words, which is all of it.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> [u64; 6] {
+        let ports = (self.lower_port as u64) << 16 | self.upper_port as u64;
+        let kind = (self.protocol as u64) << 24 | (self.flags as u64) << 16 | self.vlan as u64;
+        let place = (self.observation_point as u64) << 32 | self.vni as u64;
+        let ([a, b], [c, d]) = (self.lower.words, self.upper.words);
+        [a, b, c, d, ports << 32 | kind, place]
+    }
+
     /// Brings the endpoints, filled as (source, destination), into canonical order and says which one sent.
     #[inline(always)]
     pub fn canonicalize(&mut self) -> Endpoint {

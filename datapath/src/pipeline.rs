@@ -9,7 +9,7 @@ use crate::{
     layout::{FlowEntry, FlowHead, HookCounters, SYN_SEEN, WAS_CONTENDED},
     outcome::{OUTCOMES, Outcome},
     parse::{
-        self, Headers,
+        self, FRAGMENT_PORTS, Headers, NOTHING, QUOTED_PACKET, fragment,
         tcp::{ACK, SYN},
     },
     rtt::{self, RttTicks},
@@ -20,6 +20,9 @@ use crate::{
 const TCP: u8 = 6;
 /// Bytes of a VLAN tag, which a hook may keep outside of the frame's bytes.
 const TAG_LEN: u32 = 4;
+
+/// Steps of one frame after the first: packets inside of packets, and fragments among them.
+pub const STEPS_MAX: u32 = 5;
 
 /// Takes one frame through the datapath and counts it exactly once.
 ///
@@ -35,31 +38,122 @@ pub fn process<P: PacketBytes, T: Tables>(
 ) {
     counters.seen += 1;
     match parse::parse(packet, frame, headers) {
-        Ok(()) => book(frame, forget(headers), counters, tables),
+        Ok(()) => {
+            let headers = forget(headers);
+            let size = size(frame, headers);
+            counters.packets += size.packets;
+            counters.bytes += size.bytes;
+            book(frame, headers, &size, counters, tables);
+        }
         Err(outcome) => headers.outcome = outcome as u32,
+    }
+    let headers = forget(headers);
+    if headers.pending != NOTHING {
+        packet.rest(frame, headers, counters, tables);
     }
     count(counters, forget(headers));
 }
 
-/// Books the frame on its flow.
+/// Does what is left to do with the frame: headers that few have, and the packets inside of this one, from the outside
+/// in. Each is booked on a flow of its own; the frame is counted by its outermost packet, or by the first one that
+/// could not be read.
 #[inline(always)]
-fn book<T: Tables>(
+pub fn rest<P: PacketBytes + ?Sized, T: Tables>(
+    packet: &P,
     frame: &Frame,
     headers: &mut Headers,
     counters: &mut HookCounters,
     tables: &mut T,
 ) {
+    let mut steps = 0;
+    while headers.pending != NOTHING {
+        if steps == STEPS_MAX {
+            headers.outcome = Outcome::TooDeep as u32;
+            return;
+        }
+        step(packet, frame, headers, counters, tables);
+        steps += 1;
+    }
+}
+
+/// One step of [`rest`]. Leaves `pending` at [`NOTHING`] where it was the last one.
+#[inline(always)]
+pub fn step<P: PacketBytes + ?Sized, T: Tables>(
+    packet: &P,
+    frame: &Frame,
+    headers: &mut Headers,
+    counters: &mut HookCounters,
+    tables: &mut T,
+) {
+    let before = headers.outcome;
+    if headers.pending == FRAGMENT_PORTS {
+        headers.pending = NOTHING;
+        if !tables.find_first(headers, frame.now) {
+            return;
+        }
+        headers.outcome = Outcome::Tracked as u32;
+    } else {
+        let resumed = parse::resume(&packet, headers);
+        let headers = forget(headers);
+        if headers.tunnel == QUOTED_PACKET {
+            headers.outcome = before;
+            headers.pending = NOTHING;
+            if resumed.is_ok() {
+                note(headers, tables);
+            }
+            return;
+        }
+        match resumed {
+            Ok(()) => {}
+            // What carries no packet that linnet reads is whole by itself.
+            Err(Outcome::NotIp) if headers.tunnel != 0 => {
+                headers.outcome = before;
+                return;
+            }
+            Err(outcome) => {
+                headers.outcome = outcome as u32;
+                return;
+            }
+        }
+    }
+    let headers = forget(headers);
     let size = size(frame, headers);
-    counters.packets += size.packets;
-    counters.bytes += size.bytes;
-    let Some(entry) = tables.flow(&headers.key, frame.now, &mut counters.created) else {
+    if headers.tunnel == 0 {
+        counters.packets += size.packets;
+        counters.bytes += size.bytes;
+    }
+    book(frame, headers, &size, counters, tables);
+}
+
+/// Notes an ICMP error, which has been booked on a flow of its own, on the flow of the packet that it quotes.
+#[inline(always)]
+fn note<T: Tables>(headers: &Headers, tables: &mut T) {
+    if let Some(entry) = tables.existing(&headers.key) {
+        add(&mut entry.icmp.count, 1);
+        entry.icmp.last = headers.icmp_error;
+    }
+}
+
+/// Books the packet on its flow.
+#[inline(always)]
+fn book<T: Tables>(
+    frame: &Frame,
+    headers: &mut Headers,
+    size: &Size,
+    counters: &mut HookCounters,
+    tables: &mut T,
+) {
+    let Some(entry) = tables.flow(headers, frame.now, &mut counters.created) else {
         headers.outcome = Outcome::TableFull as u32;
         return;
     };
-    match update(entry, frame, headers, &size) {
+    match update(entry, frame, headers, size) {
         Update::Contended => counters.contended += 1,
         Update::Done(Some(rtt)) => tables.measured(&headers.key, headers.sender, rtt),
         Update::Done(None) => {}
+    }
+    if fragment::is_first(headers) {
+        tables.keep_first(headers, frame.now);
     }
 }
 

@@ -8,7 +8,10 @@ use crate::{
     frame::Frame,
     layout::{FlowEntry, HookCounters},
     outcome::Outcome,
-    parse::Headers,
+    parse::{
+        Headers,
+        fragment::{self, FirstFragment},
+    },
     pipeline,
     rtt::RttTicks,
     tables::Tables,
@@ -17,6 +20,9 @@ use crate::{
 
 /// Exact round-trip samples kept per flow and direction; later ones are only in the entry's histogram.
 pub const RTT_SAMPLES_MAX: usize = 1 << 20;
+
+/// Datagrams whose ports are kept for their later fragments; then all are forgotten.
+const FRAGMENTS_MAX: usize = 1 << 16;
 
 /// One flow of a [`Replay`].
 #[derive(Debug)]
@@ -27,6 +33,8 @@ pub struct ReplayFlow {
     pub rtt: [Vec<RttTicks>; 2],
     /// Number of the frame that opened the flow, from 1.
     pub first_frame: u64,
+    /// Number of the flow in order of creation, from 0: one frame may open several.
+    pub order: u64,
 }
 
 /// The datapath on the host: one observation point, one direction, no capacity limit but the caller's.
@@ -41,6 +49,7 @@ pub struct Replay {
 #[derive(Debug, Default)]
 struct ReplayTables {
     flows: HashMap<FlowKey, ReplayFlow>,
+    fragments: HashMap<FlowKey, FirstFragment>,
     flows_max: Option<usize>,
     frame: u64,
 }
@@ -94,18 +103,37 @@ impl Replay {
 }
 
 impl Tables for ReplayTables {
-    fn flow(&mut self, key: &FlowKey, now: Ktime, created: &mut u64) -> Option<&mut FlowEntry> {
+    fn flow(&mut self, headers: &Headers, now: Ktime, created: &mut u64) -> Option<&mut FlowEntry> {
+        let key = &headers.key;
         let full = self.flows_max.is_some_and(|max| self.flows.len() >= max);
         if full && !self.flows.contains_key(key) {
             return None;
         }
         let flow = self.flows.entry(*key).or_insert_with(|| {
-            *created += 1;
             let mut entry = Box::new(FlowEntry::EMPTY);
-            entry.initialize(now.0);
-            ReplayFlow { entry, rtt: [Vec::new(), Vec::new()], first_frame: self.frame }
+            entry.initialize(now.0, headers);
+            let order = *created;
+            *created += 1;
+            ReplayFlow { entry, rtt: [Vec::new(), Vec::new()], first_frame: self.frame, order }
         });
         Some(&mut flow.entry)
+    }
+
+    fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
+        Some(&mut self.flows.get_mut(key)?.entry)
+    }
+
+    fn keep_first(&mut self, headers: &mut Headers, now: Ktime) {
+        let first = FirstFragment::of(headers, now);
+        if self.fragments.len() >= FRAGMENTS_MAX {
+            self.fragments.clear();
+        }
+        fragment::with_key(headers, |key| self.fragments.insert(*key, first));
+    }
+
+    fn find_first(&mut self, headers: &mut Headers, now: Ktime) -> bool {
+        let first = fragment::with_key(headers, |key| self.fragments.get(key).copied());
+        first.is_some_and(|first| fragment::complete(headers, &first, now))
     }
 
     fn measured(&mut self, key: &FlowKey, acknowledger: u32, rtt: RttTicks) {

@@ -6,7 +6,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use datapath::{
-    Frame, Ktime,
+    Direction, Frame, Ktime,
     frame::NO_VLAN,
     kernel::{self, Window},
     layout::Point,
@@ -43,8 +43,12 @@ pub(crate) fn queue(context: &TcContext) -> u32 {
 
 /// The header bytes and what the hook knows about the frame.
 #[inline(always)]
-pub(crate) fn frame(context: &TcContext, point: Point) -> (Window<Skb>, Frame) {
-    let window = window(context);
+pub(crate) fn frame(
+    context: &TcContext,
+    point: Point,
+    direction: Direction,
+) -> (Window<Skb>, Frame) {
+    let window = window(context, direction);
     let skb = context.skb.skb;
     // SAFETY: as in `ifindex`; every field is read whole, at its constant offset.
     let (segments, segment_size, tagged, tci) =
@@ -75,35 +79,59 @@ pub(crate) fn frame(context: &TcContext, point: Point) -> (Window<Skb>, Frame) {
 
 /// Direct access to the headers; where they lie in fragments, one pull brings them into the linear part.
 #[inline(always)]
-fn window(context: &TcContext) -> Window<Skb> {
-    let (start, end) = (context.data(), context.data_end());
+fn window(context: &TcContext, direction: Direction) -> Window<Skb> {
+    let skb = context.skb.skb;
+    let window = linear(skb, direction);
     let length = context.len();
     let needed = if length < LINEAR_MIN { length } else { LINEAR_MIN };
-    if start + (needed as usize) <= end {
-        return Window { start, end, context: Skb(context.skb.skb) };
+    if window.start + (needed as usize) <= window.end {
+        return window;
     }
     // SAFETY: the context is the one of this run; the pointers read before are not used again. Where the pull
     // fails the bytes stay absent, which the parser counts.
-    unsafe { bpf_skb_pull_data(context.skb.skb, needed) };
-    Window { start: context.data(), end: context.data_end(), context: Skb(context.skb.skb) }
+    unsafe { bpf_skb_pull_data(skb, needed) };
+    linear(skb, direction)
 }
 
-/// The context, for the functions of this door.
-pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+/// The context and the direction, for the functions of this door.
+pub(crate) struct Skb {
+    skb: *mut __sk_buff,
+    direction: Direction,
+}
 
 impl kernel::Context for Skb {
     #[inline(always)]
     fn tcp_options(&self) {
-        linnet_tc_options(self.0);
+        linnet_tc_options(self.skb);
+    }
+
+    #[inline(always)]
+    fn step(&self) {
+        linnet_tc_step(self.skb, self.direction as u32);
     }
 }
 
-/// A function of its own for the verifier.
+/// Direct access to what is linear.
+#[inline(always)]
+fn linear(skb: *mut __sk_buff, direction: Direction) -> Window<Skb> {
+    let context = TcContext::new(skb);
+    let (start, end) = (context.data(), context.data_end());
+    Window { start, end, context: Skb { skb, direction } }
+}
+
+/// A function for the verifier to walk once, wherever it is called from.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_tc_options(skb: *mut __sk_buff) -> i32 {
-    let context = TcContext::new(skb);
-    let window = Window { start: context.data(), end: context.data_end(), context: Skb(skb) };
-    kernel::tcp_options(&window);
+    kernel::tcp_options(&linear(skb, Direction::Ingress));
+    0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> i32 {
+    let direction = if direction == 0 { Direction::Ingress } else { Direction::Egress };
+    kernel::step(&linear(skb, direction), direction);
     0
 }

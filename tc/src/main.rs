@@ -23,7 +23,7 @@ mod door {
     fn track(context: &TcContext, direction: Direction) -> i32 {
         let point = kernel::point(ctx::ifindex(context));
         if point.id != 0 {
-            let (window, frame) = ctx::frame(context, point);
+            let (window, frame) = ctx::frame(context, point, direction);
             kernel::process(&window, &frame, direction);
         }
         NEXT

@@ -7,7 +7,7 @@ use aya_ebpf::{
     programs::XdpContext,
 };
 use datapath::{
-    Frame, Ktime,
+    Direction, Frame, Ktime,
     frame::NO_VLAN,
     kernel::{self, Window},
     layout::Point,
@@ -38,8 +38,7 @@ pub(crate) fn queue(context: &XdpContext) -> u32 {
 /// The bytes in the first buffer, which holds all headers, and what the hook knows about the frame.
 #[inline(always)]
 pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window<Md>, Frame) {
-    let window =
-        Window { start: context.data(), end: context.data_end(), context: Md(context.ctx) };
+    let window = window(context.ctx);
     // SAFETY: both helpers only read; the context is the one of this run.
     let (mut now, mut length) =
         unsafe { (0, bpf_xdp_get_buff_len(context.as_ptr().cast()) as u32) };
@@ -69,21 +68,39 @@ pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window<Md>, Frame) {
 }
 
 /// The context, for the functions of this door.
-pub(crate) struct Md(pub(crate) *mut xdp_md);
+pub(crate) struct Md(*mut xdp_md);
 
 impl kernel::Context for Md {
     #[inline(always)]
     fn tcp_options(&self) {
         linnet_xdp_options(self.0);
     }
+
+    #[inline(always)]
+    fn step(&self) {
+        linnet_xdp_step(self.0);
+    }
 }
 
-/// A function of its own for the verifier.
+/// Direct access to the first buffer.
+#[inline(always)]
+fn window(md: *mut xdp_md) -> Window<Md> {
+    let context = XdpContext::new(md);
+    Window { start: context.data(), end: context.data_end(), context: Md(md) }
+}
+
+/// A function for the verifier to walk once, wherever it is called from.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_xdp_options(md: *mut xdp_md) -> i32 {
-    let context = XdpContext::new(md);
-    let window = Window { start: context.data(), end: context.data_end(), context: Md(md) };
-    kernel::tcp_options(&window);
+    kernel::tcp_options(&window(md));
+    0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_xdp_step(md: *mut xdp_md) -> i32 {
+    kernel::step(&window(md), Direction::Ingress);
     0
 }

@@ -5,6 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use datapath::parse::tunnel;
+
 use super::{ExitWith, exit, si_bytes, span, unreadable};
 use crate::{
     analyze::{Analysis, AnalysisView, AnalyzeError, analyze},
@@ -55,7 +57,7 @@ fn json(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
 
 fn report(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
     let flows = analysis.flows.len();
-    writeln!(out, "{} packets, {flows} flows", analysis.packets)?;
+    writeln!(out, "{}, {}", counted(analysis.packets, "packet"), counted(flows as u64, "flow"))?;
     write!(out, "counted:")?;
     for (outcome, count) in datapath::Outcome::ALL.iter().zip(analysis.counters.outcomes) {
         if count > 0 {
@@ -76,23 +78,33 @@ fn report(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
     Ok(())
 }
 
+/// A number of things, in the right number.
+fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
+}
+
 fn line(out: &mut impl Write, flow: &FlowRecord) -> io::Result<()> {
     let key = &flow.key;
     let lower = (address(key, key.lower), u16::from_be(key.lower_port));
     let upper = (address(key, key.upper), u16::from_be(key.upper_port));
     let (from, to) = if flow.upper_originated { (upper, lower) } else { (lower, upper) };
-    writeln!(
-        out,
-        "{} {} port {} -> {} port {}  {}",
-        protocol_name(key.protocol),
-        from.0,
-        from.1,
-        to.0,
-        to.1,
-        flow.state.name(),
-    )?;
+    let (protocol, state) = (protocol_name(key.protocol), flow.state.name());
+    let end = |(address, port)| match flow.has_ports() {
+        true => format!("{address} port {port}"),
+        false => format!("{address}"),
+    };
+    write!(out, "{protocol} {} -> {}  {state}", end(from), end(to))?;
+    if let Some(kind) = tunnel::name(flow.tunnel.0) {
+        write!(out, "  in {kind} {}", flow.tunnel.1)?;
+    }
+    let (errors, [kind, code]) = flow.icmp_errors;
+    if errors > 0 {
+        let errors = counted(errors, "ICMP error");
+        write!(out, "  {errors}, the last of type {kind} code {code}")?;
+    }
+    writeln!(out)?;
     for (name, half) in [("->", &flow.from_originator), ("<-", &flow.from_responder)] {
-        write!(out, "   {name} {} packets, {}", half.packets, si_bytes(half.bytes))?;
+        write!(out, "   {name} {}, {}", counted(half.packets, "packet"), si_bytes(half.bytes))?;
         if half.rtt.samples > 0 {
             let [p50, _, p99] = half.rtt.quantiles_ns;
             write!(out, ", rtt p50 {} p99 {}", span(p50), span(p99))?;

@@ -31,6 +31,12 @@ pub struct FlowRecord {
     pub key: FlowKey,
     /// Its Community ID v1.
     pub community_id: Box<str>,
+    /// Kind ([`datapath::parse::tunnel`]) and id of the encapsulation that it came in; kind 0 for none.
+    pub tunnel: (u8, u32),
+    /// The flow that carries it, as far as it is known.
+    pub parent: Option<FlowId>,
+    /// ICMP errors that quoted its packets, and type and code of the last one.
+    pub icmp_errors: (u64, [u8; 2]),
     /// Connection state.
     pub state: ConntrackState,
     /// Whether the originator is the key's upper endpoint.
@@ -187,6 +193,9 @@ impl FlowRecord {
             id,
             key,
             community_id: community_id.into_boxed_str(),
+            tunnel: (0, 0),
+            icmp_errors: (0, [0; 2]),
+            parent: None,
             state: ConntrackState::None,
             upper_originated: false,
             first_seen_ns: 0,
@@ -197,6 +206,15 @@ impl FlowRecord {
             from_originator: HalfRecord::default(),
             from_responder: HalfRecord::default(),
         }
+    }
+
+    /// Whether the key's ports are those of a transport.
+    #[must_use]
+    pub const fn has_ports(&self) -> bool {
+        const TCP: u8 = 6;
+        const UDP: u8 = 17;
+        const SCTP: u8 = 132;
+        matches!(self.key.protocol, TCP | UDP | SCTP)
     }
 
     /// Brings the record up to the entry.
@@ -215,6 +233,9 @@ impl FlowRecord {
             entry.halves.iter().map(|half| half.last_seen_ns).fold(head.first_seen_ns, u64::max);
         self.handshake_rtt_ns =
             (head.bits & HANDSHAKE_MEASURED != 0).then_some(head.handshake_rtt_ns);
+        self.tunnel = (entry.encapsulation.kind, entry.encapsulation.id);
+        let [.., kind, code] = entry.icmp.last.to_be_bytes();
+        self.icmp_errors = (entry.icmp.count, [kind, code]);
         self.contended = head.bits & WAS_CONTENDED != 0;
         let originator = usize::from(head.originator & 1);
         self.from_originator.observe(observation, originator);

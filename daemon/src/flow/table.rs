@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::DashMap;
-use datapath::{FlowKey, layout::FlowEntry, rtt::RttTicks};
+use datapath::{FlowKey, layout::FlowEntry, parse::tunnel::tag, rtt::RttTicks};
 
 use super::{
     FlowId, FlowIdSource, FlowRecord,
@@ -23,6 +23,8 @@ pub struct FlowTable {
     records_max: usize,
     records: DashMap<FlowId, FlowRecord>,
     live: DashMap<FlowKey, Live>,
+    /// Live flows by the tag under which those that they carry know them.
+    tags: DashMap<u64, FlowId>,
     closed: AtomicU64,
     aged: AtomicU64,
     evicted: AtomicU64,
@@ -60,6 +62,7 @@ impl FlowTable {
             records_max,
             records: DashMap::new(),
             live: DashMap::new(),
+            tags: DashMap::new(),
             closed: AtomicU64::new(0),
             aged: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
@@ -89,14 +92,17 @@ impl FlowTable {
                 self.depart(gone, Ended::Evicted, now_ns);
             }
         }
-        self.records
-            .entry(id)
-            .or_insert_with(|| FlowRecord::new(id, key, community_id(&key)))
-            .observe(Observation {
-                entry,
-                before: before.as_ref().map(|(entry, ago)| (&**entry, *ago)),
-                samples,
-            });
+        self.tags.insert(tag(&key), id);
+        let parent = self.tags.get(&entry.encapsulation.parent_tag).map(|parent| *parent);
+        let mut record =
+            self.records.entry(id).or_insert_with(|| FlowRecord::new(id, key, community_id(&key)));
+        record.observe(Observation {
+            entry,
+            before: before.as_ref().map(|(entry, ago)| (&**entry, *ago)),
+            samples,
+        });
+        record.parent = record.parent.or(parent);
+        drop(record);
         self.live.insert(key, Live { id, entry: Box::new(*entry), seen_at_ns: now_ns, sweep });
         id
     }
@@ -104,6 +110,7 @@ impl FlowTable {
     /// The flow of `key` was taken out of the kernel's table.
     pub fn end(&self, key: &FlowKey, why: Ended, now_ns: u64) {
         if let Some((_, live)) = self.live.remove(key) {
+            self.tags.remove_if(&tag(key), |_, id| *id == live.id);
             self.depart(live.id, why, now_ns);
         }
     }
@@ -111,9 +118,10 @@ impl FlowTable {
     /// After a whole sweep: what it did not meet has been evicted. What has been kept long enough goes.
     pub fn finish_sweep(&self, sweep: u64, keep_ended_ns: u64, now_ns: u64) {
         let mut gone = Vec::new();
-        self.live.retain(|_, live| {
+        self.live.retain(|key, live| {
             let met = live.sweep == sweep;
             if !met {
+                self.tags.remove_if(&tag(key), |_, id| *id == live.id);
                 gone.push(live.id);
             }
             met

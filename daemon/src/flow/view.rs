@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
-use datapath::{Outcome, layout::HookCounters, tcp::classes};
+use datapath::{Outcome, layout::HookCounters, parse::tunnel, tcp::classes};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
@@ -56,6 +56,7 @@ pub struct FlowView {
     vlan: Option<u16>,
     tunnel: Option<TunnelView>,
     parent: Option<FlowId>,
+    icmp_errors: Option<IcmpErrorsView>,
     state: &'static str,
     ended: Option<Ended>,
     first_seen: String,
@@ -84,7 +85,16 @@ struct IcmpView {
     identifier: Option<u16>,
 }
 
-/// An encapsulation; no row has one yet.
+/// ICMP errors about the flow.
+#[derive(Clone, Debug, Serialize)]
+struct IcmpErrorsView {
+    count: u64,
+    #[serde(rename = "type")]
+    kind: u8,
+    code: u8,
+}
+
+/// An encapsulation.
 #[derive(Clone, Debug, Serialize)]
 struct TunnelView {
     kind: &'static str,
@@ -159,8 +169,10 @@ impl FlowView {
             originator: endpoint(originator),
             responder: endpoint(responder),
             vlan: (key.vlan != 0).then_some(key.vlan),
-            tunnel: None,
-            parent: None,
+            tunnel: tunnel::name(record.tunnel.0)
+                .map(|kind| TunnelView { kind, id: record.tunnel.1 }),
+            parent: record.parent,
+            icmp_errors: icmp_errors(record),
             state: record.state.name(),
             ended: record.ended.map(|(why, _)| why),
             first_seen: wall(record.first_seen_ns, naming),
@@ -174,6 +186,11 @@ impl FlowView {
             icmp,
         }
     }
+}
+
+fn icmp_errors(record: &FlowRecord) -> Option<IcmpErrorsView> {
+    let (count, [kind, code]) = record.icmp_errors;
+    (count > 0).then_some(IcmpErrorsView { count, kind, code })
 }
 
 /// Type and identifier, or type and code of a one-way message.

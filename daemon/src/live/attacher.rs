@@ -27,8 +27,15 @@ use super::{
 };
 
 /// Maps that the objects of all namespaces share.
-const SHARED: [&str; 6] =
-    ["FLOWS", "HOOKS", "CAPTURE_CONFIG", "CAPTURE_RING", "CAPTURE_STATS", "CAPTURE_SCRATCH"];
+const SHARED: [&str; 7] = [
+    "FLOWS",
+    "FRAGMENTS",
+    "HOOKS",
+    "CAPTURE_CONFIG",
+    "CAPTURE_RING",
+    "CAPTURE_STATS",
+    "CAPTURE_SCRATCH",
+];
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
 #[derive(Debug)]

@@ -112,44 +112,133 @@ impl Random {
     }
 }
 
-/// A frame of one of a few flows: VLAN tags, options, extension headers, TCP with options, UDP, ICMP.
+/// A frame of one of a few flows: VLAN tags, labels, options, extension headers, fragments, tunnels up to a few levels,
+/// TCP with options, UDP, ICMP.
 pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
-    let mut frame = vec![2; 12];
-    for _ in 0..random.below(5).saturating_sub(2) {
-        frame.extend([0x81, 0x00, 0x00, random.below(3) as u8]);
+    let (mut kind, mut packet) = packet(random);
+    for _ in 0..random.below(11).saturating_sub(4) {
+        (kind, packet) = encapsulated(random, kind, packet);
     }
+    [link(random, kind), packet].concat()
+}
+
+/// Everything in front of a packet of this ethertype.
+fn link(random: &mut Random, kind: u16) -> Vec<u8> {
+    let mut header = vec![2; 12];
+    for _ in 0..random.below(5).saturating_sub(2) {
+        header.extend([0x81, 0x00, 0x00, random.below(3) as u8]);
+    }
+    match random.below(10) {
+        0 => header.extend([0x88, 0x47, 0, 1, 0, 64, 0, 2, 1, 64]),
+        1 => {
+            let protocol = if kind == 0x0800 { 0x21 } else { 0x57 };
+            header.extend([0x88, 0x64, 0x11, 0, 0, 5, 0, 60, 0, protocol]);
+        }
+        _ => header.extend(kind.to_be_bytes()),
+    }
+    header
+}
+
+/// A packet around another one, by one of the tunnels.
+fn encapsulated(random: &mut Random, kind: u16, inner: Vec<u8>) -> (u16, Vec<u8>) {
+    let is_ipv6 = kind == 0x86dd;
+    let udp = |port: u16, header: &[u8], inner: Vec<u8>| {
+        let length = u16::try_from(8 + header.len() + inner.len()).unwrap();
+        let start = [40_000_u16, port, length, 0].map(u16::to_be_bytes).concat();
+        (17, [start, header.to_vec(), inner].concat())
+    };
+    let [high, low] = kind.to_be_bytes();
+    let network = random.below(3) as u8;
+    let (protocol, payload) = match random.below(8) {
+        0 => (if is_ipv6 { 41 } else { 4 }, inner),
+        1 => (47, [vec![0x20, 0, high, low, 0, 0, 0, network], inner].concat()),
+        2 => (
+            47,
+            [
+                vec![0x10, 0, 0x88, 0xbe, 0, 0, 0, 1, 0x10, 0, 0, network, 0, 0, 0, 0],
+                link(random, kind),
+                inner,
+            ]
+            .concat(),
+        ),
+        3 => udp(4_789, &[8, 0, 0, 0, 0, 0, network, 0], [link(random, kind), inner].concat()),
+        4 => udp(6_081, &[1, 0, high, low, 0, 0, network, 0, 1, 2, 3, 4], inner),
+        5 => udp(2_152, &[0x34, 0xff, 0, 9, 0, 0, 0, network, 0, 0, 0, 0x85, 1, 0, 0, 0], inner),
+        6 => udp(3_544, &[0, 0, 1, 2, 3, 4, 5, 6], inner),
+        _ => (
+            47,
+            [vec![0x10, 0x01, 0x88, 0x0b, 0, 9, 0, network, 0, 0, 0, 1, 0xff, 3, 0, 0x21], inner]
+                .concat(),
+        ),
+    };
+    network_layer(random, protocol, 7, 8, payload)
+}
+
+fn packet(random: &mut Random) -> (u16, Vec<u8>) {
+    let (kind, packet) = plain_packet(random);
+    if random.below(8) > 0 {
+        return (kind, packet);
+    }
+    // An error about it, which quotes all of it or its start.
+    let quoted = packet.len().min(28 + random.below(60) as usize);
+    let [kind, code] = [3 + random.below(10) as u8, random.below(5) as u8];
+    let error = [&[kind, code, 0, 0, 0, 0, 0, 0], &packet[..quoted]].concat();
+    network_layer(random, 1, 5, 6, error)
+}
+
+fn plain_packet(random: &mut Random) -> (u16, Vec<u8>) {
     let (host, protocol) =
         (random.below(3) as u8 + 1, [6, 6, 6, 17, 1, 47][random.below(6) as usize]);
     let swap = random.below(2) == 1;
     let transport = transport(random, protocol, swap);
     let (source, destination) = if swap { (9, host) } else { (host, 9) };
+    network_layer(random, protocol, source, destination, transport)
+}
+
+/// An IP packet and its ethertype.
+fn network_layer(
+    random: &mut Random,
+    protocol: u8,
+    source: u8,
+    destination: u8,
+    payload: Vec<u8>,
+) -> (u16, Vec<u8>) {
+    let mut packet = Vec::new();
+    let fragment = random.below(12) == 0;
+    let offset = if fragment { random.below(2) as u8 * 8 } else { 0 };
     if random.below(3) == 0 {
-        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
-        let hop_by_hop = random.below(3) == 0;
-        let length = transport.len() + if hop_by_hop { 8 } else { 0 };
-        frame.extend(u16::try_from(length).unwrap().to_be_bytes());
         let protocol = if protocol == 1 { 58 } else { protocol };
-        frame.extend([if hop_by_hop { 0 } else { protocol }, 64]);
+        let mut extensions = Vec::new();
+        let mut next = protocol;
+        if fragment {
+            extensions = vec![next, 0, 0, offset | 1, 0, 0, 0, random.below(3) as u8];
+            next = 44;
+        }
+        if random.below(3) == 0 {
+            extensions = [vec![next, 0, 1, 4, 0, 0, 0, 0], extensions].concat();
+            next = 0;
+        }
+        let length = u16::try_from(extensions.len() + payload.len()).unwrap();
+        packet.extend([0x60, 0, 0, 0]);
+        packet.extend(length.to_be_bytes());
+        packet.extend([next, 64]);
         for end in [source, destination] {
-            frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, end]);
+            packet.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, end]);
         }
-        if hop_by_hop {
-            frame.extend([protocol, 0, 1, 4, 0, 0, 0, 0]);
-        }
-    } else {
-        let words = 5 + random.below(3) as u8;
-        frame.extend([0x08, 0x00, 0x40 | words, 0]);
-        let length = usize::from(words) * 4 + transport.len();
-        frame.extend(u16::try_from(length).unwrap().to_be_bytes());
-        let fragment =
-            if random.below(20) == 0 { [0x20, random.below(3) as u8] } else { [0x40, 0] };
-        frame.extend([0, random.next() as u8]);
-        frame.extend(fragment);
-        frame.extend([64, protocol, 0, 0, 10, 0, 0, source, 10, 0, 0, destination]);
-        frame.extend(vec![1; usize::from(words - 5) * 4]);
+        packet.extend(extensions);
+        packet.extend(payload);
+        return (0x86dd, packet);
     }
-    frame.extend(transport);
-    frame
+    let words = 5 + random.below(3) as u8;
+    let length = u16::try_from(usize::from(words) * 4 + payload.len()).unwrap();
+    packet.extend([0x40 | words, 0]);
+    packet.extend(length.to_be_bytes());
+    packet.extend([0, random.below(3) as u8]);
+    packet.extend(if fragment { [0x20, offset / 8] } else { [0x40, 0] });
+    packet.extend([64, protocol, 0, 0, 10, 0, 0, source, 10, 0, 0, destination]);
+    packet.extend(vec![1; usize::from(words - 5) * 4]);
+    packet.extend(payload);
+    (0x0800, packet)
 }
 
 fn transport(random: &mut Random, protocol: u8, swap: bool) -> Vec<u8> {

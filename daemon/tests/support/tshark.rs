@@ -2,7 +2,7 @@
 //! use linnet's own reader or parser.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::IpAddr,
     path::Path,
     process::{Command, Output, Stdio},
@@ -37,55 +37,193 @@ pub(crate) type Conversations = BTreeMap<Conversation, Counted>;
 #[derive(Debug, Default)]
 pub(crate) struct Dissected {
     pub(crate) frames: u64,
+    /// Those of every level: a packet inside of another one counts with the whole frame's bytes, as does the outer one.
     pub(crate) conversations: Conversations,
-    /// Frames that are more than Ethernet, VLAN tags and one IP header, by the layer that is.
-    pub(crate) layered: BTreeMap<String, u64>,
+    /// Frames that tshark 4.0 does not follow: beyond 64 kB by segmentation offload, without a jumbo option.
+    pub(crate) beyond_tshark: u64,
 }
 
 /// The protocols that are compared.
 const COMPARED: [&str; 4] = ["tcp", "udp", "icmp", "icmpv6"];
-const FIELDS: [&str; 12] = [
+/// Of each frame; a field that occurs at several levels has a value for each.
+const FIELDS: [&str; 20] = [
     "frame.protocols",
     "frame.len",
+    "communityid",
+    "ipv6.plen",
     "ip.src",
     "ip.dst",
+    "ip.proto",
+    "ip.id",
+    "ip.frag_offset",
+    "ip.flags.mf",
     "ipv6.src",
     "ipv6.dst",
+    "ipv6.fraghdr.nxt",
+    "ipv6.fraghdr.ident",
+    "ipv6.fraghdr.offset",
+    "ipv6.fraghdr.more",
     "tcp.srcport",
     "tcp.dstport",
     "udp.srcport",
     "udp.dstport",
-    "communityid",
-    "ipv6.plen",
 ];
 
 /// Reads a file in one run, each fragment for itself. What tshark reads of a damaged file counts.
 pub(crate) fn dissect(file: &Path) -> Dissected {
-    let fragments = ["-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"];
+    let options = [
+        ["--enable-protocol", "communityid"],
+        ["-o", "ip.defragment:FALSE"],
+        ["-o", "ipv6.defragment:FALSE"],
+    ];
     let mut dissected = Dissected::default();
-    for row in
-        fields(file, &[&["--enable-protocol", "communityid"], &fragments[..]].concat(), &FIELDS)
-    {
+    let mut first_fragments = FirstFragments::new();
+    for row in rows(file, &options.concat(), "a", &FIELDS) {
         dissected.frames += 1;
-        let layers: Vec<&str> = row[0].split(':').collect();
-        // Segmentation offload beyond 64 kB without a jumbo option, which tshark 4.0 does not follow.
-        let endless = row[11] == "0" && !layers.contains(&"ipv6.hopopts");
-        if let Some(layer) = endless.then_some("ipv6.plen 0").or_else(|| beyond_plain_ip(&layers)) {
-            *dissected.layered.entry(layer.to_owned()).or_default() += 1;
-        }
-        if let Some(conversation) = conversation(&layers, &row) {
+        let frame = Levels::new(&row).conversations(&mut first_fragments);
+        let endless = row[3].split(',').any(|length| length == "0") && !row[0].contains("hopopts");
+        dissected.beyond_tshark += u64::from(endless);
+        let innermost = frame.len();
+        for (level, (conversation, is_later_fragment)) in (1..).zip(frame) {
             let counted = dissected.conversations.entry(conversation).or_default();
             counted.packets += 1;
             counted.bytes += row[1].parse::<u64>().unwrap();
-            counted.community_ids.extend((!row[10].is_empty()).then(|| row[10].clone()));
+            // tshark prints one, the innermost's; for a fragment without its ports.
+            if level == innermost && !is_later_fragment && !row[2].is_empty() {
+                counted.community_ids.insert(row[2].clone());
+            }
         }
     }
     dissected
 }
 
+/// Conversations of first fragments, by addresses, protocol and identification: only they have the ports.
+type FirstFragments = BTreeMap<[String; 4], Conversation>;
+
+/// One frame's fields, taken level by level in the order of its layers.
+struct Levels<'a> {
+    layers: Vec<&'a str>,
+    fields: BTreeMap<&'static str, VecDeque<&'a str>>,
+}
+
+impl<'a> Levels<'a> {
+    fn new(row: &'a [String]) -> Self {
+        let values = |text: &'a String| text.split(',').collect();
+        Self {
+            layers: row[0].split(':').collect(),
+            fields: FIELDS.iter().copied().zip(row.iter().map(values)).collect(),
+        }
+    }
+
+    /// The next level's value of a field.
+    fn next(&mut self, field: &str) -> &'a str {
+        self.fields.get_mut(field).and_then(VecDeque::pop_front).unwrap_or_default()
+    }
+
+    /// From the outside in; with whether it is known from a first fragment alone. What an ICMP message quotes is no
+    /// packet of its own.
+    fn conversations(mut self, first: &mut FirstFragments) -> Vec<(Conversation, bool)> {
+        let mut found = Vec::new();
+        let mut network: Option<Network> = None;
+        for layer in std::mem::take(&mut self.layers) {
+            match layer {
+                "ip" => {
+                    let [source, destination, protocol, identification] =
+                        ["ip.src", "ip.dst", "ip.proto", "ip.id"]
+                            .map(|field| self.next(field).to_owned());
+                    let fragment = ["ip.frag_offset", "ip.flags.mf"].map(|field| self.next(field));
+                    network = Network::new(&source, &destination).map(|network| Network {
+                        key: [source, destination, protocol, identification],
+                        fragment: Fragment::new(fragment),
+                        ..network
+                    });
+                }
+                "ipv6" => {
+                    let [source, destination] =
+                        ["ipv6.src", "ipv6.dst"].map(|field| self.next(field).to_owned());
+                    network = Network::new(&source, &destination);
+                }
+                "ipv6.fraghdr" => {
+                    let [protocol, identification] = ["ipv6.fraghdr.nxt", "ipv6.fraghdr.ident"]
+                        .map(|field| self.next(field).to_owned());
+                    let fragment =
+                        ["ipv6.fraghdr.offset", "ipv6.fraghdr.more"].map(|field| self.next(field));
+                    let Some(of) = &mut network else { continue };
+                    let [source, destination] = of.ends.map(|end| end.to_string());
+                    of.key = [source, destination, protocol, identification];
+                    of.fragment = Fragment::new(fragment);
+                }
+                transport if COMPARED.contains(&transport) => {
+                    let is_icmp = transport.starts_with("icmp");
+                    let ports = match transport {
+                        "tcp" => ["tcp.srcport", "tcp.dstport"].map(|field| self.next(field)),
+                        "udp" => ["udp.srcport", "udp.dstport"].map(|field| self.next(field)),
+                        _ => ["0"; 2],
+                    };
+                    let [Ok(from), Ok(to)] = ports.map(str::parse) else { continue };
+                    let Some(of) = network.take() else { continue };
+                    let [source, destination] = of.ends;
+                    let conversation =
+                        Conversation::new(transport, (source, from), (destination, to));
+                    if of.fragment == Fragment::First {
+                        first.insert(of.key, conversation.clone());
+                    }
+                    found.push((conversation, false));
+                    if is_icmp {
+                        break;
+                    }
+                }
+                _ => {}
+            }
+            if let Some(of) = network.take_if(|of| of.fragment == Fragment::Later) {
+                found.extend(first.get(&of.key).map(|conversation| (conversation.clone(), true)));
+                break;
+            }
+        }
+        found
+    }
+}
+
+/// One IP header.
+struct Network {
+    ends: [IpAddr; 2],
+    key: [String; 4],
+    fragment: Fragment,
+}
+
+impl Network {
+    fn new(source: &str, destination: &str) -> Option<Self> {
+        let ends = [source.parse().ok()?, destination.parse().ok()?];
+        Some(Self { ends, key: Default::default(), fragment: Fragment::Whole })
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fragment {
+    Whole,
+    First,
+    Later,
+}
+
+impl Fragment {
+    /// From offset and whether more follow, as tshark prints them.
+    fn new([offset, more]: [&str; 2]) -> Self {
+        match (offset, more) {
+            ("0", "1" | "True") => Self::First,
+            ("0", _) => Self::Whole,
+            _ => Self::Later,
+        }
+    }
+}
+
 /// The first occurrence of each field, for each frame.
 pub(crate) fn fields(file: &Path, options: &[&str], names: &[&str]) -> Vec<Vec<String>> {
-    let output = run(file, options, names);
+    rows(file, options, "f", names)
+}
+
+/// The first occurrence (`f`) of each field, or all of them (`a`).
+fn rows(file: &Path, options: &[&str], occurrence: &str, names: &[&str]) -> Vec<Vec<String>> {
+    let output = run(file, options, occurrence, names);
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines()
         .map(|line| line.split('\t').map(ToOwned::to_owned).collect::<Vec<_>>())
@@ -122,52 +260,12 @@ pub(crate) fn assert_same_frames(ours: &Path, theirs: &Path) {
     assert_eq!(theirs.iter().find(differs), None, "a frame that linnet has not as often");
 }
 
-fn run(file: &Path, options: &[&str], names: &[&str]) -> Output {
+fn run(file: &Path, options: &[&str], occurrence: &str, names: &[&str]) -> Output {
     let mut tshark = Command::new("tshark");
-    tshark.args(["-n", "-r"]).arg(file).args(options).args(["-T", "fields", "-E", "occurrence=f"]);
+    tshark.args(["-n", "-r"]).arg(file).args(options).args(["-T", "fields", "-E"]);
+    tshark.arg(format!("occurrence={occurrence}"));
     tshark.args(names.iter().flat_map(|name| ["-e", name])).stdin(Stdio::null());
     tshark.output().expect("tshark is installed")
-}
-
-/// The layer that makes a frame more than plain IP; none for frames without IP, which make no conversation.
-fn beyond_plain_ip<'a>(layers: &[&'a str]) -> Option<&'a str> {
-    const LINK: [&str; 6] = ["eth", "ethertype", "vlan", "ieee8021ad", "raw", "null"];
-    const EXTENSIONS: [&str; 4] = ["ipv6.hopopts", "ipv6.dstopts", "ipv6.routing", "ipv6.fraghdr"];
-    let is_ip = |layer: &&str| matches!(*layer, "ip" | "ipv6");
-    let ip = layers.iter().position(is_ip)?;
-    if let Some(link) = layers[..ip].iter().find(|layer| !LINK.contains(layer)) {
-        return Some(link);
-    }
-    let above = &layers[ip + 1..];
-    let transport = above.iter().position(|layer| !EXTENSIONS.contains(layer))?;
-    if above[transport].starts_with("icmp") {
-        // What it quotes is no packet of its own.
-        return None;
-    }
-    let inner = above.iter().position(|layer| is_ip(layer) || *layer == "eth")?;
-    // What carries the inner packet: the layer before it that is no ethertype.
-    above[..=inner]
-        .iter()
-        .rev()
-        .skip(1)
-        .find(|layer| **layer != "ethertype")
-        .or(Some(&above[inner]))
-        .copied()
-}
-
-/// The outermost conversation of a frame.
-fn conversation(layers: &[&str], row: &[String]) -> Option<Conversation> {
-    let ip = layers.iter().position(|layer| matches!(*layer, "ip" | "ipv6"))?;
-    let (source, destination) =
-        if layers[ip] == "ip" { (&row[2], &row[3]) } else { (&row[4], &row[5]) };
-    let protocol = layers[ip..].iter().find(|layer| COMPARED.contains(layer))?;
-    let (from, to) = match *protocol {
-        "tcp" => (row[6].parse().ok()?, row[7].parse().ok()?),
-        "udp" => (row[8].parse().ok()?, row[9].parse().ok()?),
-        _ => (0, 0),
-    };
-    let address = |text: &String| text.parse::<IpAddr>().unwrap();
-    Some(Conversation::new(protocol, (address(source), from), (address(destination), to)))
 }
 
 /// linnet's rows as conversations: rolled up over VLANs, observation points, lives of a port pair and ICMP queries.
@@ -193,11 +291,19 @@ pub(crate) fn rolled_up(flows: &[Value]) -> Conversations {
     conversations
 }
 
-/// Where two accounts differ: one line for each conversation, the first account's figures first.
+/// Where two accounts differ: one line for each conversation, the first account's figures first. tshark names the
+/// Community IDs of innermost packets alone.
 pub(crate) fn differences(ours: &Conversations, theirs: &Conversations) -> Vec<String> {
     let keys: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let equal = |key: &&Conversation| match (ours.get(key), theirs.get(key)) {
+        (Some(ours), Some(theirs)) => {
+            (ours.packets, ours.bytes) == (theirs.packets, theirs.bytes)
+                && ours.community_ids.is_superset(&theirs.community_ids)
+        }
+        _ => false,
+    };
     keys.into_iter()
-        .filter(|key| ours.get(key) != theirs.get(key))
+        .filter(|key| !equal(key))
         .map(|key| {
             let [a, b] = key.ends;
             format!("{} {a:?} {b:?}: {:?} and {:?}", key.protocol, ours.get(key), theirs.get(key))

@@ -5,7 +5,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use crate::tcp::classes::CLASSES;
+use crate::{parse::Headers, tcp::classes::CLASSES};
 
 /// Segments in flight whose acknowledgment is awaited, per direction; the oldest are kept.
 pub const OUTSTANDING_MAX: usize = 4;
@@ -32,6 +32,43 @@ pub struct FlowEntry {
     pub head: FlowHead,
     /// What each endpoint of the key sent: lower, then upper.
     pub halves: [Half; 2],
+    /// What it came in.
+    pub encapsulation: Encapsulation,
+    /// ICMP errors about it.
+    pub icmp: IcmpErrors,
+    /// Always 0: keeps the elements of the table whole cache lines, and room for what is to come.
+    pub _reserved: [u64; 4],
+}
+
+/// ICMP errors that quoted a packet of the flow.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct IcmpErrors {
+    /// How many.
+    pub count: u64,
+    /// Type (upper byte) and code of the last one.
+    pub last: u32,
+    /// Always 0.
+    pub _pad: u32,
+}
+
+/// What the flow's first packet came in; written once.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Encapsulation {
+    /// [`crate::parse::tunnel::tag`] of the flow around it; 0 for an outermost one.
+    pub parent_tag: u64,
+    /// Network, key, session or endpoint id; 0 without one.
+    pub id: u32,
+    /// [`crate::parse::tunnel`] kind; 0 for none.
+    pub kind: u8,
+    /// Always 0.
+    pub _pad: [u8; 3],
+}
+
+impl Encapsulation {
+    /// Of an outermost flow.
+    pub const NONE: Self = Self { parent_tag: 0, id: 0, kind: 0, _pad: [0; 3] };
 }
 
 /// What concerns both directions.
@@ -133,7 +170,7 @@ pub struct Half {
 
 const _: () = assert!(size_of::<FlowHead>() == 32);
 const _: () = assert!(size_of::<Half>() == 256);
-const _: () = assert!(size_of::<FlowEntry>() == 544);
+const _: () = assert!(size_of::<FlowEntry>() == 608);
 const _: () = assert!(core::mem::offset_of!(Half, outstanding) == 64);
 const _: () = assert!(core::mem::offset_of!(Half, classes) == 128);
 const _: () = assert!(core::mem::offset_of!(Half, rtt_buckets) == 192);
@@ -182,13 +219,19 @@ impl FlowEntry {
             bits: 0,
         },
         halves: [Half::EMPTY; 2],
+        encapsulation: Encapsulation::NONE,
+        icmp: IcmpErrors { count: 0, last: 0, _pad: 0 },
+        _reserved: [0; 4],
     };
 
-    /// Makes a zeroed entry one that has seen nothing, first seen at `now_ns`. The kernel calls it on map memory,
-    /// where a whole-entry copy would not fit the stack.
+    /// Makes a zeroed entry one that has seen nothing, first seen at `now_ns` in the packet of `headers`. The kernel
+    /// calls it on map memory, where a whole-entry copy would not fit the stack.
     #[inline(always)]
-    pub const fn initialize(&mut self, now_ns: u64) {
+    pub const fn initialize(&mut self, now_ns: u64, headers: &Headers) {
         self.head.first_seen_ns = now_ns;
+        self.encapsulation.parent_tag = headers.parent_tag;
+        self.encapsulation.id = headers.tunnel_id;
+        self.encapsulation.kind = (headers.tunnel & 0xff) as u8;
         self.halves[0].window = WINDOW_UNKNOWN;
         self.halves[1].window = WINDOW_UNKNOWN;
     }

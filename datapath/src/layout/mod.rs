@@ -8,18 +8,20 @@ mod hook;
 
 pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
 pub use flow::{
-    FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, OUTSTANDING_MAX, Outstanding, RTT_BUCKETS,
-    SYN_SEEN, WAS_CONTENDED, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
+    Encapsulation, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, IcmpErrors, OUTSTANDING_MAX,
+    Outstanding, RTT_BUCKETS, SYN_SEEN, WAS_CONTENDED, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
 };
 pub use hook::{HookCounters, Point};
 
 /// Version of every layout in this module; pinned maps of another version are never read.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
-/// Flows in the table unless configured otherwise: 65,536 entries of 656 bytes are 43 MB.
+/// Flows in the table unless configured otherwise: 65,536 entries of 720 bytes are 47 MB.
 pub const FLOWS_DEFAULT: u32 = 65_536;
 /// Most flows that a table may be configured to hold.
 pub const FLOWS_MAX: u32 = 4 * 1024 * 1024;
+/// Fragmented datagrams whose ports are remembered.
+pub const FRAGMENTS_DEFAULT: u32 = 4_096;
 /// Observation points of one host.
 pub const POINTS_MAX: u32 = 128;
 /// Greatest interface index that the point table can hold.

@@ -7,7 +7,11 @@ use crate::{
     bytes::{PacketBytes, wire16},
     flow_key::{KEY_ICMP_ONE_WAY, KEY_ICMP_QUERY_SHIFT, KEY_ICMP_UPPER_ASKS, KEY_IPV6},
     outcome::Outcome,
-    parse::{Headers, missing},
+    parse::{
+        Headers, QUOTED_PACKET,
+        link::{IPV4, IPV6},
+        missing,
+    },
 };
 
 /// Bytes that every message has.
@@ -109,7 +113,25 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     }
     headers.header_len = offset + HEADER;
     headers.payload_len = headers.transport_len.saturating_sub(HEADER);
+    if is_error(ipv6, icmp[0]) {
+        headers.icmp_error = u32::from(icmp[0]) << 8 | u32::from(icmp[1]);
+        headers.pending = QUOTED_PACKET;
+    }
     Ok(Outcome::Tracked)
+}
+
+/// Sets the cursor to the packet that an error quotes: its start, of which the ports are enough.
+#[inline(always)]
+pub(crate) fn enter_quoted(headers: &mut Headers) {
+    headers.tunnel = QUOTED_PACKET;
+    headers.offset = headers.header_len;
+    headers.ethertype = if headers.key.flags & KEY_IPV6 != 0 { IPV6 } else { IPV4 };
+}
+
+/// Whether a message of this type quotes the packet that it is about.
+#[inline(always)]
+const fn is_error(ipv6: bool, kind: u8) -> bool {
+    if ipv6 { matches!(kind, 1..=4) } else { matches!(kind, 3 | 4 | 5 | 11 | 12) }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! IPv6 and its extension headers (RFC 8200), to a fixed depth.
 
 use crate::{
-    bytes::{PacketBytes, be16, wire64},
+    bytes::{PacketBytes, be16, be32, wire64},
     flow_key::{IpAddress, KEY_IPV6},
     hint::forget,
     outcome::Outcome,
@@ -22,7 +22,7 @@ const HIP: u32 = 139;
 const SHIM6: u32 = 140;
 
 #[inline(always)]
-const fn is_extension(protocol: u32) -> bool {
+pub(crate) const fn is_extension(protocol: u32) -> bool {
     matches!(
         protocol,
         HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY | HIP | SHIM6
@@ -48,7 +48,12 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
         0 => headers.original_len.saturating_sub(headers.offset),
         length => length,
     };
-    let headers = forget(headers);
+    Ok(())
+}
+
+/// The extension headers, up to the transport or to the payload of a later fragment.
+#[inline(always)]
+pub(crate) fn extensions<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     let mut depth = 0;
     while depth < EXTENSIONS_MAX && is_extension(headers.protocol) {
         let at = headers.offset;
@@ -62,6 +67,7 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
         };
         if headers.protocol == FRAGMENT {
             let fragment = be16(extension, 2);
+            headers.ip_id = be32(extension, 4);
             if fragment & 0xfff8 != 0 {
                 headers.fragment = LATER_FRAGMENT;
             } else if fragment & 1 != 0 {

@@ -28,11 +28,13 @@ const PPPOE_SESSION: u32 = 0x8864;
 /// Below it, the field is a length and an LLC header follows (IEEE 802.3, 3.2.6).
 const ETHERTYPE_MIN: u32 = 0x600;
 /// An Ethernet header comes next.
-const NEXT_ETHERNET: u32 = 0x1_0000;
+pub(crate) const NEXT_ETHERNET: u32 = 0x1_0000;
 /// An LLC header comes next.
 const NEXT_LLC: u32 = 0x1_0001;
 /// Nothing that linnet reads comes next.
-const NEXT_UNKNOWN: u32 = 0x1_0002;
+pub(crate) const NEXT_UNKNOWN: u32 = 0x1_0002;
+/// A PPP header comes next.
+pub(crate) const NEXT_PPP: u32 = 0x1_0003;
 
 /// PPP protocol numbers.
 const PPP_IPV4: u32 = 0x0021;
@@ -49,20 +51,42 @@ const PPPOE_HEADER: u32 = 8;
 /// LLC and SNAP.
 const SNAP_HEADER: u32 = 8;
 
-/// Reads everything in front of the network layer.
+/// Reads the first header: of Ethernet, or what says which IP it is.
 #[inline(always)]
-pub(crate) fn parse<P: PacketBytes>(
+pub(crate) fn first<P: PacketBytes>(
     packet: &P,
     link: Link,
     headers: &mut Headers,
 ) -> Result<(), Outcome> {
     match link {
-        Link::Ethernet => headers.ethertype = NEXT_ETHERNET,
+        Link::Ethernet => ethernet(packet, headers)?,
         Link::RawIp => headers.ethertype = ip_version(packet, headers)?,
         Link::Unsupported => return Err(Outcome::LinkUnsupported),
         #[cfg(not(target_arch = "bpf"))]
         offline => super::offline_link::parse(packet, offline, headers)?,
     }
+    Ok(())
+}
+
+/// Whether what comes next is for [`rest`].
+#[inline(always)]
+pub(crate) const fn is_link_header(ethertype: u32) -> bool {
+    matches!(
+        ethertype,
+        CUSTOMER_TAG
+            | SERVICE_TAG
+            | OLD_STACKED_TAG
+            | MPLS
+            | MPLS_UPSTREAM
+            | PPPOE_SESSION
+            | NEXT_LLC
+            | NEXT_PPP
+    )
+}
+
+/// Reads link headers from the cursor on, up to the network layer.
+#[inline(always)]
+pub(crate) fn rest<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     let mut steps = 0;
     while steps <= STEPS_MAX {
         let headers = forget(headers);
@@ -72,6 +96,7 @@ pub(crate) fn parse<P: PacketBytes>(
             MPLS | MPLS_UPSTREAM => label(packet, headers)?,
             PPPOE_SESSION => pppoe(packet, headers)?,
             NEXT_LLC => llc(packet, headers)?,
+            NEXT_PPP => ppp(packet, headers)?,
             _ => return Ok(()),
         }
         steps += 1;
@@ -173,6 +198,24 @@ pub(crate) const fn ppp_protocol(number: u32) -> u32 {
     }
 }
 
+/// PPP, with or without address and control, the protocol in one byte or in two (RFC 1661, 2 and 6.5).
+#[inline(always)]
+fn ppp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+    const ADDRESS_AND_CONTROL: u32 = 0xff03;
+    let offset = headers.offset;
+    // Nothing that linnet reads is shorter.
+    let Some(start) = packet.at::<4>(offset as usize) else {
+        return Err(missing(headers, offset, 4, Outcome::MalformedLink));
+    };
+    let skipped = if be16(start, 0) == ADDRESS_AND_CONTROL { 2 } else { 0 };
+    let (first, both) =
+        if skipped == 0 { (start[0], be16(start, 0)) } else { (start[2], be16(start, 2)) };
+    let is_short = first & 1 != 0;
+    headers.ethertype = ppp_protocol(if is_short { u32::from(first) } else { both });
+    headers.offset = offset + skipped + if is_short { 1 } else { 2 };
+    Ok(())
+}
+
 /// LLC (IEEE 802.2) with SNAP and an ethertype (RFC 1042); anything else carries no IP that linnet reads.
 #[inline(always)]
 fn llc<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
@@ -254,9 +297,9 @@ mod tests {
 
     #[test]
     fn more_headers_than_the_bound_are_too_deep() {
-        let tags = [0x81, 0x00, 0x00, 0x01].repeat(STEPS_MAX as usize);
+        let tags = [0x81, 0x00, 0x00, 0x01].repeat(STEPS_MAX as usize + 1);
         assert_eq!(on_ethernet(&[&tags, &[8, 0], &IP]).0, Outcome::TooDeep);
-        let tags = [0x81, 0x00, 0x00, 0x01].repeat(STEPS_MAX as usize - 1);
+        let tags = [0x81, 0x00, 0x00, 0x01].repeat(STEPS_MAX as usize);
         assert_eq!(on_ethernet(&[&tags, &[8, 0], &IP]), FOUND);
     }
 

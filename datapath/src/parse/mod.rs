@@ -3,6 +3,7 @@
 //! The result lives in [`Headers`], which the kernel keeps in a per-CPU map rather than on the stack: the verifier
 //! does not follow map memory, and each [`forget`] between the layers lets it merge the paths that lead there.
 
+pub mod fragment;
 pub mod icmp;
 mod ipv4;
 mod ipv6;
@@ -11,6 +12,7 @@ mod link;
 mod offline_link;
 pub mod tcp;
 mod transport;
+pub mod tunnel;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -28,6 +30,8 @@ use crate::{
 pub struct Headers {
     /// The canonical key.
     pub key: FlowKey,
+    /// [`tunnel::tag`] of the packet around this one; 0 for the outermost.
+    pub parent_tag: u64,
     /// Which endpoint of the key sent it: 0 lower, 1 upper.
     pub sender: u32,
     /// Bytes of transport payload; valid where `analyzable` is not 0 or the protocol has no options.
@@ -50,10 +54,18 @@ pub struct Headers {
     pub timestamp_echo: u32,
     /// `OPTION_*` bits of the options present.
     pub options: u32,
-    /// IPv4 identification, 0 for IPv6.
+    /// Identification of IPv4, or of an IPv6 fragment; 0 for other packets of IPv6.
     pub ip_id: u32,
     /// Offset of the transport payload: the bytes of headers of each segment of a super-packet.
     pub header_len: u32,
+    /// Kind of the encapsulation that leads here ([`tunnel`]); 0 for the outermost packet.
+    pub tunnel: u32,
+    /// Its id: network, key, session or endpoint; 0 without one.
+    pub tunnel_id: u32,
+    /// What is left to read: nothing, more headers of this packet, or the packet inside of it.
+    pub pending: u32,
+    /// Type (upper byte) and code of an ICMP error.
+    pub icmp_error: u32,
     /// Classes of this segment ([`crate::tcp::classes`]), set by the tracker.
     pub classes: u32,
     /// What was counted about the frame: [`Outcome`] as a number. Kept here rather than in a register, where the
@@ -87,10 +99,22 @@ pub(crate) const FIRST_FRAGMENT: u32 = 1;
 /// A later fragment: it has no ports.
 pub(crate) const LATER_FRAGMENT: u32 = 2;
 
-/// Reads one frame into `headers`.
+/// `Headers::pending`: nothing is left to read.
+pub const NOTHING: u32 = 0;
+/// `Headers::pending`: the packet that an ICMP error quotes, to find the flow that it is about.
+pub const QUOTED_PACKET: u32 = 252;
+/// `Headers::pending`: link headers beyond the first one, and all that follows. Smaller numbers are the tunnels that
+/// the packet may be ([`tunnel`]).
+pub const LINK_HEADERS: u32 = 253;
+/// `Headers::pending`: extension headers, and all that follows.
+pub const EXTENSION_HEADERS: u32 = 254;
+/// `Headers::pending`: the ports of a later fragment, which only the table of fragments knows.
+pub const FRAGMENT_PORTS: u32 = 255;
+
+/// Reads one frame into `headers`, as far as nearly every frame goes: one link header, IP without extensions, ports.
 ///
 /// `Ok` means that the key is complete: the frame belongs to a flow, whatever the outcome in `headers`. `Err` means
-/// that it does not, and why.
+/// that it does not, and why. Either is not the last word where `pending` says that something is left for [`resume`].
 #[inline(always)]
 pub fn parse<P: PacketBytes>(
     packet: &P,
@@ -98,17 +122,69 @@ pub fn parse<P: PacketBytes>(
     headers: &mut Headers,
 ) -> Result<(), Outcome> {
     reset(frame, headers);
-    link::parse(packet, frame.link, headers)?;
+    link::first(packet, frame.link, headers)?;
     let headers = forget(headers);
-    if headers.ethertype == link::IPV4 {
-        ipv4::parse(packet, headers)?;
-    } else if headers.ethertype == link::IPV6 {
-        ipv6::parse(packet, headers)?;
-    } else {
+    if link::is_link_header(headers.ethertype) {
+        headers.pending = LINK_HEADERS;
         return Err(Outcome::NotIp);
     }
+    network(packet, headers)?;
     let headers = forget(headers);
+    if headers.ethertype == link::IPV6 && ipv6::is_extension(headers.protocol) {
+        headers.pending = EXTENSION_HEADERS;
+        return Err(Outcome::MalformedIpv6);
+    }
+    ports(packet, headers)
+}
+
+/// Goes on where [`parse`] or an earlier call stopped: with what is left of the packet's headers, or with the packet
+/// inside of it, which `headers` then describe. As [`parse`].
+#[inline(always)]
+pub fn resume<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+    let pending = headers.pending;
+    headers.pending = NOTHING;
+    if pending != EXTENSION_HEADERS {
+        let vlan = headers.key.vlan;
+        if pending == QUOTED_PACKET {
+            icmp::enter_quoted(headers);
+            start(forget(headers));
+        } else if pending != LINK_HEADERS {
+            tunnel::enter(packet, pending, headers)?;
+            start(forget(headers));
+        }
+        link::rest(packet, forget(headers))?;
+        let headers = forget(headers);
+        if headers.tunnel != 0 {
+            // The key has the outermost tag.
+            headers.key.vlan = vlan;
+        }
+        network(packet, headers)?;
+    }
+    let headers = forget(headers);
+    if headers.ethertype == link::IPV6 {
+        ipv6::extensions(packet, headers)?;
+    }
+    ports(packet, forget(headers))
+}
+
+/// The network layer's fixed header.
+#[inline(always)]
+fn network<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+    if headers.ethertype == link::IPV4 {
+        ipv4::parse(packet, headers)
+    } else if headers.ethertype == link::IPV6 {
+        ipv6::parse(packet, headers)
+    } else {
+        Err(Outcome::NotIp)
+    }
+}
+
+/// The transport layer, which completes the key.
+#[inline(always)]
+fn ports<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     if headers.fragment == LATER_FRAGMENT {
+        fragment::later(headers);
+        headers.pending = FRAGMENT_PORTS;
         return Err(Outcome::FragmentWithoutFirst);
     }
     headers.outcome = transport::parse(packet, headers)? as u32;
@@ -120,6 +196,22 @@ pub fn parse<P: PacketBytes>(
 /// Forgets the frame before. Field by field: a whole-struct copy would pass through the 512 bytes of BPF stack.
 #[inline(always)]
 fn reset(frame: &Frame, headers: &mut Headers) {
+    start(headers);
+    store(&mut headers.tunnel, 0);
+    store(&mut headers.tunnel_id, 0);
+    store(&mut headers.parent_tag, 0);
+    store(&mut headers.pending, NOTHING);
+    store(&mut headers.offset, 0);
+    store(&mut headers.original_len, frame.original_len);
+    store(&mut headers.key.observation_point, frame.point);
+    store(&mut headers.key.vni, 0);
+    let vlan = if frame.vlan == NO_VLAN { 0 } else { (frame.vlan & 0xfff) as u16 };
+    store(&mut headers.key.vlan, vlan);
+}
+
+/// Forgets what was read of another packet of the same frame.
+#[inline(always)]
+fn start(headers: &mut Headers) {
     store(&mut headers.payload_len, 0);
     store(&mut headers.analyzable, 0);
     store(&mut headers.sequence, 0);
@@ -132,16 +224,10 @@ fn reset(frame: &Frame, headers: &mut Headers) {
     store(&mut headers.options, 0);
     store(&mut headers.ip_id, 0);
     store(&mut headers.classes, 0);
-    store(&mut headers.offset, 0);
-    store(&mut headers.original_len, frame.original_len);
     store(&mut headers.fragment, WHOLE);
     store(&mut headers.key.lower_port, 0);
     store(&mut headers.key.upper_port, 0);
     store(&mut headers.key.flags, 0);
-    store(&mut headers.key.observation_point, frame.point);
-    store(&mut headers.key.vni, 0);
-    let vlan = if frame.vlan == NO_VLAN { 0 } else { (frame.vlan & 0xfff) as u16 };
-    store(&mut headers.key.vlan, vlan);
 }
 
 /// Why `needed` bytes at `offset` are absent: the frame was cut when captured, or it contradicts itself.

@@ -7,7 +7,7 @@ use crate::{
     outcome::Outcome,
     parse::{
         Headers,
-        link::{IPV4, IPV6, next_by_type, ppp_protocol},
+        link::{IPV4, IPV6, NEXT_PPP, NEXT_UNKNOWN, next_by_type},
         missing,
     },
 };
@@ -30,7 +30,10 @@ pub(super) fn parse<P: PacketBytes>(
             next_by_type(headers, be16(sll2, 0), 20);
             Ok(())
         }
-        Link::Ppp => ppp(packet, headers),
+        Link::Ppp => {
+            headers.ethertype = NEXT_PPP;
+            Ok(())
+        }
         Link::PppEther => {
             next_by_type(headers, 0x8864, 0);
             Ok(())
@@ -69,27 +72,7 @@ fn null<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome
     headers.ethertype = match family {
         2 => IPV4,
         10 | 24 | 28 | 30 => IPV6,
-        _ => ppp_protocol(0),
+        _ => NEXT_UNKNOWN,
     };
-    Ok(())
-}
-
-/// PPP, with or without address and control, the protocol in one byte or in two (RFC 1661, 2 and 6.5).
-fn ppp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
-    let start = header::<2, P>(packet, headers)?;
-    let at = if start == &[0xff, 0x03] { 2 } else { 0 };
-    let Some(first) = packet.at::<1>(at) else {
-        return Err(missing(headers, 2, 1, Outcome::MalformedLink));
-    };
-    let (number, length) = if first[0] & 1 != 0 {
-        (u32::from(first[0]), 1)
-    } else {
-        let Some(both) = packet.at::<2>(at) else {
-            return Err(missing(headers, 2, 2, Outcome::MalformedLink));
-        };
-        (be16(both, 0), 2)
-    };
-    headers.offset = u32::try_from(at + length).unwrap_or(u32::MAX);
-    headers.ethertype = ppp_protocol(number);
     Ok(())
 }

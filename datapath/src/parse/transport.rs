@@ -3,7 +3,7 @@
 use crate::{
     bytes::{PacketBytes, be16, wire16},
     outcome::Outcome,
-    parse::{Headers, WHOLE, icmp, missing, tcp},
+    parse::{Headers, NOTHING, WHOLE, icmp, missing, tcp, tunnel},
 };
 
 pub(crate) const ICMP: u32 = 1;
@@ -26,7 +26,9 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
         SCTP => sctp(packet, headers),
         _ => {
             headers.payload_len = headers.transport_len;
-            Ok(Outcome::UnknownTransport)
+            headers.pending = tunnel::candidate(headers, 0, 0);
+            let known = headers.pending != NOTHING;
+            Ok(if known { Outcome::Tracked } else { Outcome::UnknownTransport })
         }
     }
 }
@@ -58,6 +60,8 @@ fn udp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Out
     let length = be16(udp, 4);
     headers.header_len = offset + UDP_HEADER;
     headers.payload_len = headers.transport_len.saturating_sub(UDP_HEADER);
+    let (source, destination) = (be16(udp, 0), be16(udp, 2));
+    headers.pending = tunnel::candidate(headers, source, destination);
     let bad_length = length != 0 && length < UDP_HEADER;
     let beyond = length > headers.transport_len && headers.fragment == WHOLE;
     if bad_length || beyond { Ok(Outcome::MalformedUdp) } else { Ok(Outcome::Tracked) }
