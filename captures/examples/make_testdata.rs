@@ -98,7 +98,7 @@ fn two_ends() -> Vec<u8> {
     let spec = CaptureSpec {
         section: SectionHeader { application: Some("linnet".to_owned()), ..Default::default() },
         interfaces: vec![interface("eth0@tc-in"), interface("eth0@tc-out")],
-        filter: None,
+        filters: Vec::new(),
         snaplen: Snaplen::try_new(128).expect("128 is in its range"),
         limits: Limits::default(),
     };

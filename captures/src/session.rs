@@ -31,8 +31,8 @@ pub struct CaptureSpec {
     /// The interfaces packets come from; a packet's `interface` is an index here. Their `snaplen`
     /// and `filter` are taken from below.
     pub interfaces: Vec<InterfaceDescription>,
-    /// Which packets; all of them without one.
-    pub filter: Option<Filter>,
+    /// Which packets: one expression, compiled for each link type of the interfaces; empty for all packets.
+    pub filters: Vec<Filter>,
     /// How much of each packet.
     pub snaplen: Snaplen,
     /// When to stop.
@@ -65,7 +65,7 @@ pub enum Offer {
 #[derive(Debug)]
 pub struct Capture<W> {
     sink: BlockSink<W>,
-    filter: Option<Filter>,
+    filters: Vec<Filter>,
     snaplen: Snaplen,
     packets_max: u64,
     /// Bytes that may be used before the final statistics.
@@ -86,6 +86,8 @@ pub struct Capture<W> {
 /// What is counted per interface, for its statistics.
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
+    /// Index of the filter for its packets; `None` for all of them.
+    filter: Option<usize>,
     matched: u64,
     written: u64,
     lost: u64,
@@ -102,17 +104,19 @@ impl<W: Write> Capture<W> {
         }
         let mut blocks = BlockSink::new(sink);
         blocks.append(None, u64::MAX, |out| pcapng::section_header(out, &spec.section));
+        let mut tallies = Vec::with_capacity(interfaces);
         for interface in spec.interfaces {
-            if let Some(filter) = &spec.filter
-                && filter.link_type() != interface.link_type
-            {
+            let fits = |filter: &Filter| filter.link_type() == interface.link_type;
+            let filter = spec.filters.iter().position(fits);
+            if filter.is_none() && !spec.filters.is_empty() {
                 return Err(CaptureError::LinkType {
                     interface: interface.name.unwrap_or_default(),
                     link_type: interface.link_type,
-                    filter: filter.link_type(),
                 });
             }
-            let description = described(interface, spec.filter.as_ref(), spec.snaplen);
+            tallies.push(Tally { filter, ..Tally::default() });
+            let filter = filter.map(|index| &spec.filters[index]);
+            let description = described(interface, filter, spec.snaplen);
             blocks.append(None, u64::MAX, |out| pcapng::interface_description(out, &description));
         }
         let final_len = STATISTICS_LEN * interfaces as u64;
@@ -125,13 +129,13 @@ impl<W: Write> Capture<W> {
         let duration_ns = spec.limits.duration_ns.unwrap_or(u64::MAX);
         Ok(Self {
             sink: blocks,
-            filter: spec.filter,
+            filters: spec.filters,
             snaplen: spec.snaplen,
             packets_max: spec.limits.packets.unwrap_or(u64::MAX),
             bytes_max: limit - final_len,
             deadline_ns: started_ns.saturating_add(duration_ns),
             started_ns,
-            interfaces: vec![Tally::default(); interfaces],
+            interfaces: tallies,
             lost_anywhere: 0,
             counters: Counters::default(),
             first_packet_ns: None,
@@ -152,12 +156,10 @@ impl<W: Write> Capture<W> {
         if let Some(reason) = self.stopped {
             return Offer::Ended(reason);
         }
-        let index = packet.interface as usize;
-        let matches = index < self.interfaces.len()
-            && self
-                .filter
-                .as_ref()
-                .is_none_or(|filter| filter.matches(&packet.data, packet.original_len));
+        let matches = self.interfaces.get(packet.interface as usize).is_some_and(|interface| {
+            let filter = interface.filter.and_then(|index| self.filters.get(index));
+            filter.is_none_or(|filter| filter.matches(&packet.data, packet.original_len))
+        });
         if !matches {
             self.counters.offered += 1;
             return Offer::NotMatched;
@@ -170,7 +172,7 @@ impl<W: Write> Capture<W> {
             self.stop(StopReason::ByteLimit);
             return Offer::Ended(StopReason::ByteLimit);
         }
-        self.count_written(index, packet.time_ns);
+        self.count_written(packet.interface as usize, packet.time_ns);
         if let Err(failure) = self.sink.write_batch() {
             return Offer::Ended(self.fail(failure));
         }
@@ -363,18 +365,13 @@ pub enum CaptureError {
         /// How many were named.
         interfaces: usize,
     },
-    /// The filter was compiled for other packets than an interface has.
-    #[error(
-        "cannot filter `{interface}`: its packets are {link_type} and the filter is for {filter}; \
-         capture it separately"
-    )]
+    /// The filter was not compiled for the packets of an interface.
+    #[error("cannot filter `{interface}`: the filter was not compiled for its {link_type} packets")]
     LinkType {
         /// Name of the interface.
         interface: String,
         /// What its packets start with.
         link_type: LinkType,
-        /// What the filter was compiled for.
-        filter: LinkType,
     },
     /// The byte limit leaves no room for a packet.
     #[error(

@@ -52,7 +52,7 @@ fn spec(limits: Limits) -> CaptureSpec {
     CaptureSpec {
         section: SectionHeader::default(),
         interfaces: vec![InterfaceDescription::new(LinkType::ETHERNET, 0)],
-        filter: None,
+        filters: Vec::new(),
         snaplen: Snaplen::WHOLE,
         limits,
     }
@@ -94,7 +94,7 @@ fn packets_are_filtered_whole_and_then_cut() {
         .map(|(code, jt, jf, k)| Instruction { code, jt, jf, k });
     let filter = Filter::try_new("ether[99] = 7", LinkType::ETHERNET, last_byte.to_vec()).unwrap();
     let snaplen = Snaplen::try_new(10).unwrap();
-    let spec = CaptureSpec { filter: Some(filter), snaplen, ..spec(Limits::default()) };
+    let spec = CaptureSpec { filters: vec![filter], snaplen, ..spec(Limits::default()) };
     let mut capture = Capture::start(spec, Vec::new(), START_NS).unwrap();
     assert_eq!(capture.offer(&packet(&[7; 100])), Offer::Written);
     assert_eq!(capture.offer(&packet(&[6; 100])), Offer::NotMatched);
@@ -108,7 +108,8 @@ fn packets_are_filtered_whole_and_then_cut() {
 fn the_file_names_snaplen_and_filter_of_the_capture() {
     let filter = Some(first_byte_is(1));
     let snaplen = Snaplen::try_new(96).unwrap();
-    let spec = CaptureSpec { filter, snaplen, ..spec(Limits::default()) };
+    let spec =
+        CaptureSpec { filters: filter.into_iter().collect(), snaplen, ..spec(Limits::default()) };
     let capture = Capture::start(spec, Vec::new(), START_NS).unwrap();
     let (_, file) = capture.finish(StopReason::UserRequest, START_NS);
     let mut reader = PacketReader::new(file.as_slice()).unwrap();
@@ -220,7 +221,7 @@ fn the_statistics_in_the_file_add_up_to_the_counters() {
 #[test]
 fn filters_must_be_for_the_link_type_of_every_interface() {
     let mut spec = spec(Limits::default());
-    spec.filter = Some(first_byte_is(1));
+    spec.filters = vec![first_byte_is(1)];
     spec.interfaces.push(InterfaceDescription::new(LinkType::RAW, 0));
     let error = Capture::start(spec, Vec::new(), START_NS).unwrap_err();
     assert!(matches!(error, CaptureError::LinkType { link_type: LinkType::RAW, .. }), "{error}");

@@ -87,7 +87,7 @@ fn pcapng(packets: &[CapturedPacket<'_>]) -> Vec<u8> {
             application: Some("linnet 0.1.0".into()),
         },
         interfaces: vec![inside, outside],
-        filter: None,
+        filters: Vec::new(),
         snaplen: Snaplen::WHOLE,
         limits: Limits::default(),
     };

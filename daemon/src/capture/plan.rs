@@ -1,6 +1,6 @@
 //! From what a client asks for to what is captured: bounds, interfaces, the compiled filter. Starts nothing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use captures::{Filter, InterfaceDescription, Libpcap, LinkType, Snaplen};
 use datapath::Link;
@@ -17,7 +17,8 @@ pub(super) struct Plan {
     pub(super) request: CaptureRequest,
     pub(super) snaplen: Snaplen,
     pub(super) seconds: u64,
-    pub(super) filter: Option<Filter>,
+    /// The expression, compiled for each link type; empty for every packet.
+    pub(super) filters: Vec<Filter>,
     /// The interfaces as the file has them.
     pub(super) descriptions: Vec<InterfaceDescription>,
     /// Observation point and direction -> index of those.
@@ -38,12 +39,7 @@ impl Plan {
         request.limits = checked(request.limits)?;
         let wanted = wanted(request.interface.as_deref(), interfaces)
             .map_err(|problem| field("interface", problem))?;
-        let link_type = link_type(wanted[0].link);
-        let filter = if request.filter.trim().is_empty() {
-            None
-        } else {
-            Some(Libpcap::load()?.compile(&request.filter, link_type, snaplen)?)
-        };
+        let filters = compiled(&request.filter, &wanted, snaplen)?;
         let seconds = request.limits.seconds.unwrap_or(DURATION_DEFAULT_S);
         let point = request.interface.is_some().then_some(wanted[0].point);
         let mut descriptions = Vec::new();
@@ -54,22 +50,39 @@ impl Plan {
                 let Some(side) = side else { continue };
                 let index = u32::try_from(descriptions.len()).unwrap_or(u32::MAX);
                 indexes.insert((interface.point, direction), index);
-                let mut description = InterfaceDescription::new(link_type, snaplen.bytes());
+                let mut description =
+                    InterfaceDescription::new(link_type(interface.link), snaplen.bytes());
                 description.name = Some(format!("{}@{}-{way}", interface.name, side.hook));
                 descriptions.push(description);
             }
         }
-        Ok(Self { request, snaplen, seconds, filter, descriptions, indexes, point })
+        Ok(Self { request, snaplen, seconds, filters, descriptions, indexes, point })
     }
 
     /// Bytes of each frame that the stage has to copy: those that are kept, and those that the filter looks at.
     pub(super) fn copied_bytes(&self) -> u32 {
-        let filtered = self.filter.as_ref().map_or(0, Filter::reach);
+        let filtered = self.filters.iter().map(Filter::reach).max().unwrap_or(0);
         self.snaplen.bytes().max(filtered).min(default_snaplen())
     }
 }
 
-/// The interfaces that are meant and are there. Invariant: at least one, all of one link type.
+/// The expression for each link type that the interfaces have; none of an empty one.
+fn compiled(
+    expression: &str,
+    interfaces: &[&InterfaceView],
+    snaplen: Snaplen,
+) -> Result<Vec<Filter>, CaptureError> {
+    if expression.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let libpcap = Libpcap::load()?;
+    let link_types: BTreeSet<_> =
+        interfaces.iter().map(|interface| link_type(interface.link)).collect();
+    let compile = |link_type| Ok(libpcap.compile(expression, link_type, snaplen)?);
+    link_types.into_iter().map(compile).collect()
+}
+
+/// The interfaces that are meant and are there. Invariant: at least one.
 fn wanted<'a>(
     name: Option<&str>,
     interfaces: &'a [InterfaceView],
@@ -81,13 +94,8 @@ fn wanted<'a>(
         return Err(format!("linnet watches no interface `{shown}`; /interfaces lists them"));
     }
     let present: Vec<_> = known.into_iter().filter(|interface| interface.is_present()).collect();
-    let Some(first) = present.first() else {
+    if present.is_empty() {
         return Err(format!("the interface `{shown}` has gone; /interfaces lists those there are"));
-    };
-    if present.iter().any(|interface| link_type(interface.link) != link_type(first.link)) {
-        let problem =
-            "interfaces with and without Ethernet headers cannot share one filter; name one";
-        return Err(problem.into());
     }
     Ok(present)
 }
@@ -162,6 +170,24 @@ mod tests {
         let plan = Plan::new(request("{}"), &interfaces).unwrap();
         assert_eq!((plan.descriptions.len(), plan.point), (1, None));
         assert_eq!(plan.indexes.get(&(1, 0)), Some(&0));
+    }
+
+    #[test]
+    fn a_filter_is_for_every_link_type_that_is_captured() {
+        let tunnel = InterfaceView { link: Link::RawIp.name(), ..interface("tun0", 2, "attached") };
+        let interfaces = [interface("a", 1, "attached"), tunnel];
+        match Plan::new(request(r#"{"filter": "udp port 53"}"#), &interfaces) {
+            Ok(plan) => {
+                let types = |filters: &[Filter]| filters.iter().map(Filter::link_type).collect();
+                let described: Vec<_> =
+                    plan.descriptions.iter().map(|interface| interface.link_type).collect();
+                assert_eq!(described, [LinkType::ETHERNET, LinkType::RAW]);
+                let filtered: Vec<_> = types(&plan.filters);
+                assert_eq!(filtered, described);
+            }
+            Err(CaptureError::Filter(error)) => println!("skipped: {error}"),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     #[test]

@@ -339,7 +339,7 @@ impl Running {
                 ..SectionHeader::default()
             },
             interfaces: plan.descriptions,
-            filter: plan.filter,
+            filters: plan.filters,
             snaplen: plan.snaplen,
             // Without the duration: the file's times are wall times, which can be stepped.
             limits: Limits {
