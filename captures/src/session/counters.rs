@@ -73,6 +73,8 @@ pub enum StopReason {
     ByteLimit,
     /// The duration was over.
     DurationLimit,
+    /// Nobody read its live stream any more.
+    Unread,
     /// The interface is gone.
     InterfaceRemoved,
     /// No space for the file, by disk, quota or file size limit.
@@ -87,11 +89,12 @@ pub enum StopReason {
 
 impl StopReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::UserRequest,
         Self::PacketLimit,
         Self::ByteLimit,
         Self::DurationLimit,
+        Self::Unread,
         Self::InterfaceRemoved,
         Self::DiskFull,
         Self::WriteFailed,
@@ -106,6 +109,7 @@ impl StopReason {
             Self::PacketLimit => "packet_limit",
             Self::ByteLimit => "byte_limit",
             Self::DurationLimit => "duration_limit",
+            Self::Unread => "unread",
             Self::InterfaceRemoved => "interface_removed",
             Self::DiskFull => "disk_full",
             Self::WriteFailed => "write_failed",

@@ -74,6 +74,9 @@ pub struct RequestLimits {
     pub bytes: Option<u64>,
     /// Seconds.
     pub seconds: Option<u64>,
+    /// Seconds without a reader of the live stream.
+    #[serde(default)]
+    pub unread_seconds: Option<u64>,
 }
 
 /// Whether a capture still grows.

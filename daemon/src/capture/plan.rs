@@ -113,6 +113,7 @@ fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
         bytes: within("limits.bytes", limits.bytes, BYTES_MAX)?.or(Some(BYTES_MAX)),
         seconds: within("limits.seconds", limits.seconds, DURATION_MAX_S)?
             .or(Some(DURATION_DEFAULT_S)),
+        unread_seconds: within("limits.unread_seconds", limits.unread_seconds, DURATION_MAX_S)?,
     })
 }
 

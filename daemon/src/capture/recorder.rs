@@ -61,6 +61,8 @@ struct Running {
     end_ns: u64,
     /// Monotonic.
     heartbeat_ns: u64,
+    /// Monotonic; when its live stream had a reader for the last time.
+    read_ns: u64,
     ending: Option<Ending>,
 }
 
@@ -232,7 +234,14 @@ impl Recorder {
 
     /// Ends the capture where there is a reason to.
     fn end_if_due(&mut self, now: Moment) {
-        let Some(running) = &self.running else { return };
+        // The manager's own receiver is the only one that is no reader.
+        let is_read = self.published.receiver_count() > 1;
+        let Some(running) = &mut self.running else { return };
+        if is_read {
+            running.read_ns = now.monotonic_ns;
+        }
+        let running = &*running;
+        let unread = || running.is_unread(now).then_some(StopReason::Unread);
         let over = || (now.monotonic_ns >= running.end_ns).then_some(StopReason::DurationLimit);
         let gone = || running.is_gone(&self.board).then_some(StopReason::InterfaceRemoved);
         let full = || {
@@ -241,7 +250,7 @@ impl Recorder {
         };
         if running.ending.is_none()
             && let Some(reason) =
-                running.capture.stopped().or_else(over).or_else(gone).or_else(full)
+                running.capture.stopped().or_else(over).or_else(unread).or_else(gone).or_else(full)
         {
             self.end(now, reason, Then::Nothing);
         }
@@ -365,6 +374,7 @@ impl Running {
             start_ns: now.monotonic_ns,
             end_ns: now.monotonic_ns + plan.seconds * 1_000_000_000,
             heartbeat_ns: now.monotonic_ns,
+            read_ns: now.monotonic_ns,
             ending: None,
         })
     }
@@ -411,6 +421,12 @@ impl Running {
         self.view.written = counters.written;
         self.view.bytes = counters.bytes;
         self.view.lost = counters.lost.into();
+    }
+
+    /// Whether its live stream has been without a reader for as long as it may be.
+    fn is_unread(&self, now: Moment) -> bool {
+        let without_ns = now.monotonic_ns.saturating_sub(self.read_ns);
+        self.view.limits.unread_seconds.is_some_and(|most| without_ns >= most * 1_000_000_000)
     }
 
     /// Whether every interface of the capture has gone.

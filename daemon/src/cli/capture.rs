@@ -27,6 +27,9 @@ use crate::{
 /// From one progress line to the next.
 const PROGRESS: Duration = Duration::from_secs(1);
 
+/// How long the daemon goes on without this command, seconds.
+const UNREAD_MAX_S: u64 = 10;
+
 /// Arguments of `linnet capture`; the letters are tcpdump's.
 #[derive(Debug, clap::Args)]
 pub struct CaptureArgs {
@@ -107,7 +110,10 @@ pub fn run(args: &CaptureArgs) -> anyhow::Result<u8> {
 
 fn body(args: &CaptureArgs) -> Value {
     let seconds = args.seconds.unwrap_or(DURATION_MAX_S);
-    let mut body = json!({ "limits": { "packets": args.count, "seconds": seconds } });
+    // A command that is killed cannot stop its capture.
+    let limits =
+        json!({ "packets": args.count, "seconds": seconds, "unread_seconds": UNREAD_MAX_S });
+    let mut body = json!({ "limits": limits });
     // What is not said is left to the daemon's defaults.
     for (name, value) in [
         ("filter", args.filter.as_ref().map(|filter| json!(filter))),
@@ -309,7 +315,8 @@ fn verdict(view: &View) -> Result<u8, ExitWith> {
             Ok(0)
         }
         Some(
-            StopReason::InterfaceRemoved
+            StopReason::Unread
+            | StopReason::InterfaceRemoved
             | StopReason::DiskFull
             | StopReason::WriteFailed
             | StopReason::DaemonStopped
@@ -351,13 +358,14 @@ mod tests {
     #[test]
     fn a_capture_without_a_duration_runs_until_it_is_stopped() {
         let body = body(&arguments("linnet capture -w out"));
-        assert_eq!(body, json!({ "limits": { "packets": null, "seconds": DURATION_MAX_S } }));
+        let limits = json!({ "packets": null, "seconds": DURATION_MAX_S, "unread_seconds": 10 });
+        assert_eq!(body, json!({ "limits": limits }));
     }
 
     #[test]
     fn tcpdump_letters_reach_the_request() {
         let body = body(&arguments("linnet capture -i eth0 -f udp -s 96 -c 5 -G 7 -w -"));
-        let limits = json!({ "packets": 5, "seconds": 7 });
+        let limits = json!({ "packets": 5, "seconds": 7, "unread_seconds": 10 });
         let expected =
             json!({ "limits": limits, "filter": "udp", "interface": "eth0", "snaplen": 96 });
         assert_eq!(body, expected);

@@ -305,6 +305,29 @@ fn a_step_of_the_wall_clock_moves_no_duration() {
 }
 
 #[test]
+fn a_capture_that_nobody_reads_any_more_ends_where_it_was_asked_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(dir.path());
+    let id = bench.start(r#"{"limits": {"seconds": 600, "unread_seconds": 10}}"#);
+    let reader = bench.manager.follow();
+    for _ in 0..20 {
+        bench.pass(SECOND_NS);
+        bench.turn();
+    }
+    assert_eq!(bench.view(&id).state, CaptureState::Running, "it is read");
+    drop(reader);
+    bench.pass(9 * SECOND_NS);
+    bench.turn();
+    assert_eq!(bench.view(&id).state, CaptureState::Running, "a reader may come back");
+    bench.pass(SECOND_NS);
+    bench.turn();
+    bench.turn();
+    let view = bench.view(&id);
+    assert_eq!(view.stop_reason, Some(StopReason::Unread));
+    bench.assert_whole(&view);
+}
+
+#[test]
 fn losses_after_the_packet_limit_are_no_part_of_the_capture() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path());
