@@ -273,6 +273,20 @@ fn a_growing_file_ends_with_a_whole_block_at_any_time() {
 }
 
 #[test]
+fn a_capture_ends_after_its_reader_was_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let daemon = Daemon::start(folder.path());
+    let route = daemon.capture(&json!({ "limits": { "seconds": 60, "unread_seconds": 2 } }));
+    let mut curl = daemon.curl(&format!("{route}/live")).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stream = curl.stdout.take().unwrap();
+    stream.read_exact(&mut [0; 64]).unwrap();
+    curl.kill().unwrap();
+    curl.wait().unwrap();
+    let view = daemon.wait_until(&route, "its end", |view| view["state"] == "finished");
+    assert_eq!(view["stop_reason"], "unread");
+}
+
+#[test]
 fn a_live_stream_has_everything_and_ends_with_the_capture() {
     let folder = tempfile::tempdir().unwrap();
     let daemon = Daemon::start(folder.path());
