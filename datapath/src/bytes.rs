@@ -10,6 +10,9 @@ use crate::{
 
 /// A window on the captured bytes of one frame.
 pub trait PacketBytes {
+    /// Whether bytes that are out of reach may be had by a second look, in [`PacketBytes::rest`].
+    const FETCHES: bool = false;
+
     /// `N` bytes at `offset` from the start of the frame, or `None` where they were not captured.
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]>;
 
@@ -41,6 +44,8 @@ impl PacketBytes for [u8] {
 }
 
 impl<P: PacketBytes + ?Sized> PacketBytes for &P {
+    const FETCHES: bool = P::FETCHES;
+
     #[inline(always)]
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         (**self).at(offset)

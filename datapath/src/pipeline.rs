@@ -37,9 +37,11 @@ pub fn process<P: PacketBytes, T: Tables>(
     tables: &mut T,
 ) {
     counters.seen += 1;
-    match parse::parse(packet, frame, headers) {
+    let parsed = parse::parse(packet, frame, headers);
+    let headers = forget(headers);
+    match parsed {
+        _ if P::FETCHES && is_cut(parsed, headers) => parse::restart(frame, headers),
         Ok(()) => {
-            let headers = forget(headers);
             let size = size(frame, headers);
             counters.packets += size.packets;
             counters.bytes += size.bytes;
@@ -52,6 +54,15 @@ pub fn process<P: PacketBytes, T: Tables>(
         packet.rest(frame, headers, counters, tables);
     }
     count(counters, forget(headers));
+}
+
+/// Whether headers were out of reach.
+#[inline(always)]
+fn is_cut(parsed: Result<(), Outcome>, headers: &Headers) -> bool {
+    match parsed {
+        Ok(()) => headers.outcome == Outcome::Truncated as u32,
+        Err(outcome) => outcome as u32 == Outcome::Truncated as u32,
+    }
 }
 
 /// Does what is left to do with the frame: headers that few have, and the packets inside of this one, from the outside
@@ -93,7 +104,7 @@ pub fn step<P: PacketBytes + ?Sized, T: Tables>(
         }
         headers.outcome = Outcome::Tracked as u32;
     } else {
-        let resumed = parse::resume(&packet, headers);
+        let resumed = parse::resume(&packet, frame, headers);
         let headers = forget(headers);
         if headers.tunnel == QUOTED_PACKET {
             headers.outcome = before;

@@ -12,8 +12,8 @@ use datapath::{
     layout::Point,
 };
 
-/// Header bytes that must be linear for direct access.
-const LINEAR_MIN: u32 = 192;
+/// Header bytes that are brought into the linear part where a packet has headers beyond it.
+const FETCHED_MAX: u32 = 256;
 /// Bytes of the tag that the kernel keeps in metadata.
 const TAG_LEN: u32 = 4;
 
@@ -48,7 +48,7 @@ pub(crate) fn frame(
     point: Point,
     direction: Direction,
 ) -> (Window<Skb>, Frame) {
-    let window = window(context, direction);
+    let window = linear(context.skb.skb, direction);
     let skb = context.skb.skb;
     // SAFETY: as in `ifindex`; every field is read whole, at its constant offset.
     let (segments, segment_size, tagged, tci) =
@@ -77,22 +77,6 @@ pub(crate) fn frame(
     (window, frame)
 }
 
-/// Direct access to the headers; where they lie in fragments, one pull brings them into the linear part.
-#[inline(always)]
-fn window(context: &TcContext, direction: Direction) -> Window<Skb> {
-    let skb = context.skb.skb;
-    let window = linear(skb, direction);
-    let length = context.len();
-    let needed = if length < LINEAR_MIN { length } else { LINEAR_MIN };
-    if window.start + (needed as usize) <= window.end {
-        return window;
-    }
-    // SAFETY: the context is the one of this run; the pointers read before are not used again. Where the pull
-    // fails the bytes stay absent, which the parser counts.
-    unsafe { bpf_skb_pull_data(skb, needed) };
-    linear(skb, direction)
-}
-
 /// The context and the direction, for the functions of this door.
 pub(crate) struct Skb {
     skb: *mut __sk_buff,
@@ -100,6 +84,8 @@ pub(crate) struct Skb {
 }
 
 impl kernel::Context for Skb {
+    const FETCHES: bool = true;
+
     #[inline(always)]
     fn tcp_options(&self) {
         linnet_tc_options(self.skb);
@@ -108,6 +94,20 @@ impl kernel::Context for Skb {
     #[inline(always)]
     fn step(&self) {
         linnet_tc_step(self.skb, self.direction as u32);
+    }
+}
+
+/// Brings headers that lie in fragments into the linear part. For what few packets have: pulling changes how the
+/// kernel keeps a packet, and costs it a copy.
+#[inline(always)]
+fn fetch(skb: *mut __sk_buff) {
+    let context = TcContext::new(skb);
+    let length = context.len();
+    let wanted = if length < FETCHED_MAX { length } else { FETCHED_MAX };
+    if context.data() + (wanted as usize) > context.data_end() {
+        // SAFETY: the context is the one of this run; pointers read before are not used again. Where the pull fails
+        // the bytes stay absent, which the parser counts.
+        unsafe { bpf_skb_pull_data(skb, wanted) };
     }
 }
 
@@ -123,6 +123,7 @@ fn linear(skb: *mut __sk_buff, direction: Direction) -> Window<Skb> {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_tc_options(skb: *mut __sk_buff) -> i32 {
+    fetch(skb);
     kernel::tcp_options(&linear(skb, Direction::Ingress));
     0
 }
@@ -132,6 +133,7 @@ pub(crate) extern "C" fn linnet_tc_options(skb: *mut __sk_buff) -> i32 {
 #[inline(never)]
 pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> i32 {
     let direction = if direction == 0 { Direction::Ingress } else { Direction::Egress };
+    fetch(skb);
     kernel::step(&linear(skb, direction), direction);
     0
 }

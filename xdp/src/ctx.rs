@@ -71,6 +71,9 @@ pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window<Md>, Frame) {
 pub(crate) struct Md(*mut xdp_md);
 
 impl kernel::Context for Md {
+    // The first buffer holds all headers that a driver lets XDP see.
+    const FETCHES: bool = false;
+
     #[inline(always)]
     fn tcp_options(&self) {
         linnet_xdp_options(self.0);

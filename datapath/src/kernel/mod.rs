@@ -37,6 +37,9 @@ pub struct Window<C> {
 
 /// What a door does in functions of its own.
 pub trait Context {
+    /// Whether this door's functions bring headers into reach that are not.
+    const FETCHES: bool;
+
     /// [`tcp_options`] of this door.
     fn tcp_options(&self);
 
@@ -66,6 +69,8 @@ pub fn tcp_options<C: Context>(window: &Window<C>) {
 }
 
 impl<C: Context> PacketBytes for Window<C> {
+    const FETCHES: bool = C::FETCHES;
+
     #[inline(always)]
     fn tcp_options(&self, _headers: &mut Headers) {
         self.context.tcp_options();

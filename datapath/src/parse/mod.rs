@@ -101,6 +101,8 @@ pub(crate) const LATER_FRAGMENT: u32 = 2;
 
 /// `Headers::pending`: nothing is left to read.
 pub const NOTHING: u32 = 0;
+/// `Headers::pending`: everything, since headers lie where the door has to fetch them first.
+pub const WHOLE_FRAME: u32 = 251;
 /// `Headers::pending`: the packet that an ICMP error quotes, to find the flow that it is about.
 pub const QUOTED_PACKET: u32 = 252;
 /// `Headers::pending`: link headers beyond the first one, and all that follows. Smaller numbers are the tunnels that
@@ -137,15 +139,28 @@ pub fn parse<P: PacketBytes>(
     ports(packet, headers)
 }
 
+/// Forgets what was read, so that [`resume`] begins anew.
+#[inline(always)]
+pub(crate) fn restart(frame: &Frame, headers: &mut Headers) {
+    reset(frame, headers);
+    headers.pending = WHOLE_FRAME;
+}
+
 /// Goes on where [`parse`] or an earlier call stopped: with what is left of the packet's headers, or with the packet
 /// inside of it, which `headers` then describe. As [`parse`].
 #[inline(always)]
-pub fn resume<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+pub fn resume<P: PacketBytes>(
+    packet: &P,
+    frame: &Frame,
+    headers: &mut Headers,
+) -> Result<(), Outcome> {
     let pending = headers.pending;
     headers.pending = NOTHING;
     if pending != EXTENSION_HEADERS {
         let vlan = headers.key.vlan;
-        if pending == QUOTED_PACKET {
+        if pending == WHOLE_FRAME {
+            link::first(packet, frame.link, headers)?;
+        } else if pending == QUOTED_PACKET {
             icmp::enter_quoted(headers);
             start(forget(headers));
         } else if pending != LINK_HEADERS {
