@@ -66,10 +66,22 @@ impl Replay {
 
     /// Takes one frame through the pipeline.
     pub fn frame<P: PacketBytes + ?Sized>(&mut self, packet: &P, frame: &Frame) -> Outcome {
+        let mut counters = self.counters;
+        let outcome = self.frame_into(packet, frame, &mut counters);
+        self.counters = counters;
+        outcome
+    }
+
+    /// Takes one frame through the pipeline that is counted elsewhere: by one of several observation points.
+    pub fn frame_into<P: PacketBytes + ?Sized>(
+        &mut self,
+        packet: &P,
+        frame: &Frame,
+        counters: &mut HookCounters,
+    ) -> Outcome {
         self.frames += 1;
         self.tables.frame = self.frames;
-        let Self { tables, counters, headers, .. } = self;
-        pipeline::process(&packet, frame, headers, counters, tables);
+        pipeline::process(&packet, frame, &mut self.headers, counters, &mut self.tables);
         self.headers.outcome()
     }
 
@@ -94,6 +106,12 @@ impl Replay {
     #[must_use]
     pub fn flow(&self, key: &FlowKey) -> Option<&ReplayFlow> {
         self.tables.flows.get(key)
+    }
+
+    /// Forgets every flow and fragment: what comes next has nothing to do with what was. The counters stay.
+    pub fn forget(&mut self) {
+        self.tables.flows.clear();
+        self.tables.fragments.clear();
     }
 
     /// Takes a flow out of the table, as the daemon's aging does with the kernel's.

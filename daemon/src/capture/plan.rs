@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use captures::{Filter, InterfaceDescription, Libpcap, LinkType, Snaplen};
-use datapath::Link;
 
 use super::{
     BYTES_MAX, CaptureError, CaptureRequest, DURATION_DEFAULT_S, DURATION_MAX_S, RequestLimits,
@@ -38,10 +37,11 @@ impl Plan {
         request.limits = checked(request.limits)?;
         let wanted = wanted(request.interface.as_deref(), interfaces)
             .map_err(|problem| field("interface", problem))?;
-        let link_type = link_type(wanted[0].link);
         let filter = if request.filter.trim().is_empty() {
             None
         } else {
+            let link_type =
+                shared_link_type(&wanted).map_err(|problem| field("interface", problem))?;
             Some(Libpcap::load()?.compile(&request.filter, link_type, snaplen)?)
         };
         let seconds = request.limits.seconds.unwrap_or(DURATION_DEFAULT_S);
@@ -54,7 +54,8 @@ impl Plan {
                 let Some(side) = side else { continue };
                 let index = u32::try_from(descriptions.len()).unwrap_or(u32::MAX);
                 indexes.insert((interface.point, direction), index);
-                let mut description = InterfaceDescription::new(link_type, snaplen.bytes());
+                let mut description =
+                    InterfaceDescription::new(interface.link_type, snaplen.bytes());
                 description.name = Some(format!("{}@{}-{way}", interface.name, side.hook));
                 descriptions.push(description);
             }
@@ -69,7 +70,7 @@ impl Plan {
     }
 }
 
-/// The interfaces that are meant and are there. Invariant: at least one, all of one link type.
+/// The interfaces that are meant and are there. Invariant: at least one.
 fn wanted<'a>(
     name: Option<&str>,
     interfaces: &'a [InterfaceView],
@@ -81,15 +82,20 @@ fn wanted<'a>(
         return Err(format!("linnet watches no interface `{shown}`; /interfaces lists them"));
     }
     let present: Vec<_> = known.into_iter().filter(|interface| interface.is_present()).collect();
-    let Some(first) = present.first() else {
+    if present.is_empty() {
         return Err(format!("the interface `{shown}` has gone; /interfaces lists those there are"));
-    };
-    if present.iter().any(|interface| link_type(interface.link) != link_type(first.link)) {
-        let problem =
-            "interfaces with and without Ethernet headers cannot share one filter; name one";
-        return Err(problem.into());
     }
     Ok(present)
+}
+
+/// What the frames of all these interfaces start with.
+fn shared_link_type(interfaces: &[&InterfaceView]) -> Result<LinkType, String> {
+    let first = interfaces[0].link_type;
+    if interfaces.iter().any(|interface| interface.link_type != first) {
+        let problem = "frames that start differently cannot share one filter; name one interface, or leave the filter out";
+        return Err(problem.into());
+    }
+    Ok(first)
 }
 
 fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
@@ -108,12 +114,10 @@ fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
     })
 }
 
-fn link_type(name: &str) -> LinkType {
-    if name == Link::RawIp.name() { LinkType::RAW } else { LinkType::ETHERNET }
-}
-
 #[cfg(test)]
 mod tests {
+    use datapath::Link;
+
     use super::*;
     use crate::board::AttachmentView;
 
@@ -123,6 +127,7 @@ mod tests {
             point,
             state,
             link: Link::Ethernet.name(),
+            link_type: LinkType::ETHERNET,
             ingress: Some(AttachmentView { hook: "tcx".into(), ..AttachmentView::default() }),
             ..InterfaceView::default()
         }
@@ -162,6 +167,21 @@ mod tests {
         let plan = Plan::new(request("{}"), &interfaces).unwrap();
         assert_eq!((plan.descriptions.len(), plan.point), (1, None));
         assert_eq!(plan.indexes.get(&(1, 0)), Some(&0));
+    }
+
+    #[test]
+    fn frames_that_start_differently_share_a_file_but_no_filter() {
+        let raw = InterfaceView { link_type: LinkType::RAW, ..interface("b", 2, "attached") };
+        let interfaces = [interface("a", 1, "attached"), raw];
+        let plan = Plan::new(request("{}"), &interfaces).unwrap();
+        let links: Vec<_> = plan.descriptions.iter().map(|one| one.link_type).collect();
+        assert_eq!(links, [LinkType::ETHERNET, LinkType::RAW]);
+        match Plan::new(request(r#"{"filter": "udp"}"#), &interfaces) {
+            Err(CaptureError::Field { field: "interface", problem }) => {
+                assert!(problem.contains("name one"), "{problem}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
