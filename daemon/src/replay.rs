@@ -332,7 +332,10 @@ impl Player {
     /// The file's name; behind it the link type, where it is not the file's first one.
     fn name(&self, point: u32, hook: &Hook) -> String {
         let name = file_name(&self.path);
-        if point == 1 { name } else { format!("{name}:{}", hook.link_type).to_lowercase() }
+        if point == 1 {
+            return name;
+        }
+        format!("{name}:{}", hook.link_type.to_string().to_lowercase())
     }
 
     fn naming(&self, state: &State) -> Naming {

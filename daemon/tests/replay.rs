@@ -81,7 +81,7 @@ fn the_second_pass_sends_nothing_again() {
 #[test]
 fn a_capture_of_a_replay_has_the_link_types_of_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("mixed.pcapng");
+    let file = folder.path().join("Mixed.pcapng");
     let ethernet = [&[2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0][..], &datagram(1, 2)].concat();
     write(&file, &[(1_000, LinkType::RAW, datagram(3, 4)), (2_000, LinkType::ETHERNET, ethernet)]);
     let daemon = play(&file, &[]);
@@ -90,7 +90,8 @@ fn a_capture_of_a_replay_has_the_link_types_of_the_file() {
         interfaces = daemon.get("/api/v1/interfaces").1["interfaces"].clone();
         interfaces.as_array().unwrap().len() == 2
     });
-    assert_eq!(interfaces[0]["name"], "mixed.pcapng");
+    let names = [&interfaces[0]["name"], &interfaces[1]["name"]];
+    assert_eq!(names, ["Mixed.pcapng", "Mixed.pcapng:ethernet"]);
     assert_eq!([&interfaces[0]["link"], &interfaces[1]["link"]], ["raw_ip", "ethernet"]);
     let request = json!({ "limits": { "packets": 4, "seconds": 20 } });
     let (code, answer) = daemon.post("/api/v1/captures", &request);

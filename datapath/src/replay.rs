@@ -66,10 +66,10 @@ impl Replay {
 
     /// Takes one frame through the pipeline.
     pub fn frame<P: PacketBytes + ?Sized>(&mut self, packet: &P, frame: &Frame) -> Outcome {
-        let mut counters = self.counters;
-        let outcome = self.frame_into(packet, frame, &mut counters);
-        self.counters = counters;
-        outcome
+        self.begin();
+        let Self { tables, counters, headers, .. } = self;
+        pipeline::process(&packet, frame, headers, counters, tables);
+        self.headers.outcome()
     }
 
     /// Takes one frame through the pipeline that is counted elsewhere: by one of several observation points.
@@ -79,10 +79,14 @@ impl Replay {
         frame: &Frame,
         counters: &mut HookCounters,
     ) -> Outcome {
-        self.frames += 1;
-        self.tables.frame = self.frames;
+        self.begin();
         pipeline::process(&packet, frame, &mut self.headers, counters, &mut self.tables);
         self.headers.outcome()
+    }
+
+    fn begin(&mut self) {
+        self.frames += 1;
+        self.tables.frame = self.frames;
     }
 
     /// What the last frame said.
