@@ -25,7 +25,7 @@ fn rows() -> Vec<[String; 5]> {
 
 fn load(folder: &Path, text: &str) -> Result<Config, String> {
     let path = folder.join("linnet.toml");
-    std::fs::write(&path, text).unwrap();
+    std::fs::write(&path, text).map_err(|error| error.to_string())?;
     Config::load(Some(&path), Overrides::default()).map_err(|error| error.to_string())
 }
 
