@@ -7,7 +7,7 @@ use std::fmt;
 ///
 /// Source: <https://www.tcpdump.org/linktypes.html>. Every value is possible; the constants are
 /// those that linnet or its tests name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkType(pub u16);
 
 impl LinkType {

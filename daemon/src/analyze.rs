@@ -2,8 +2,8 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::Read as _,
+    fs::{self, File},
+    io::{self, ErrorKind, Read},
     path::{Path, PathBuf},
 };
 
@@ -25,7 +25,11 @@ use crate::{
 /// Version of the JSON object.
 pub const SCHEMA: &str = "linnet.analyze/1";
 /// Bytes at the start of a file that, with its length, make its identity.
-const IDENTITY_BYTES: u64 = 64 * 1024;
+const IDENTITY_BYTES: usize = 64 * 1024;
+/// Flows that are told apart unless the caller says otherwise; packets of further ones are counted as `table_full`.
+pub const FLOWS_DEFAULT: usize = 1 << 20;
+/// The path that stands for standard input.
+pub const STANDARD_INPUT: &str = "-";
 
 /// What a file holds.
 #[derive(Debug)]
@@ -49,7 +53,7 @@ pub enum AnalyzeError {
         /// The file.
         path: PathBuf,
         /// What the system said.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// It is no capture, or nothing of it can be read.
     #[error("cannot read `{path}`: {source}")]
@@ -61,13 +65,25 @@ pub enum AnalyzeError {
     },
 }
 
-/// Reads a whole file.
-pub fn analyze(path: &Path) -> Result<Analysis, AnalyzeError> {
-    let ids =
-        identity(path).map_err(|source| AnalyzeError::Io { path: path.to_owned(), source })?;
-    let mut reader = PacketReader::open(path)
+/// Reads a whole file, or standard input where the path is [`STANDARD_INPUT`]; at most `flows_max` flows of it.
+pub fn analyze(path: &Path, flows_max: usize) -> Result<Analysis, AnalyzeError> {
+    let io = |source| AnalyzeError::Io { path: path.to_owned(), source };
+    if path == Path::new(STANDARD_INPUT) {
+        return read(io::stdin().lock(), path, flows_max);
+    }
+    let file = File::open(path).map_err(io)?;
+    if file.metadata().map_err(io)?.is_dir() {
+        return Err(io(ErrorKind::IsADirectory.into()));
+    }
+    read(file, path, flows_max)
+}
+
+/// Reads what comes, once: it may be a pipe.
+fn read(input: impl Read, path: &Path, flows_max: usize) -> Result<Analysis, AnalyzeError> {
+    let mut fingerprint = Fingerprint::default();
+    let mut reader = PacketReader::new(Fingerprinted { input, fingerprint: &mut fingerprint })
         .map_err(|source| AnalyzeError::Read { path: path.to_owned(), source })?;
-    let mut replay = Replay::default();
+    let mut replay = Replay::with_flows_max(flows_max);
     let mut packets = 0;
     let damage = loop {
         match reader.next_packet() {
@@ -79,7 +95,9 @@ pub fn analyze(path: &Path) -> Result<Analysis, AnalyzeError> {
             Err(error) => break Some(error.to_string()),
         }
     };
-    Ok(Analysis { packets, damage, counters: *replay.counters(), flows: records(&replay, &ids) })
+    drop(reader);
+    let flows = records(&replay, &fingerprint.source());
+    Ok(Analysis { packets, damage, counters: *replay.counters(), flows })
 }
 
 /// The flows of a replay, in order of their first packet.
@@ -101,15 +119,57 @@ fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
         .collect()
 }
 
-/// What makes this file's flow ids its own: how it starts and how long it is.
-pub fn identity(path: &Path) -> std::io::Result<FlowIdSource> {
-    let file = File::open(path)?;
-    let length = file.metadata()?.len();
+/// What makes the flow ids of a file its own: how it starts and how long it is, as far as it was read.
+#[derive(Debug, Default)]
+struct Fingerprint {
+    start: Vec<u8>,
+    length: u64,
+}
+
+impl Fingerprint {
+    fn take(&mut self, bytes: &[u8]) {
+        let missing = IDENTITY_BYTES.saturating_sub(self.start.len());
+        self.start.extend_from_slice(&bytes[..bytes.len().min(missing)]);
+        self.length += bytes.len() as u64;
+    }
+
+    fn source(&self) -> FlowIdSource {
+        let mut hash = Sha256::new_with_prefix(&self.start);
+        hash.update(self.length.to_be_bytes());
+        FlowIdSource::new(&hash.finalize())
+    }
+}
+
+/// An input whose fingerprint is taken as it is read.
+struct Fingerprinted<'a, R> {
+    input: R,
+    fingerprint: &'a mut Fingerprint,
+}
+
+impl<R: Read> Read for Fingerprinted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.input.read(buffer)?;
+        self.fingerprint.take(&buffer[..count]);
+        Ok(count)
+    }
+}
+
+/// What makes the flow ids of a file that is to be played its own. Only for what can be read again and again.
+pub fn identity(path: &Path) -> io::Result<FlowIdSource> {
+    let metadata = fs::metadata(path)?;
+    if metadata.is_dir() {
+        return Err(ErrorKind::IsADirectory.into());
+    }
+    if !metadata.is_file() {
+        let problem = "it is no regular file, and is played again and again; `linnet analyze` reads pipes, `cat > FILE` keeps one";
+        return Err(io::Error::new(ErrorKind::InvalidInput, problem));
+    }
+    let mut fingerprint = Fingerprint::default();
     let mut start = Vec::new();
-    file.take(IDENTITY_BYTES).read_to_end(&mut start)?;
-    let mut hash = Sha256::new_with_prefix(&start);
-    hash.update(length.to_be_bytes());
-    Ok(FlowIdSource::new(&hash.finalize()))
+    File::open(path)?.take(IDENTITY_BYTES as u64).read_to_end(&mut start)?;
+    fingerprint.take(&start);
+    fingerprint.length = metadata.len();
+    Ok(fingerprint.source())
 }
 
 /// The JSON object of `linnet analyze --json`.

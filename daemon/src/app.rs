@@ -107,6 +107,11 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
         })?;
     let captures = Arc::new(captures);
     let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max));
+    tracing::info!(
+        records = config.records_max,
+        bytes_max = FlowTable::bytes_max(config.sizes.flows, config.records_max),
+        "memory for flows in user space"
+    );
     let publisher = publisher(config, source, &board, &clock, &captures);
     let feed = start_feed(config, source, kernel, &flows, publisher, capture_recorder, &clock)?;
 
@@ -259,7 +264,9 @@ fn start_feed(
         }
         (Source::Replay(path), _) => {
             let path = path.clone();
-            let player = Player { path, table, publisher, recorder, clock, timeouts, interval };
+            let flows_max = usize::try_from(config.sizes.flows).unwrap_or(usize::MAX);
+            let player =
+                Player { path, table, publisher, recorder, clock, flows_max, timeouts, interval };
             Ok(Feed::Replay(player.start()?))
         }
         (Source::Live, None) => anyhow::bail!("the kernel side was not set up"),

@@ -1,8 +1,12 @@
 //! What the daemon's parts publish for its readers: the latest whole picture of each, replaced at every sweep.
 //! Readers never wait for the kernel, and writers never wait for readers beyond a pointer swap.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::{
+    sync::{Arc, OnceLock, PoisonError, RwLock},
+    thread,
+};
 
+use captures::LinkType;
 use serde::Serialize;
 
 use crate::flow::view::{LedgerView, LossView, Naming};
@@ -35,6 +39,36 @@ pub struct Board {
     pub interfaces: Published<Vec<InterfaceView>>,
     /// The daemon itself.
     pub status: Published<StatusView>,
+    /// The part of the daemon whose thread has panicked, the first of them if several have.
+    pub dead: OnceLock<&'static str>,
+}
+
+/// Stands on a worker thread's stack, so that its panic is known: the figures that it would publish stand still.
+#[derive(Debug)]
+pub struct Watched {
+    board: Arc<Board>,
+    part: &'static str,
+}
+
+impl Watched {
+    /// To be held for as long as the thread works.
+    #[must_use]
+    pub const fn new(board: Arc<Board>, part: &'static str) -> Self {
+        Self { board, part }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            tracing::error!(
+                part = self.part,
+                "panicked: what it feeds stands still; restart linnet"
+            );
+            // The first to die is the one to look into.
+            let _earlier = self.board.dead.set(self.part);
+        }
+    }
 }
 
 /// One interface that linnet watches.
@@ -48,8 +82,11 @@ pub struct InterfaceView {
     pub ifindex: u32,
     /// Observation point id.
     pub point: u32,
-    /// `ethernet`, `raw_ip` or `unsupported`.
+    /// What its frames start with: `ethernet`, `raw_ip`, ...
     pub link: &'static str,
+    /// The same as capture files say it.
+    #[serde(skip)]
+    pub link_type: LinkType,
     /// Whether it is up and attached (`attached`) or has gone (`gone`).
     pub state: &'static str,
     /// What feeds each direction.
@@ -158,4 +195,26 @@ pub struct ClockView {
     pub error_ns: u64,
     /// Steps of the wall clock seen since the start.
     pub steps: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_is_known_and_one_that_ends_is_not_dead() {
+        let board = Arc::new(Board::default());
+        let work = |part, work: fn()| {
+            let board = Arc::clone(&board);
+            let thread = thread::spawn(move || {
+                let _watched = Watched::new(board, part);
+                work();
+            });
+            thread.join().is_ok()
+        };
+        assert!(work("one", || {}) && board.dead.get().is_none());
+        assert!(!work("another", || panic!("as wanted")));
+        assert!(!work("a third", || panic!("as wanted")));
+        assert_eq!(board.dead.get(), Some(&"another"));
+    }
 }

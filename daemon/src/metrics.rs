@@ -74,9 +74,9 @@ pub fn publish(board: &Board) {
     let status = board.status.latest();
     let flows = &status.flows;
     counter!("linnet_created_flows_total").absolute(flows.created);
-    for (reason, count) in
-        [("closed", flows.closed), ("idle", flows.aged), ("evicted", flows.evicted)]
-    {
+    // A counter never goes back, so that a bound that turns out too high must not get into it.
+    let evicted = if loss.approximate { 0 } else { loss.evicted };
+    for (reason, count) in [("closed", flows.closed), ("idle", flows.aged), ("evicted", evicted)] {
         counter!("linnet_ended_flows_total", "reason" => reason).absolute(count);
     }
     counter!("linnet_sweeps_total").absolute(status.sweep.count);
@@ -89,6 +89,23 @@ pub fn publish(board: &Board) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::LossView;
+
+    #[test]
+    fn evictions_are_counted_when_they_are_exact() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let board = Board::default();
+        let evicted_after = |evicted, approximate| {
+            board.loss.publish(LossView { evicted, approximate, ..LossView::default() });
+            metrics::with_local_recorder(&recorder, || publish(&board));
+            let text = recorder.handle().render();
+            let series = "linnet_ended_flows_total{reason=\"evicted\"} ";
+            text.lines().find_map(|line| line.strip_prefix(series)).unwrap().to_owned()
+        };
+        let counts = [(10, true), (3, false), (8, true), (4, false)]
+            .map(|(evicted, approximate)| evicted_after(evicted, approximate));
+        assert_eq!(counts, ["0", "3", "3", "4"]);
+    }
 
     #[test]
     fn names_end_in_their_unit_and_are_documented() {

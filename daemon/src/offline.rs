@@ -44,6 +44,12 @@ pub const fn link(link_type: LinkType) -> Link {
     }
 }
 
+/// The link type of what the kernel's hooks see.
+#[must_use]
+pub fn link_type(link: Link) -> LinkType {
+    if link == Link::RawIp { LinkType::RAW } else { LinkType::ETHERNET }
+}
+
 /// The frame of a packet that was read.
 #[must_use]
 pub fn frame(read: &ReadPacket<'_>) -> Frame {

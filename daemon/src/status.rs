@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+/// Sentences that a status has room for; there is no room for further ones.
+const NOTICES_MAX: usize = 32;
+
 /// Frames that may be between the two ends of the pipeline while it is read: one per CPU.
 fn in_flight_max() -> u64 {
     std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u64)
@@ -81,6 +84,21 @@ impl Publisher {
     ) -> Self {
         let started_at = rfc3339(i128::from(clock.wall_ns()));
         Self { board, clock, rings, mode, started_at, interval_ns, notices }
+    }
+
+    /// Says from the next sweep on what else is missing. Returns whether that has not been said before.
+    pub fn notice(&mut self, notice: String) -> bool {
+        let is_new = self.notices.len() < NOTICES_MAX && !self.notices.contains(&notice);
+        if is_new {
+            self.notices.push(notice);
+        }
+        is_new
+    }
+
+    /// Where it publishes.
+    #[must_use]
+    pub const fn board(&self) -> &Arc<Board> {
+        &self.board
     }
 
     /// Puts a sweep's figures onto the board.

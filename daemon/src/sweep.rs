@@ -9,7 +9,7 @@ use std::{
 use datapath::{Direction, FlowKey, layout::HookCounters};
 
 use crate::{
-    board::{AttachmentView, InterfaceView},
+    board::{AttachmentView, InterfaceView, Watched},
     clock::Clock,
     flow::{
         FlowTable,
@@ -18,6 +18,7 @@ use crate::{
         view::{HookNames, LedgerView, Naming, PointName},
     },
     live::{AttachedHook, AttachedPoint, FlowMap, Hook, HookMap, LiveError, add, watch},
+    offline,
     status::{Figures, Publisher},
 };
 
@@ -68,6 +69,8 @@ impl Sweeper {
     pub fn start(mut self) -> std::io::Result<Running> {
         let (stop, stopped) = mpsc::sync_channel(STOPS_MAX);
         let thread = thread::Builder::new().name("sweep".into()).spawn(move || {
+            let _watched =
+                Watched::new(Arc::clone(self.publisher.board()), "the reading of the flow table");
             let mut number = 0;
             loop {
                 number += 1;
@@ -170,6 +173,7 @@ impl Sweeper {
                 ifindex: point.attached.ifindex,
                 point: point.attached.point,
                 link: point.attached.link.name(),
+                link_type: offline::link_type(point.attached.link),
                 state: if watch::is_present(point) { "attached" } else { InterfaceView::GONE },
                 ingress,
                 egress,

@@ -112,7 +112,7 @@ fn paced_round_trips_have_the_delay_that_was_set() {
     let measured = request_response::run(&lab, &RequestResponse::default()).unwrap();
     let counts = tcpdump.stop().unwrap();
 
-    let exact = analyze::analyze(&file).unwrap();
+    let exact = analyze::analyze(&file, analyze::FLOWS_DEFAULT).unwrap();
     let flow = exact.flows.iter().max_by_key(|flow| flow.from_originator.packets).unwrap();
     let p50 = flow.from_originator.rtt.quantiles_ns[0];
     let set = u64::try_from(delay.as_nanos()).unwrap();

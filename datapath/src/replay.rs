@@ -66,11 +66,27 @@ impl Replay {
 
     /// Takes one frame through the pipeline.
     pub fn frame<P: PacketBytes + ?Sized>(&mut self, packet: &P, frame: &Frame) -> Outcome {
-        self.frames += 1;
-        self.tables.frame = self.frames;
+        self.begin();
         let Self { tables, counters, headers, .. } = self;
         pipeline::process(&packet, frame, headers, counters, tables);
         self.headers.outcome()
+    }
+
+    /// Takes one frame through the pipeline that is counted elsewhere: by one of several observation points.
+    pub fn frame_into<P: PacketBytes + ?Sized>(
+        &mut self,
+        packet: &P,
+        frame: &Frame,
+        counters: &mut HookCounters,
+    ) -> Outcome {
+        self.begin();
+        pipeline::process(&packet, frame, &mut self.headers, counters, &mut self.tables);
+        self.headers.outcome()
+    }
+
+    fn begin(&mut self) {
+        self.frames += 1;
+        self.tables.frame = self.frames;
     }
 
     /// What the last frame said.
@@ -94,6 +110,12 @@ impl Replay {
     #[must_use]
     pub fn flow(&self, key: &FlowKey) -> Option<&ReplayFlow> {
         self.tables.flows.get(key)
+    }
+
+    /// Forgets every flow and fragment: what comes next has nothing to do with what was. The counters stay.
+    pub fn forget(&mut self) {
+        self.tables.flows.clear();
+        self.tables.fragments.clear();
     }
 
     /// Takes a flow out of the table, as the daemon's aging does with the kernel's.

@@ -1,5 +1,7 @@
 //! `/flows`: pages of the flow table.
 
+use std::net::IpAddr;
+
 use axum::{
     Json,
     extract::{Path, State},
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::flow::{
     FlowId, FlowQuery, FlowView,
-    query::{Cursor, FlowFilter, PAGE_MAX},
+    query::{Cursor, FlowFilter, PAGE_MAX, UnknownSort},
     view::protocol_number,
 };
 
@@ -51,17 +53,20 @@ fn parse(state: &ApiState, uri: &Uri) -> Result<FlowQuery, ApiError> {
     let parameters = Parameters::read(uri, &PARAMETERS)?;
     let filter = FlowFilter {
         protocol: parameters.text("protocol").map(protocol).transpose()?,
-        address: parameters.value("address")?,
-        port: parameters.value("port")?,
+        address: parameters.text("address").map(address).transpose()?,
+        port: parameters.text("port").map(port).transpose()?,
         state: parameters.text("state").map(conntrack_state).transpose()?,
         point: parameters.text("interface").map(|name| point(state, name)).transpose()?,
-        live: parameters.value("live")?,
+        live: parameters.text("live").map(live).transpose()?,
     };
     let mut query = FlowQuery { filter, ..FlowQuery::default() };
     if let Some(text) = parameters.text("sort") {
         let field = text.strip_prefix('-');
         query.descending = field.is_some();
-        query.sort = value("sort", field.unwrap_or(text))?;
+        query.sort = field
+            .unwrap_or(text)
+            .parse()
+            .map_err(|error: UnknownSort| ApiError::parameter("sort", error.to_string()))?;
     }
     if let Some(text) = parameters.text("limit") {
         query.limit = limit(text)?;
@@ -76,6 +81,28 @@ fn protocol(text: &str) -> Result<u8, ApiError> {
     protocol_number(text).ok_or_else(|| {
         let detail = format!("`{text}` is no protocol; use a name like tcp or a number up to 255");
         ApiError::parameter("protocol", detail)
+    })
+}
+
+fn address(text: &str) -> Result<IpAddr, ApiError> {
+    text.parse().map_err(|_| {
+        let detail = format!("`{text}` is no address; use one like 192.0.2.1 or 2001:db8::1");
+        ApiError::parameter("address", detail)
+    })
+}
+
+fn port(text: &str) -> Result<u16, ApiError> {
+    text.parse().map_err(|_| {
+        let detail = format!("`{text}` is no port; use a number from 0 to {}", u16::MAX);
+        ApiError::parameter("port", detail)
+    })
+}
+
+fn live(text: &str) -> Result<bool, ApiError> {
+    text.parse().map_err(|_| {
+        let detail =
+            format!("`{text}` is neither true nor false; use one of them, or leave it out");
+        ApiError::parameter("live", detail)
     })
 }
 

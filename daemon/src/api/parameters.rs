@@ -41,14 +41,6 @@ impl Parameters {
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, text)| text.as_str())
     }
-
-    /// A parameter as a value, or why it is none.
-    pub(super) fn value<T: FromStr<Err: Display>>(
-        &self,
-        name: &str,
-    ) -> Result<Option<T>, ApiError> {
-        self.text(name).map(|text| value(name, text)).transpose()
-    }
 }
 
 /// A text as a value, or why it is none.

@@ -11,7 +11,10 @@ use axum::{
 use serde_json::{Value, json};
 
 use super::{ApiError, ApiState};
-use crate::{board::StatusView, metrics};
+use crate::{
+    board::{Board, StatusView},
+    metrics,
+};
 
 /// Prometheus's text format.
 const EXPOSITION: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -41,16 +44,39 @@ pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse 
     ([(header::CONTENT_TYPE, EXPOSITION)], state.metrics.render())
 }
 
-pub(super) async fn health() -> &'static str {
-    "ok\n"
+/// Well while every part works.
+pub(super) async fn health(State(state): State<ApiState>) -> Result<&'static str, ApiError> {
+    healthy(&state.board)
 }
 
 /// Ready once the first sweep has been published.
 pub(super) async fn ready(State(state): State<ApiState>) -> Result<&'static str, ApiError> {
+    let ok = healthy(&state.board)?;
     if state.board.status.latest().sweep.count == 0 {
         let detail = "the first sweep has not ended yet; try again in a second";
         let status = StatusCode::SERVICE_UNAVAILABLE;
         return Err(ApiError::new(status, "starting", detail).retry_after(1));
     }
-    Ok("ok\n")
+    Ok(ok)
+}
+
+fn healthy(board: &Board) -> Result<&'static str, ApiError> {
+    let Some(part) = board.dead.get() else { return Ok("ok\n") };
+    let detail = format!("{part} has failed and stands still; see the log, and restart linnet");
+    Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "part_failed", detail))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_part_makes_the_daemon_unwell() {
+        let board = Board::default();
+        assert!(healthy(&board).is_ok());
+        board.dead.set("the replay").unwrap();
+        let problem = healthy(&board).unwrap_err().render("/healthz", "1");
+        assert_eq!(problem.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(include_str!("../../../docs/api.md").contains("| `part_failed` | 503 |"));
+    }
 }

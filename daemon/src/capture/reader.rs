@@ -14,6 +14,7 @@ use datapath::layout::{CaptureRecord, VLAN_PRESENT};
 
 use super::{RawPacket, Recorder, vlan};
 use crate::{
+    board::Watched,
     clock::{Clock, Moment},
     flow::view::RingsView,
     live::CaptureRing,
@@ -56,6 +57,7 @@ impl RingReader {
 }
 
 fn read(mut ring: CaptureRing, mut recorder: Recorder, clock: &Clock, stopped: &AtomicBool) {
+    let _watched = Watched::new(Arc::clone(recorder.board()), "the reading of captured packets");
     let mut rings = RingsView::default();
     let mut failing = false;
     loop {

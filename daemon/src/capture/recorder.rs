@@ -152,6 +152,11 @@ impl Recorder {
         }
     }
 
+    /// Where interfaces are seen to go, and a panic is told.
+    pub(super) const fn board(&self) -> &Arc<Board> {
+        &self.board
+    }
+
     /// Whether nothing runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {

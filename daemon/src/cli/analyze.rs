@@ -5,11 +5,11 @@ use std::{
     path::PathBuf,
 };
 
-use datapath::parse::tunnel;
+use datapath::{Outcome, layout::FLOWS_MAX, parse::tunnel};
 
 use super::{ExitWith, exit, si_bytes, span, unreadable};
 use crate::{
-    analyze::{Analysis, AnalysisView, AnalyzeError, analyze},
+    analyze::{Analysis, AnalysisView, AnalyzeError, FLOWS_DEFAULT, analyze},
     flow::{FlowRecord, community_id::address, query::sent_again, view::protocol_name},
 };
 
@@ -19,8 +19,11 @@ const REPORT_FLOWS_MAX: usize = 50;
 /// Arguments of `linnet analyze`.
 #[derive(Debug, clap::Args)]
 pub struct AnalyzeArgs {
-    /// The capture: pcap or pcapng.
+    /// The capture: pcap or pcapng; `-` for standard input.
     file: PathBuf,
+    /// Flows to tell apart; packets of further ones are counted as `table_full`.
+    #[arg(long, default_value_t = FLOWS_DEFAULT as u64, value_parser = clap::value_parser!(u64).range(1..=u64::from(FLOWS_MAX)))]
+    flows: u64,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -28,7 +31,8 @@ pub struct AnalyzeArgs {
 
 /// Reads the file and prints what it holds.
 pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
-    let analysis = analyze(&args.file).map_err(|error| {
+    let flows_max = usize::try_from(args.flows).unwrap_or(FLOWS_DEFAULT);
+    let analysis = analyze(&args.file, flows_max).map_err(|error| {
         let code = match &error {
             AnalyzeError::Io { source, .. } => unreadable(source.kind()),
             AnalyzeError::Read { .. } => exit::DAMAGED,
@@ -59,12 +63,17 @@ fn report(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
     let flows = analysis.flows.len();
     writeln!(out, "{}, {}", counted(analysis.packets, "packet"), counted(flows as u64, "flow"))?;
     write!(out, "counted:")?;
-    for (outcome, count) in datapath::Outcome::ALL.iter().zip(analysis.counters.outcomes) {
+    for (outcome, count) in Outcome::ALL.iter().zip(analysis.counters.outcomes) {
         if count > 0 {
             write!(out, " {} {count}", outcome.name())?;
         }
     }
-    writeln!(out, "\n")?;
+    writeln!(out)?;
+    let refused = analysis.counters.outcomes[Outcome::TableFull as usize];
+    if refused > 0 {
+        writeln!(out, "{} of further flows: --flows raises the limit", counted(refused, "packet"))?;
+    }
+    writeln!(out)?;
     let mut by_bytes: Vec<_> = analysis.flows.iter().collect();
     by_bytes.sort_by_key(|flow| {
         std::cmp::Reverse(flow.from_originator.bytes + flow.from_responder.bytes)

@@ -106,7 +106,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 /// The code for a file that cannot be read: a wrong name is the caller's mistake, a file that fails is not.
 #[must_use]
 pub const fn unreadable(kind: io::ErrorKind) -> u8 {
-    if matches!(kind, io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) {
+    use io::ErrorKind::{InvalidInput, IsADirectory, NotFound};
+    if matches!(kind, NotFound | IsADirectory | InvalidInput) {
         exit::USAGE
     } else if matches!(kind, io::ErrorKind::PermissionDenied) {
         exit::PRIVILEGE

@@ -168,7 +168,10 @@ pub fn sent_again(counters: &[u32; classes::CLASSES]) -> u64 {
 
 /// A sort that no field has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("flows cannot be sorted by `{given}`; use one of {known}", known = names())]
+#[error(
+    "flows cannot be sorted by `{given}`; use one of {known}, with `-` in front for greatest first, or leave it out",
+    known = names()
+)]
 pub struct UnknownSort {
     given: String,
 }

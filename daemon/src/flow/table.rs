@@ -1,7 +1,14 @@
 //! The flows of this host in user space: live ones as of the last sweep, ended ones for as long as they are kept.
 //! Never reads the kernel itself: [`crate::sweep`] and the replay bring entries here.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::VecDeque,
+    mem::size_of,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use dashmap::DashMap;
 use datapath::{FlowKey, layout::FlowEntry, parse::tunnel::tag, rtt::RttTicks};
@@ -15,13 +22,19 @@ use super::{
 /// Records of flows, live and ended, unless configured otherwise.
 pub const RECORDS_DEFAULT: usize = 262_144;
 
-/// The table. Both maps keep their default hasher: its random keys are what outsiders, who choose the flow keys,
+/// Bytes of a Community ID, with what the allocator adds.
+const COMMUNITY_ID_BYTES: u64 = 48;
+
+/// The table. All maps keep their default hasher: its random keys are what outsiders, who choose the flow keys,
 /// cannot aim at.
 #[derive(Debug)]
 pub struct FlowTable {
     source: FlowIdSource,
     records_max: usize,
+    /// At most `records_max`.
     records: DashMap<FlowId, FlowRecord>,
+    /// When records ended, and which; the first that ended first. Each record that ended is in it once.
+    ended: Mutex<VecDeque<(u64, FlowId)>>,
     live: DashMap<FlowKey, Live>,
     /// Live flows by the tag under which those that they carry know them.
     tags: DashMap<u64, FlowId>,
@@ -49,11 +62,30 @@ pub struct Departures {
     pub aged: u64,
     /// Instances that were seen and then gone without having ended.
     pub evicted: u64,
-    /// Records dropped before their time, because there were too many.
+    /// Records dropped before their time, or never made, because there were too many.
     pub forgotten: u64,
 }
 
+/// Bytes of a hash table of so many entries: a power of two of slots, at most 7/8 of them used, with a byte for each.
+fn map_bytes(entries: u64, entry_bytes: usize) -> u64 {
+    let slots = (entries.saturating_mul(8) / 7).saturating_add(1).next_power_of_two();
+    slots.saturating_mul(entry_bytes as u64 + 1)
+}
+
 impl FlowTable {
+    /// About the most memory that a table takes whose source has room for `flows`.
+    #[must_use]
+    pub fn bytes_max(flows: u32, records_max: usize) -> u64 {
+        let (flows, records) = (u64::from(flows), records_max as u64);
+        let live = map_bytes(flows, size_of::<(FlowKey, Live)>())
+            + flows * size_of::<FlowEntry>() as u64
+            + map_bytes(flows, size_of::<(u64, FlowId)>());
+        let recorded = map_bytes(records, size_of::<(FlowId, FlowRecord)>())
+            .saturating_add(records.saturating_mul(COMMUNITY_ID_BYTES))
+            .saturating_add(records.saturating_mul(size_of::<(u64, FlowId)>() as u64));
+        live.saturating_add(recorded)
+    }
+
     /// An empty table of one origin's flows.
     #[must_use]
     pub fn new(source: FlowIdSource, records_max: usize) -> Self {
@@ -61,6 +93,7 @@ impl FlowTable {
             source,
             records_max,
             records: DashMap::new(),
+            ended: Mutex::default(),
             live: DashMap::new(),
             tags: DashMap::new(),
             closed: AtomicU64::new(0),
@@ -71,7 +104,8 @@ impl FlowTable {
     }
 
     /// Brings in an entry as it is at `now_ns`. `instance` tells flows of one key apart: the kernel's first-seen
-    /// time, or the first frame's number.
+    /// time, or the first frame's number. Where there is no room for its record it is counted as forgotten, once, and
+    /// gets one as soon as there is room.
     pub fn observe(
         &self,
         key: FlowKey,
@@ -94,15 +128,21 @@ impl FlowTable {
         }
         self.tags.insert(tag(&key), id);
         let parent = self.tags.get(&entry.encapsulation.parent_tag).map(|parent| *parent);
-        let mut record =
-            self.records.entry(id).or_insert_with(|| FlowRecord::new(id, key, community_id(&key)));
-        record.observe(Observation {
-            entry,
-            before: before.as_ref().map(|(entry, ago)| (&**entry, *ago)),
-            samples,
-        });
-        record.parent = record.parent.or(parent);
-        drop(record);
+        if let Some(mut record) = self.records.get_mut(&id) {
+            record.observe(Observation {
+                entry,
+                before: before.as_ref().map(|(entry, ago)| (&**entry, *ago)),
+                samples,
+            });
+            record.parent = record.parent.or(parent);
+        } else if self.has_room() {
+            let mut record = FlowRecord::new(id, key, community_id(&key));
+            record.observe(Observation { entry, before: None, samples });
+            record.parent = parent;
+            self.records.insert(id, record);
+        } else if before.is_none() {
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
+        }
         self.live.insert(key, Live { id, entry: Box::new(*entry), seen_at_ns: now_ns, sweep });
         id
     }
@@ -129,29 +169,26 @@ impl FlowTable {
         for id in gone {
             self.depart(id, Ended::Evicted, now_ns);
         }
-        self.records.retain(|_, record| match record.ended {
-            Some((_, at_ns)) => now_ns.saturating_sub(at_ns) < keep_ended_ns,
-            None => true,
-        });
-        self.forget_oldest();
+        let is_due = |at_ns: u64| now_ns.saturating_sub(at_ns) >= keep_ended_ns;
+        let mut ended = self.ended();
+        while let Some((_, id)) = ended.pop_front_if(|(at_ns, _)| is_due(*at_ns)) {
+            self.records.remove(&id);
+        }
     }
 
-    /// Holds the number of records: the ended ones that ended first go first.
-    fn forget_oldest(&self) {
-        let excess = self.records.len().saturating_sub(self.records_max);
-        if excess == 0 {
-            return;
+    /// Whether one more record fits, after the one that ended first has made room if need be.
+    fn has_room(&self) -> bool {
+        if self.records.len() < self.records_max {
+            return true;
         }
-        let mut ended: Vec<_> = self
-            .records
-            .iter()
-            .filter_map(|record| record.ended.map(|(_, at_ns)| (at_ns, record.id)))
-            .collect();
-        ended.sort_unstable();
-        for (_, id) in ended.into_iter().take(excess) {
-            self.records.remove(&id);
-            self.forgotten.fetch_add(1, Ordering::Relaxed);
-        }
+        let Some((_, id)) = self.ended().pop_front() else { return false };
+        self.records.remove(&id);
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    fn ended(&self) -> MutexGuard<'_, VecDeque<(u64, FlowId)>> {
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn depart(&self, id: FlowId, why: Ended, now_ns: u64) {
@@ -162,7 +199,9 @@ impl FlowTable {
         };
         counter.fetch_add(1, Ordering::Relaxed);
         if let Some(mut record) = self.records.get_mut(&id) {
-            record.ended = Some((why, now_ns));
+            if record.ended.replace((why, now_ns)).is_none() {
+                self.ended().push_back((now_ns, id));
+            }
             for half in [true, false] {
                 let half =
                     if half { &mut record.from_originator } else { &mut record.from_responder };
@@ -279,12 +318,36 @@ mod tests {
             table.observe(key(port), &entry(1), 1, None, 0, 1);
             table.end(&key(port), Ended::Closed, u64::from(port));
         }
-        table.finish_sweep(1, u64::MAX, 10);
         assert_eq!(table.len(), 4);
         assert_eq!(table.departures().forgotten, 2);
         let mut ports = Vec::new();
         table.for_each(|record| ports.push(record.key.lower_port));
         ports.sort_unstable();
         assert_eq!(ports, [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn live_flows_without_room_are_counted_once_and_recorded_later() {
+        let table = table();
+        for sweep in 1..3 {
+            for port in 0..6 {
+                table.observe(key(port), &entry(sweep), 1, None, sweep, sweep);
+            }
+            table.finish_sweep(sweep, u64::MAX, sweep);
+            assert_eq!((table.len(), table.live_len()), (4, 6));
+            assert_eq!(table.departures().forgotten, 2);
+        }
+        table.end(&key(0), Ended::Closed, 3);
+        let id = table.observe(key(5), &entry(9), 1, None, 4, 3);
+        assert_eq!(table.get(id).map(|record| record.from_originator.packets), Some(9));
+        assert_eq!((table.len(), table.departures().forgotten), (4, 3));
+    }
+
+    #[test]
+    fn the_bound_covers_the_records_and_the_live_flows() {
+        let records = 1_000 * size_of::<FlowRecord>() as u64;
+        assert!(FlowTable::bytes_max(1, 1_000) > records);
+        let live = 1_000 * (size_of::<FlowEntry>() + size_of::<FlowKey>()) as u64;
+        assert!(FlowTable::bytes_max(1_000, 1) > live);
     }
 }

@@ -94,9 +94,24 @@ impl Daemon {
     /// Starts it by another program, which takes it as its last arguments.
     pub(crate) fn start_by(launcher: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let capture = capture(folder.path());
+        let daemon = Self::replay(launcher, folder, &capture, &[]);
+        wait_until("there are flows", || {
+            daemon.get("/api/v1/flows").1["total"].as_u64().unwrap_or(0) >= 3
+        });
+        daemon
+    }
+
+    /// Starts it on a capture, with what it writes in `folder`.
+    pub(crate) fn replay(
+        launcher: &[&str],
+        folder: tempfile::TempDir,
+        capture: &Path,
+        more: &[&str],
+    ) -> Self {
         // For tests that ask as another user.
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
-        let capture = capture(folder.path());
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
         let line = launcher.iter().copied().chain([env!("CARGO_BIN_EXE_linnet")]);
         let line: Vec<_> = line.collect();
         let mut child = Command::new(line[0])
@@ -107,19 +122,21 @@ impl Daemon {
             .arg(folder.path().join("run"))
             .arg("--state-dir")
             .arg(folder.path().join("state"))
+            .args(more)
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line.trim().strip_prefix("open http://").unwrap();
         let (address, login) = url.split_once("/#login=").unwrap();
-        let daemon = Self { child, address: address.into(), login: login.into(), folder };
-        wait_until("there are flows", || {
-            daemon.get("/api/v1/flows").1["total"].as_u64().unwrap_or(0) >= 3
-        });
-        daemon
+        Self { child, address: address.into(), login: login.into(), folder }
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.folder().join("log")).unwrap()
     }
 
     pub(crate) fn folder(&self) -> &Path {

@@ -163,6 +163,7 @@ fn interface(name: &str, point: u32) -> InterfaceView {
         name: name.into(),
         point,
         link: "ethernet",
+        link_type: captures::LinkType::ETHERNET,
         state: "attached",
         ingress: Some(AttachmentView { hook: "tcx".into(), ..AttachmentView::default() }),
         ..InterfaceView::default()
