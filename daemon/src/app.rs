@@ -17,18 +17,22 @@ use crate::{
     api::{self, Access, ApiState, BindError, Bound},
     board::Board,
     capture::{self, CaptureManager, Keep, Recorder, Stage, reader::RingReader},
-    cli::{ExitWith, exit, unreadable},
+    cli::{ExitWith, exit, say, unreadable},
     clock::Clock,
     config::Config,
     flow::{FlowIdSource, FlowTable},
     live::{
-        Answer, AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap, StageConfig, Verb, watch,
+        Answer, AttachRequest, Attached, AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap,
+        StageConfig, Verb, watch,
     },
     metrics,
     replay::{NoStage, Player, Playing},
     status::Publisher,
     sweep::{Running, Sweeper},
 };
+
+/// Longest list of what is not watched.
+const NOTICES_MAX: usize = 16;
 
 /// Where the packets come from.
 #[derive(Clone, Debug)]
@@ -66,6 +70,8 @@ struct Kernel {
     hooks: HookMap,
     ring: CaptureRing,
     points: Vec<AttachedPoint>,
+    /// What is not watched, and why.
+    notices: Vec<String>,
 }
 
 /// What feeds the flow table.
@@ -78,10 +84,18 @@ enum Feed {
 pub fn run(config: &Config, source: &Source, login: bool) -> anyhow::Result<()> {
     let _lock = claim(&config.run_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve_until_stopped(config, source, login))
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        serve_until_stopped(config, source, login, &stop).await
+    })
 }
 
-async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> anyhow::Result<()> {
+async fn serve_until_stopped(
+    config: &Config,
+    source: &Source,
+    login: bool,
+    asked_to_stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let clock = Arc::new(Clock::new());
     let board = Arc::new(Board::default());
     let recorder = metrics::install()?;
@@ -89,22 +103,23 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
         Access::new(&config.run_dir, Arc::clone(&clock)).context("cannot make the token")?,
     );
     let bound = bind(config).await?;
-    let kernel = match source {
-        Source::Live => Some(attach(config)?),
+    let mut kernel = match source {
+        Source::Live => Some(attach(config, asked_to_stop)?),
         Source::Replay(_) => None,
     };
+    if asked_to_stop.is_cancelled() {
+        // What there is goes in the reverse order of its making.
+        tracing::info!("told to stop while starting");
+        return Ok(());
+    }
     let stage: Box<dyn Stage> = match &kernel {
         Some(kernel) => Box::new(LiveStage(Arc::clone(&kernel.attacher))),
         None => Box::new(NoStage),
     };
     let dir = config.state_dir.join("captures");
     let (captures, capture_recorder) =
-        capture::open(&dir, Keep::default(), stage, Arc::clone(&board)).with_context(|| {
-            format!(
-                "cannot use `{}` for captures; choose another folder with --state-dir",
-                dir.display()
-            )
-        })?;
+        capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
+            .map_err(|error| no_captures(&dir, error))?;
     let captures = Arc::new(captures);
     let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max));
     tracing::info!(
@@ -112,7 +127,9 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
         bytes_max = FlowTable::bytes_max(config.sizes.flows, config.records_max),
         "memory for flows in user space"
     );
-    let publisher = publisher(config, source, &board, &clock, &captures);
+    let notices = kernel.as_mut().map(|kernel| std::mem::take(&mut kernel.notices));
+    let publisher =
+        publisher(config, source, notices.unwrap_or_default(), &board, &clock, &captures);
     let feed = start_feed(config, source, kernel, &flows, publisher, capture_recorder, &clock)?;
 
     let address = bound.address;
@@ -129,7 +146,7 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
     if login {
         announce(address, &access);
     }
-    wait_for_signal().await?;
+    asked_to_stop.cancelled().await;
     tracing::info!("stopping");
     captures.shutdown();
     stop.cancel();
@@ -138,9 +155,12 @@ async fn serve_until_stopped(config: &Config, source: &Source, login: bool) -> a
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the line that a person opens in a browser")]
+/// Prints the line that a person opens in a browser.
 fn announce(address: std::net::SocketAddr, access: &Access) {
-    println!("open http://{address}/#login={}", access.one_time_login());
+    if let Err(error) = say(&format!("open http://{address}/#login={}\n", access.one_time_login()))
+    {
+        tracing::warn!(%error, "nobody was told how to log in");
+    }
 }
 
 /// One daemon per run folder: the lock ends with the process.
@@ -168,32 +188,59 @@ async fn bind(config: &Config) -> anyhow::Result<Bound> {
     })
 }
 
-/// Loads the programs and attaches them.
-fn attach(config: &Config) -> anyhow::Result<Kernel> {
-    let mut attacher = Attacher::new(&config.pin_dir, config.sizes)?;
-    let requests = if config.interfaces.is_empty() {
-        watch::default_requests()
-    } else {
-        config.interfaces.clone()
-    };
-    if requests.is_empty() {
-        let message = "no interface is up but loopback; name one with --interface".into();
-        return Err(ExitWith { code: exit::USAGE, message }.into());
+fn no_captures(dir: &Path, error: std::io::Error) -> anyhow::Error {
+    let dir = dir.display();
+    if error.kind() == std::io::ErrorKind::WouldBlock {
+        let message = format!(
+            "another linnet keeps its captures in `{dir}`; stop it, or give this one a --state-dir of its own"
+        );
+        return ExitWith { code: exit::BUSY, message }.into();
     }
+    anyhow::Error::new(error)
+        .context(format!("cannot use `{dir}` for captures; choose another folder with --state-dir"))
+}
+
+/// Loads the programs and attaches them, until it is told to stop.
+fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<Kernel> {
+    let mut attacher = Attacher::new(&config.pin_dir, config.sizes)?;
+    let by_default = config.interfaces.is_empty();
+    let watch::Defaults { requests, skipped: mut notices } = if by_default {
+        watch::defaults().context("cannot list the interfaces; name them with --interface")?
+    } else {
+        watch::Defaults { requests: config.interfaces.clone(), skipped: Vec::new() }
+    };
     let mut points = Vec::new();
     for request in requests {
-        let Answer::Attached(attached) = attacher.perform(Verb::Attach(request.clone()))? else {
-            continue;
-        };
-        for (way, hook) in [("ingress", &attached.ingress), ("egress", &attached.egress)] {
-            match hook {
-                Some(hook) => {
-                    tracing::info!(interface = %request, way, hook = %hook.hook, why = hook.reason, "attached")
-                }
-                None => tracing::info!(interface = %request, way, "not watched"),
-            }
+        if asked_to_stop.is_cancelled() {
+            break;
         }
-        points.push(AttachedPoint { request, attached });
+        match attacher.perform(Verb::Attach(request.clone())) {
+            Ok(Answer::Attached(attached)) => {
+                log_attached(&request, &attached);
+                points.push(AttachedPoint { request, attached });
+            }
+            Ok(Answer::Done) => {}
+            Err(error) if by_default && error.is_of_one_interface() => {
+                notices.push(format!("the interface `{request}` is not watched: {error}"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for notice in &notices {
+        tracing::warn!("{notice}");
+    }
+    if points.is_empty() && !asked_to_stop.is_cancelled() {
+        let mut message =
+            "no interface that could be watched is up but loopback; name one with --interface"
+                .to_owned();
+        for notice in notices.iter().take(1) {
+            message = format!("{message} ({notice})");
+        }
+        return Err(ExitWith { code: exit::USAGE, message }.into());
+    }
+    if notices.len() > NOTICES_MAX {
+        let more = notices.split_off(NOTICES_MAX - 1).len();
+        notices.push(format!("{more} more interfaces are not watched; the log names each"));
     }
     let (flows, hooks, ring) = (attacher.flows()?, attacher.hooks()?, attacher.capture_ring()?);
     tracing::info!(
@@ -202,7 +249,18 @@ fn attach(config: &Config) -> anyhow::Result<Kernel> {
         capture_ring_bytes = config.sizes.capture_ring_bytes,
         "kernel memory"
     );
-    Ok(Kernel { attacher: Arc::new(Mutex::new(attacher)), flows, hooks, ring, points })
+    Ok(Kernel { attacher: Arc::new(Mutex::new(attacher)), flows, hooks, ring, points, notices })
+}
+
+fn log_attached(request: &AttachRequest, attached: &Attached) {
+    for (way, hook) in [("ingress", &attached.ingress), ("egress", &attached.egress)] {
+        match hook {
+            Some(hook) => {
+                tracing::info!(interface = %request, way, hook = %hook.hook, why = hook.reason, "attached")
+            }
+            None => tracing::info!(interface = %request, way, "not watched"),
+        }
+    }
 }
 
 /// What makes flow ids unique: this boot, or this file.
@@ -223,12 +281,13 @@ fn origin(source: &Source) -> anyhow::Result<FlowIdSource> {
 fn publisher(
     config: &Config,
     source: &Source,
+    unwatched: Vec<String>,
     board: &Arc<Board>,
     clock: &Arc<Clock>,
     captures: &Arc<CaptureManager>,
 ) -> Publisher {
     let (mode, notices) = match source {
-        Source::Live => ("live", Vec::new()),
+        Source::Live => ("live", unwatched),
         Source::Replay(path) => (
             "replay",
             vec![format!(
@@ -285,15 +344,21 @@ fn stop_feed(feed: Feed) {
     }
 }
 
-/// Ctrl-C, `kill`, or the end of the terminal that this runs in.
-async fn wait_for_signal() -> anyhow::Result<()> {
+/// Cancelled by Ctrl-C, `kill`, or the end of the terminal that this runs in; to be had before there is anything that
+/// would have to be cleaned up.
+fn stop_signal() -> anyhow::Result<CancellationToken> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    Ok(())
+    let asked = CancellationToken::new();
+    let ask = asked.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = hangup.recv() => {}
+        }
+        ask.cancel();
+    });
+    Ok(asked)
 }

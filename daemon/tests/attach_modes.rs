@@ -204,12 +204,10 @@ impl Footprint {
         Self(lines.collect())
     }
 
-    /// An empty clsact qdisc may stay: to remove it could take a filter along that another tool is about to add.
     fn assert_unchanged(&self, what: &str, namespace: &Namespace, interface: &str) {
         let after = Self::of(namespace, interface);
         let gone: Vec<_> = self.0.iter().filter(|line| !after.0.contains(line)).collect();
-        let empty_clsact = |line: &str| line.contains(": qdisc clsact ");
-        let is_new = |line: &&String| !self.0.contains(line) && !empty_clsact(line);
+        let is_new = |line: &&String| !self.0.contains(line);
         let come: Vec<_> = after.0.iter().filter(is_new).collect();
         assert!(gone.is_empty() && come.is_empty(), "{what}: gone {gone:#?}, come {come:#?}");
     }

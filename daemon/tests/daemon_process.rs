@@ -180,6 +180,11 @@ fn after_a_kill_detach_leaves_nothing() {
         let output = lab.server().command("tc").args(show).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
     };
+    let qdiscs = || {
+        let show = ["qdisc", "show", "dev", SERVER_INTERFACE, "clsact"];
+        let output = lab.server().command("tc").args(show).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
     let server = format!("{}/{SERVER_INTERFACE},ingress=clsact,egress=clsact", lab.server().name());
     let mut linnet = Linnet::watch("kill", &[client_spec(&lab), server.clone()]);
     // The tracker's and the capture stage's, each way.
@@ -190,6 +195,17 @@ fn after_a_kill_detach_leaves_nothing() {
     assert!(!linnet.wait().success());
     let pins = linnet.pins().to_owned();
     assert!(pins.is_dir(), "pins outlive a killed process");
+    // The record must lead to the filters under whatever name.
+    let ip = |args: &[&str]| {
+        let mut command = lab.server().command("ip");
+        assert!(command.args(["link", "set", "dev"]).args(args).status().unwrap().success());
+    };
+    let rename = |from: &str, to: &str| {
+        ip(&[from, "down"]);
+        ip(&[from, "name", to]);
+        ip(&[to, "up"]);
+    };
+    rename(SERVER_INTERFACE, "other-name");
 
     let detached = Command::new(env!("CARGO_BIN_EXE_linnet"))
         .arg("detach")
@@ -201,6 +217,8 @@ fn after_a_kill_detach_leaves_nothing() {
     println!("{said}");
     assert!(detached.status.success(), "{}", String::from_utf8_lossy(&detached.stderr));
     assert!(said.contains("4 filters"), "{said}");
+    rename("other-name", SERVER_INTERFACE);
+    assert_eq!(qdiscs(), "", "the qdisc was linnet's own");
     assert_eq!(filters("ingress") + &filters("egress"), "");
     assert!(!pins.exists());
     wait_for("programs and links to go", || held.is_gone().then_some(()));
@@ -218,6 +236,79 @@ fn after_a_kill_detach_leaves_nothing() {
     );
     assert!(second.stop().success());
     assert_eq!(filters("ingress") + &filters("egress"), "");
+}
+
+#[test]
+fn detach_and_run_remove_no_pins_but_their_own() {
+    if !can_run("foreign pins") {
+        return;
+    }
+    let lab = Lab::build(Plan::new("pins")).unwrap();
+    let pins = linnet::pins("foreign");
+    fs::create_dir(&pins).unwrap();
+    let foreign = pins.join("theirs");
+    let make = ["map", "create"];
+    let kind = ["type", "array", "key", "4", "value", "4", "entries", "1", "name", "theirs"];
+    let made = Command::new("bpftool").args(make).arg(&foreign).args(kind).status().unwrap();
+    assert!(made.success());
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = linnet::command(folder.path(), &pins);
+    let mut run =
+        run.args(["--interface", &client_spec(&lab)]).stdout(Stdio::null()).spawn().unwrap();
+    wait_for("pins", || pins.join("FLOWS").exists().then_some(()));
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(run.id().cast_signed()), Signal::SIGTERM)
+        .unwrap();
+    assert!(run.wait().unwrap().success(), "told to end while it starts, it ends in order");
+    assert!(!folder.path().join("run/api.sock").exists() && !pins.join("FLOWS").exists());
+    let detach = Command::new(env!("CARGO_BIN_EXE_linnet"))
+        .args(["detach", "--pin-dir"])
+        .arg(&pins)
+        .status()
+        .unwrap();
+    let kept = foreign.exists();
+    fs::remove_file(&foreign).unwrap();
+    fs::remove_dir(&pins).unwrap();
+    assert!(detach.success() && kept);
+}
+
+#[test]
+fn a_reader_that_goes_and_a_full_disk_are_no_panic() {
+    let full = || Stdio::from(fs::OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    let pins = linnet::pins("none");
+    for args in [vec!["doctor"], vec!["detach", "--pin-dir", pins.to_str().unwrap()]] {
+        for (out, is_full) in [(full(), true), (closed(), false)] {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
+            let ended = command.args(&args).stdout(out).output().unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert!(ended.status.code().is_some_and(|code| code <= 1), "{args:?}: {said}");
+            assert_eq!(said.contains("cannot print"), is_full, "{args:?}: {said}");
+        }
+    }
+}
+
+#[test]
+fn an_odd_interface_does_not_keep_linnet_from_the_others() {
+    if !can_run("every interface that is up") {
+        return;
+    }
+    let lab = Lab::build(Plan::new("odd")).unwrap();
+    let far = ["link", "add", "name", "far0", "index", "70000", "type", "veth"];
+    let comma = ["link", "add", "name", "x,egress=off", "type", "veth"];
+    for args in
+        [&far[..], &comma, &["link", "set", "far0", "up"], &["link", "set", "x,egress=off", "up"]]
+    {
+        assert!(lab.client().command("ip").args(args).status().unwrap().success());
+    }
+    let linnet = lab.client().run(|| Linnet::watch("odd", &[])).unwrap();
+    let interfaces = linnet.see("/api/v1/interfaces", "interfaces");
+    let names: Vec<_> =
+        interfaces.as_array().unwrap().iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert!(names.contains(&CLIENT_INTERFACE) && names.contains(&"x,egress=off"), "{names:?}");
+    assert!(!names.contains(&"far0"), "{names:?}");
+    let notices = linnet.see("/api/v1/status", "status")["notices"].to_string();
+    assert!(notices.contains("far0") && notices.contains("70000"), "{notices}");
+    assert!(linnet.stop().success());
 }
 
 /// Runs to the end; exit code and what it says.
@@ -261,6 +352,10 @@ fn a_daemon_that_cannot_run_says_why_and_what_to_do() {
     let mut no_file = linnet::command(folder.path(), &pins);
     no_file.args(["--replay", "/nowhere.pcap"]);
 
+    let mut same_state = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    same_state.args(["run", "--listen", "127.0.0.1:0", "--interface", &spec, "--run-dir"]);
+    same_state.arg(folder.path().join("run")).arg("--pin-dir").arg(&pins);
+    same_state.env("LINNET_LOG", "error").arg("--state-dir").arg(linnet.folder().join("state"));
     let elsewhere = format!("{}/nowhere", lab.client().name());
     let here = folder.path();
     for (what, mut command, code, words) in [
@@ -270,6 +365,7 @@ fn a_daemon_that_cannot_run_says_why_and_what_to_do() {
         ("an unknown namespace", run(here, &pins, "nowhere/eth0"), 64, "`ip netns list`"),
         ("a bad choice", run(here, &pins, "lo,ingress=fast"), 64, "xdp-generic"),
         ("the same run folder", run(linnet.folder(), &pins, &spec), 75, "--run-dir"),
+        ("the same captures", same_state, 75, "--state-dir"),
         ("the same pins", run(here, linnet.pins(), &spec), 75, "--pin-dir"),
         ("no file to replay", no_file, 64, "/nowhere.pcap"),
         ("no privilege", nobody(&open.path().join("run")), 77, "run as root"),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use captures::{PacketReader, ReadError, StopReason};
+use nix::fcntl::{Flock, FlockArg};
 
 use super::{CaptureState, CaptureView};
 use crate::flow::view::rfc3339;
@@ -45,6 +46,8 @@ impl Default for Keep {
 #[derive(Debug)]
 pub(super) struct Catalogue {
     dir: PathBuf,
+    /// Of the folder itself: another daemon would take the capture that runs for one that was interrupted.
+    _lock: Flock<File>,
     keep: Keep,
     /// The oldest first.
     finished: Arc<Vec<CaptureView>>,
@@ -63,11 +66,18 @@ fn is_id(text: &str) -> bool {
 }
 
 impl Catalogue {
-    /// Makes the folder, or lists what earlier runs left in it.
+    /// Makes the folder, or lists what earlier runs left in it. [`ErrorKind::WouldBlock`] where another daemon has it.
     pub(super) fn open(dir: &Path, keep: Keep) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
-        let mut catalogue =
-            Self { dir: dir.to_owned(), keep, finished: Arc::default(), interrupted: Vec::new() };
+        let lock = Flock::lock(File::open(dir)?, FlockArg::LockExclusiveNonblock)
+            .map_err(|(_, errno)| io::Error::from(errno))?;
+        let mut catalogue = Self {
+            dir: dir.to_owned(),
+            _lock: lock,
+            keep,
+            finished: Arc::default(),
+            interrupted: Vec::new(),
+        };
         let mut finished = Vec::new();
         for entry in fs::read_dir(dir)? {
             let entry = entry?;
@@ -287,5 +297,20 @@ fn gone(removed: io::Result<()>) -> io::Result<()> {
     match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_of_one_daemon_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = Catalogue::open(folder.path(), Keep::default()).unwrap();
+        let second = Catalogue::open(folder.path(), Keep::default());
+        assert_eq!(second.unwrap_err().kind(), ErrorKind::WouldBlock);
+        drop(first);
+        assert!(Catalogue::open(folder.path(), Keep::default()).is_ok());
     }
 }

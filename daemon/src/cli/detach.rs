@@ -1,8 +1,9 @@
-//! `linnet detach`: removes what a daemon that was killed left: pinned maps and clsact filters.
-#![expect(clippy::print_stdout, reason = "a command says what it did")]
+//! `linnet detach`: removes what a daemon that was killed left: pinned maps and clsact filters. Must never say that
+//! all is clean where it is not.
 
 use std::path::PathBuf;
 
+use super::{exit, say};
 use crate::live;
 
 /// Arguments of `linnet detach`.
@@ -16,6 +17,14 @@ pub struct DetachArgs {
 /// Removes what is left.
 pub fn run(args: &DetachArgs) -> anyhow::Result<u8> {
     let detached = live::detach(&args.pin_dir)?;
-    println!("removed {} pinned maps and {} filters", detached.pins, detached.filters);
-    Ok(0)
+    let mut said =
+        format!("removed {} pinned maps and {} filters\n", detached.pins, detached.filters);
+    if detached.kept > 0 {
+        said += &format!(
+            "{} interfaces could not be cleaned and stay on record; the log has the reasons: run this again when they are mended\n",
+            detached.kept
+        );
+    }
+    say(&said)?;
+    Ok(if detached.kept == 0 { 0 } else { exit::FAILED })
 }

@@ -1,11 +1,10 @@
 //! `linnet doctor`: what this machine has for linnet, line by line, and the remedy for what it lacks.
-#![expect(clippy::print_stdout, reason = "a command says what it found")]
 
 use std::path::Path;
 
 use captures::Libpcap;
 
-use super::exit;
+use super::{exit, say};
 use crate::{live, status::kernel_release};
 
 /// Arguments of `linnet doctor`.
@@ -29,24 +28,25 @@ const KERNEL_TCX: (u32, u32) = (6, 6);
 /// Looks at everything; fails where live operation is impossible.
 pub fn run(_args: &DoctorArgs) -> anyhow::Result<u8> {
     let findings = [programs(), kernel(), privileges(), btf(), bpf_fs(), libpcap(), jit()];
-    let mut missing = 0;
+    let (mut missing, mut said) = (0, String::new());
     for finding in &findings {
-        match &finding.result {
-            Ok(found) => println!("ok       {:<16} {found}", finding.what),
+        let (verdict, text) = match &finding.result {
+            Ok(found) => ("ok", found),
             Err(remedy) if finding.needed => {
                 missing += 1;
-                println!("missing  {:<16} {remedy}", finding.what);
+                ("missing", remedy)
             }
-            Err(remedy) => println!("limited  {:<16} {remedy}", finding.what),
-        }
+            Err(remedy) => ("limited", remedy),
+        };
+        said += &format!("{verdict:<8} {:<16} {text}\n", finding.what);
     }
     if missing > 0 {
-        println!(
-            "\n`linnet run --interface ..` cannot work yet; `linnet analyze` and `linnet run --replay` can"
-        );
+        said += "\n`linnet run --interface ..` cannot work yet; `linnet analyze` and `linnet run --replay` can\n";
+        say(&said)?;
         return Ok(exit::FAILED);
     }
-    println!("\nready: `linnet run --interface NAME`");
+    said += "\nready: `linnet run --interface NAME`\n";
+    say(&said)?;
     Ok(0)
 }
 

@@ -11,7 +11,7 @@ mod text;
 
 pub use text::{age, printable, si_bits, si_bytes, span};
 
-use std::io;
+use std::io::{self, Write as _};
 
 use clap::{Parser, Subcommand};
 
@@ -81,6 +81,16 @@ impl Command {
     }
 }
 
+/// Prints what a command has to say. A reader that has gone has read enough; a full disk is an error.
+pub(crate) fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("cannot print: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
 /// The code for an error: the one that it asks for, else by its kind.
 #[must_use]
 pub fn exit_code(error: &anyhow::Error) -> u8 {
@@ -96,7 +106,9 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
         match cause.downcast_ref::<LiveError>() {
             Some(LiveError::Privilege { .. }) => return exit::PRIVILEGE,
             Some(LiveError::InUse { .. }) => return exit::BUSY,
-            Some(LiveError::NoInterface(_) | LiveError::Namespace { .. }) => return exit::USAGE,
+            Some(
+                LiveError::NoInterface(_) | LiveError::Namespace { .. } | LiveError::NotPins { .. },
+            ) => return exit::USAGE,
             _ => {}
         }
     }

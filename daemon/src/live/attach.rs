@@ -16,6 +16,7 @@ use datapath::Direction;
 use super::{
     LiveError,
     namespace::Device,
+    records::FilterRecord,
     verb::{AttachRequest, AttachedHook, EgressChoice, Hook, IngressChoice},
 };
 
@@ -54,9 +55,11 @@ pub(super) fn ingress(
     objects: &mut Objects,
     request: &AttachRequest,
     device: Device,
+    record: &FilterRecord,
 ) -> Result<Watched, LiveError> {
     let tc = |objects: &mut Objects, force, reason: &str| {
-        attach_tc(objects, request, Direction::Ingress, force, reason).map(Some)
+        let place = Place { request, record, direction: Direction::Ingress };
+        attach_tc(objects, place, force, reason).map(Some)
     };
     match request.ingress {
         IngressChoice::Off => Ok(None),
@@ -83,6 +86,7 @@ pub(super) fn egress(
     objects: &mut Objects,
     request: &AttachRequest,
     device: Device,
+    record: &FilterRecord,
 ) -> Result<Watched, LiveError> {
     let (force, reason) = match request.egress {
         EgressChoice::Off => return Ok(None),
@@ -94,7 +98,8 @@ pub(super) fn egress(
         EgressChoice::Tcx => (Some(Hook::Tcx), "asked for"),
         EgressChoice::Clsact => (Some(Hook::Clsact), "asked for"),
     };
-    attach_tc(objects, request, Direction::Egress, force, reason).map(Some)
+    let place = Place { request, record, direction: Direction::Egress };
+    attach_tc(objects, place, force, reason).map(Some)
 }
 
 fn attach_xdp(
@@ -119,14 +124,22 @@ fn attach_xdp(
     Ok((AttachedHook { hook, reason, program_id }, Link::Xdp(link)))
 }
 
+/// A direction of an interface.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    request: &'a AttachRequest,
+    record: &'a FilterRecord,
+    direction: Direction,
+}
+
 /// TCX where the kernel has it, a clsact filter where it does not.
 fn attach_tc(
     objects: &mut Objects,
-    request: &AttachRequest,
-    direction: Direction,
+    place: Place<'_>,
     force: Option<Hook>,
     reason: &str,
 ) -> Result<(AttachedHook, Link), LiveError> {
+    let Place { request, record, direction } = place;
     let name = match direction {
         Direction::Ingress => program::INGRESS,
         Direction::Egress => program::EGRESS,
@@ -150,6 +163,7 @@ fn attach_tc(
     } else {
         "this kernel has no TCX (6.6 and later have)".to_owned()
     };
+    make_clsact(&request.interface, record)?;
     let link = clsact(tc, &request.interface, direction).map_err(|source| {
         attach_error(Hook::Clsact, request, source, "`tc qdisc show` shows what is in the way")
     })?;
@@ -168,14 +182,22 @@ pub(super) fn tcx(
     program.take_link(id)
 }
 
-/// Puts a program into the clsact qdisc of an interface of this namespace; makes the qdisc where there is none.
+/// Makes the clsact qdisc of an interface of this namespace where there is none, and remembers that.
+pub(super) fn make_clsact(interface: &str, record: &FilterRecord) -> Result<(), LiveError> {
+    // It may exist already, ours or another's: then the filter goes beside those that are there. What else may be
+    // wrong the filter meets again.
+    match tc::qdisc_add_clsact(interface) {
+        Ok(()) => record.remember_qdisc(),
+        Err(_) => Ok(()),
+    }
+}
+
+/// Puts a program into the clsact qdisc of an interface of this namespace.
 pub(super) fn clsact(
     program: &mut SchedClassifier,
     interface: &str,
     direction: Direction,
 ) -> Result<SchedClassifierLink, ProgramError> {
-    // It may exist already, ours or another's: then the filter goes beside those that are there.
-    let _made = tc::qdisc_add_clsact(interface);
     let options =
         TcAttachOptions::Netlink(NlOptions { priority: CLSACT_PRIORITY, ..NlOptions::default() });
     let id = program.attach_with_options(interface, attach_type(direction), options)?;

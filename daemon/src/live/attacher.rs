@@ -20,22 +20,12 @@ use super::{
     attach::{self, Link, Objects, program},
     namespace::{self, Device},
     objects::Object,
-    pins::PinDir,
+    pins::{PinDir, SHARED},
     pod::Pod,
+    records::FilterRecord,
     rings::CaptureRing,
     verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, MapSizes, StageConfig, Verb},
 };
-
-/// Maps that the objects of all namespaces share.
-const SHARED: [&str; 7] = [
-    "FLOWS",
-    "FRAGMENTS",
-    "HOOKS",
-    "CAPTURE_CONFIG",
-    "CAPTURE_RING",
-    "CAPTURE_STATS",
-    "CAPTURE_SCRATCH",
-];
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
 #[derive(Debug)]
@@ -120,21 +110,22 @@ impl Attacher {
         }
         self.objects_of(namespace.as_deref())?;
         // Before there can be filters: a process can be killed at any time.
-        self.pins.remember_filters(&request)?;
+        let record = self.record(&request, device);
+        record.remember()?;
         let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
         // The point before the programs: no packet passes a hook of ours without one.
         let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
         set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
         let watched = namespace::within(namespace.as_deref(), || {
-            let ingress = attach::ingress(objects, &request, device)?;
-            let egress = attach::egress(objects, &request, device)?;
+            let ingress = attach::ingress(objects, &request, device, &record)?;
+            let egress = attach::egress(objects, &request, device, &record)?;
             Ok((ingress, egress))
         });
         let (ingress, egress) = match watched {
             Ok(watched) => watched,
             Err(error) => {
                 set_point(objects, device, Point::default())?;
-                self.pins.forget_filters(&request);
+                record.forget();
                 return Err(error);
             }
         };
@@ -147,7 +138,7 @@ impl Attacher {
             egress: hook(&egress),
         };
         if ![&attached.ingress, &attached.egress].into_iter().flatten().any(is_filter) {
-            self.pins.forget_filters(&request);
+            record.forget();
         }
         self.points.insert(point, WatchedPoint { request, device, ingress, egress });
         Ok(attached)
@@ -162,11 +153,15 @@ impl Attacher {
             drop((watched.ingress, watched.egress));
             Ok(())
         });
-        self.pins.forget_filters(&watched.request);
+        self.record(&watched.request, device).forget();
         match self.objects.get_mut(&namespace) {
             Some(objects) => set_point(objects, device, Point::default()),
             None => Ok(()),
         }
+    }
+
+    fn record(&self, request: &AttachRequest, device: Device) -> FilterRecord {
+        FilterRecord::of(&self.pins.filters(), request, device.ifindex)
     }
 
     fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
@@ -185,8 +180,10 @@ impl Attacher {
                 // It has taken its hooks with it, which must not keep a capture from the others.
                 continue;
             }
+            let record = self.record(&watched.request, watched.device);
             let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
-            let links = namespace::within(namespace.as_deref(), || stage_of(objects, watched))?;
+            let links =
+                namespace::within(namespace.as_deref(), || stage_of(objects, watched, &record))?;
             self.stage.extend(links.into_iter().map(|link| (namespace.clone(), link)));
         }
         Ok(())
@@ -280,7 +277,11 @@ fn is_filter(hook: &AttachedHook) -> bool {
 }
 
 /// The capture stage behind the tracker, wherever that is.
-fn stage_of(objects: &mut Objects, watched: &WatchedPoint) -> Result<Vec<Link>, LiveError> {
+fn stage_of(
+    objects: &mut Objects,
+    watched: &WatchedPoint,
+    record: &FilterRecord,
+) -> Result<Vec<Link>, LiveError> {
     let directions = [
         (Direction::Ingress, &watched.ingress, program::CAPTURE_INGRESS),
         (Direction::Egress, &watched.egress, program::CAPTURE_EGRESS),
@@ -301,7 +302,10 @@ fn stage_of(objects: &mut Objects, watched: &WatchedPoint) -> Result<Vec<Link>, 
         };
         let stage = attach::tc_program(&mut objects.tc, name)?;
         let attached = match hook.hook {
-            Hook::Clsact => attach::clsact(stage, interface, direction),
+            Hook::Clsact => {
+                attach::make_clsact(interface, record)?;
+                attach::clsact(stage, interface, direction)
+            }
             Hook::Tcx | Hook::Xdp | Hook::XdpGeneric => {
                 let order = LinkOrder::after_link(tracker)
                     .map_err(|source| LiveError::Chain { interface: interface.clone(), source })?;

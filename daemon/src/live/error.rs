@@ -112,6 +112,34 @@ pub enum LiveError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The folder cannot hold pins, so that nothing in it is linnet's.
+    #[error(
+        "`{path}` is not on a BPF file system, so that it holds no pins; name the folder of the daemon's --pin-dir"
+    )]
+    NotPins {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The qdisc could not be removed.
+    #[error(
+        "cannot remove the clsact qdisc of `{interface}`: {source}; tc qdisc del dev NAME clsact"
+    )]
+    Qdisc {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// An interface's name is no text.
+    #[error(
+        "interface {ifindex} has a name that is no UTF-8: `{name}`; rename it with `ip link set`"
+    )]
+    Name {
+        /// Its index.
+        ifindex: u32,
+        /// Its name, escaped.
+        name: String,
+    },
     /// Another daemon has the pins.
     #[error(
         "another linnet (pid {pid}) uses `{path}`; stop it, or give this one a --pin-dir of its own"
@@ -148,6 +176,18 @@ pub enum LiveError {
 }
 
 impl LiveError {
+    /// Whether other interfaces can be watched all the same.
+    #[must_use]
+    pub const fn is_of_one_interface(&self) -> bool {
+        matches!(
+            self,
+            Self::NoInterface(_)
+                | Self::IndexTooGreat { .. }
+                | Self::NoPointLeft { .. }
+                | Self::Attach { .. }
+        )
+    }
+
     /// Whether more privileges would help.
     #[must_use]
     pub fn is_privilege(&self) -> bool {

@@ -9,6 +9,8 @@ mod namespace;
 mod objects;
 mod pins;
 mod pod;
+mod qdisc;
+mod records;
 mod rings;
 mod tables;
 mod verb;

@@ -1,10 +1,14 @@
 //! Doing things in another network namespace, on a thread that ends with it: `setns` is per thread. Only the network
 //! changes: the file system, and with it bpffs, stays.
 
-use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
+use std::{ffi::CStr, fs::File, io, os::fd::AsRawFd as _, path::Path};
 
 use datapath::Link;
-use nix::sched::{CloneFlags, setns};
+use nix::{
+    errno::Errno,
+    net::if_::InterfaceFlags,
+    sched::{CloneFlags, setns},
+};
 
 use super::LiveError;
 
@@ -74,8 +78,42 @@ pub(super) fn device(name: &str) -> Result<Device, LiveError> {
     Ok(Device { ifindex, link, loopback: hardware == hardware::LOOPBACK })
 }
 
+/// The name of an interface of the calling thread's namespace; `None` where there is no such interface.
+pub(super) fn name_of(ifindex: u32) -> Result<Option<String>, LiveError> {
+    match nix::net::if_::if_indextoname(ifindex) {
+        Ok(name) => match name.into_string() {
+            Ok(name) => Ok(Some(name)),
+            Err(error) => Err(LiveError::Name {
+                ifindex,
+                name: error.into_cstring().to_bytes().escape_ascii().to_string(),
+            }),
+        },
+        Err(Errno::ENXIO | Errno::ENODEV) => Ok(None),
+        Err(errno) => Err(LiveError::File {
+            what: "find the name of interface",
+            path: ifindex.to_string().into(),
+            source: errno.into(),
+        }),
+    }
+}
+
+/// Whether an interface of the calling thread's namespace is up, and what else the kernel says of it in short.
+pub(super) fn flags(name: &CStr) -> io::Result<InterfaceFlags> {
+    let request = ask(name.to_bytes(), libc::SIOCGIFFLAGS)?;
+    // SAFETY: SIOCGIFFLAGS fills this member of the union.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(InterfaceFlags::from_bits_truncate(flags.into()))
+}
+
 /// The ARPHRD_* number, by ioctl: /sys shows the namespace that mounted it, not this thread's.
 fn hardware_type(name: &str) -> io::Result<u16> {
+    let request = ask(name.as_bytes(), libc::SIOCGIFHWADDR)?;
+    // SAFETY: SIOCGIFHWADDR fills this member of the union.
+    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+}
+
+/// One of the ioctls that answer about an interface by its name.
+fn ask(name: &[u8], what: libc::Ioctl) -> io::Result<libc::ifreq> {
     let socket = nix::sys::socket::socket(
         nix::sys::socket::AddressFamily::Inet,
         nix::sys::socket::SockType::Datagram,
@@ -84,16 +122,15 @@ fn hardware_type(name: &str) -> io::Result<u16> {
     )?;
     // SAFETY: all-zero bytes are a valid `ifreq`.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+    for (slot, byte) in request.ifr_name.iter_mut().zip(name) {
         *slot = byte.cast_signed();
     }
-    // SAFETY: the request outlives the call, and its name ends with the zero that it was made with.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &mut request) };
+    // SAFETY: the request outlives the call, and is what these ioctls read and fill.
+    let done = unsafe { libc::ioctl(socket.as_raw_fd(), what, &mut request) };
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: SIOCGIFHWADDR fills this member of the union.
-    Ok(unsafe { request.ifr_ifru.ifru_hwaddr.sa_family })
+    Ok(request)
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
-//! The folder of pinned maps: where the objects of several namespaces meet. One daemon owns it at a time.
+//! The folder of pinned maps: where the objects of several namespaces meet. One daemon owns it at a time. Must never
+//! remove what linnet did not put there.
 
 use std::{
     fs::{self, File},
     io,
     os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
 use nix::{
@@ -14,15 +15,25 @@ use nix::{
     sys::statfs::statfs,
 };
 
-use super::{AttachRequest, LiveError, attach, namespace};
+use super::{LiveError, records};
 
 /// Where Linux mounts its BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` (include/uapi/linux/magic.h).
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-/// Folder beside the pins with an empty folder for each interface that may have filters of ours. Links end with their
-/// process, but filters in a clsact qdisc do not, and a BPF file system holds no other files that could name them.
+/// Folder beside the pins with what is known about filters that may outlive the daemon.
 const FILTERS: &str = "filters";
+/// Maps that the objects of all namespaces share, by the names of their pins. A name that is given up has to stay in
+/// the list of [`clear`], or an earlier version's pin is left behind.
+pub(super) const SHARED: [&str; 7] = [
+    "FLOWS",
+    "FRAGMENTS",
+    "HOOKS",
+    "CAPTURE_CONFIG",
+    "CAPTURE_RING",
+    "CAPTURE_STATS",
+    "CAPTURE_SCRATCH",
+];
 
 /// A folder of pins that this process owns; emptied and removed when dropped.
 #[derive(Debug)]
@@ -34,18 +45,19 @@ pub(super) struct PinDir {
 impl PinDir {
     /// Takes the folder over. What a daemon that died left in it is removed.
     pub(super) fn claim(path: &Path) -> Result<Self, LiveError> {
-        ensure_bpf_fs(path)?;
+        let path = normal(path)?;
+        ensure_bpf_fs(&path)?;
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
-            .create(path)
-            .map_err(|source| failed("create", path, source))?;
-        let lock = lock(path)?;
-        let Detached { pins, filters } = clear(path)?;
+            .create(&path)
+            .map_err(|source| failed("create", &path, source))?;
+        let lock = lock(&path)?;
+        let Detached { pins, filters, .. } = clear(&path)?;
         if pins + filters > 0 {
             tracing::info!(path = %path.display(), pins, filters, "removed what an earlier run left");
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path, _lock: lock })
     }
 
     /// Where a map is pinned.
@@ -53,36 +65,15 @@ impl PinDir {
         self.path.join(name)
     }
 
-    /// Says that an interface may get filters, before it does.
-    pub(super) fn remember_filters(&self, request: &AttachRequest) -> Result<(), LiveError> {
-        let path = self.path.join(FILTERS).join(record(request));
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        made.map_err(|source| failed("create", &path, source))
+    /// Where filters are remembered.
+    pub(super) fn filters(&self) -> PathBuf {
+        self.path.join(FILTERS)
     }
-
-    /// Says that it has none.
-    pub(super) fn forget_filters(&self, request: &AttachRequest) {
-        // Absent where it never had any.
-        let _absent = fs::remove_dir(self.path.join(FILTERS).join(record(request)));
-    }
-}
-
-/// An interface as the name of a folder. A BPF file system refuses dots.
-fn record(request: &AttachRequest) -> String {
-    request.to_string().replace('%', "%25").replace('/', "%2F").replace('.', "%2E")
-}
-
-/// The interface of such a name.
-fn recorded(name: &str) -> Option<AttachRequest> {
-    name.replace("%2E", ".").replace("%2F", "/").replace("%25", "%").parse().ok()
 }
 
 impl Drop for PinDir {
     fn drop(&mut self) {
-        let removed = clear(&self.path).and_then(|_| {
-            fs::remove_dir(&self.path).map_err(|source| failed("remove", &self.path, source))
-        });
-        if let Err(error) = removed {
+        if let Err(error) = clear(&self.path).and_then(|_| remove_folder(&self.path)) {
             tracing::warn!(%error, "pins were left behind");
         }
     }
@@ -95,16 +86,22 @@ pub struct Detached {
     pub pins: usize,
     /// Filters in clsact qdiscs.
     pub filters: usize,
+    /// Interfaces that could not be cleaned, and are still remembered.
+    pub kept: usize,
 }
 
 /// Removes what a daemon that was killed left: links end with their process, but pins and clsact filters do not.
 pub fn detach(pins: &Path) -> Result<Detached, LiveError> {
-    if !pins.is_dir() {
-        return Ok(Detached::default());
+    let pins = normal(pins)?;
+    match fs::metadata(&pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Detached::default()),
+        Err(source) => return Err(failed("look at", &pins, source)),
+        Ok(_) if !is_bpf_fs(&pins) => return Err(LiveError::NotPins { path: pins }),
+        Ok(_) => {}
     }
-    let _lock = lock(pins)?;
-    let detached = clear(pins)?;
-    fs::remove_dir(pins).map_err(|source| failed("remove", pins, source))?;
+    let _lock = lock(&pins)?;
+    let detached = clear(&pins)?;
+    remove_folder(&pins)?;
     Ok(detached)
 }
 
@@ -136,38 +133,53 @@ fn owner(path: &Path) -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Removes every pin of the folder, and the filters that it remembers.
+/// Removes the pins that linnet makes, and the filters that the folder remembers. Everything else stays.
 fn clear(path: &Path) -> Result<Detached, LiveError> {
-    let mut cleared = Detached { pins: 0, filters: clear_filters(&path.join(FILTERS))? };
-    for pin in entries(path)? {
-        fs::remove_file(&pin).map_err(|source| failed("remove", &pin, source))?;
-        cleared.pins += 1;
+    let (filters, kept) = records::clear(&path.join(FILTERS))?;
+    let mut cleared = Detached { pins: 0, filters, kept };
+    for pin in SHARED.map(|name| path.join(name)) {
+        match fs::remove_file(&pin) {
+            Ok(()) => cleared.pins += 1,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed("remove", &pin, source)),
+        }
     }
     Ok(cleared)
 }
 
-fn clear_filters(path: &Path) -> Result<usize, LiveError> {
-    if !path.is_dir() {
-        return Ok(0);
-    }
-    let mut removed = 0;
-    for record in entries(path)? {
-        let request = record.file_name().and_then(|name| recorded(name.to_str()?));
-        if let Some(AttachRequest { namespace, interface, .. }) = request {
-            let remove = || Ok(attach::remove_stale_filters(&interface));
-            // A namespace that has gone took its filters with it.
-            removed += namespace::within(namespace.as_deref(), remove).unwrap_or(0);
+/// Removes the folder, unless there is something in it that linnet did not make or could not clean.
+fn remove_folder(path: &Path) -> Result<(), LiveError> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            tracing::warn!(path = %path.display(), "kept the folder: there is more in it than linnet's pins");
+            Ok(())
         }
-        fs::remove_dir(&record).map_err(|source| failed("remove", &record, source))?;
+        other => other.map_err(|source| failed("remove", path, source)),
     }
-    fs::remove_dir(path).map_err(|source| failed("remove", path, source))?;
-    Ok(removed)
 }
 
-fn entries(path: &Path) -> Result<Vec<PathBuf>, LiveError> {
-    let unreadable = |source| failed("read", path, source);
-    let entries = fs::read_dir(path).map_err(unreadable)?;
-    entries.map(|entry| Ok(entry.map_err(unreadable)?.path())).collect()
+/// The path without links and dots, so that its parts are what they seem. What does not exist has no `..` to follow.
+fn normal(path: &Path) -> Result<PathBuf, LiveError> {
+    let absolute = std::path::absolute(path).map_err(|source| failed("find", path, source))?;
+    let mut rest = Vec::new();
+    let mut nearest = absolute.as_path();
+    loop {
+        match nearest.canonicalize() {
+            Ok(mut found) => {
+                found.extend(rest.iter().rev());
+                return Ok(found);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(failed("find", path, source)),
+        }
+        match (nearest.components().next_back(), nearest.parent()) {
+            (Some(Component::Normal(name)), Some(parent)) => {
+                rest.push(name.to_owned());
+                nearest = parent;
+            }
+            _ => return Err(failed("find", path, io::ErrorKind::NotFound.into())),
+        }
+    }
 }
 
 /// Pins live on a BPF file system; systemd mounts one, but containers and small systems may not.
@@ -176,7 +188,6 @@ fn ensure_bpf_fs(path: &Path) -> Result<(), LiveError> {
     while !nearest.exists() {
         nearest = nearest.parent().unwrap_or_else(|| Path::new("/"));
     }
-    let is_bpf_fs = |at: &Path| statfs(at).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC);
     if is_bpf_fs(nearest) {
         return Ok(());
     }
@@ -191,7 +202,11 @@ fn ensure_bpf_fs(path: &Path) -> Result<(), LiveError> {
     Ok(())
 }
 
-fn failed(what: &'static str, path: &Path, source: io::Error) -> LiveError {
+fn is_bpf_fs(at: &Path) -> bool {
+    statfs(at).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
+}
+
+pub(super) fn failed(what: &'static str, path: &Path, source: io::Error) -> LiveError {
     if source.kind() == io::ErrorKind::PermissionDenied {
         return LiveError::Privilege { what: format!("{what} `{}`", path.display()), source };
     }
@@ -203,12 +218,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_interface_comes_back_from_its_record() {
-        for text in ["eth0", "eth0.100", "blue/eth0.7", "50%.d/br%2E"] {
-            let request: AttachRequest = text.parse().unwrap();
-            let name = record(&request);
-            assert!(!name.contains(['.', '/']), "{name}");
-            assert_eq!(recorded(&name), Some(request));
+    fn a_folder_that_is_no_bpf_file_system_is_refused_and_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("FLOWS");
+        fs::write(&file, "mine").unwrap();
+        assert!(matches!(detach(folder.path()), Err(LiveError::NotPins { .. })));
+        let around =
+            Path::new("/sys/fs/bpf/../../..").join(folder.path().strip_prefix("/").unwrap());
+        for path in [folder.path(), &around] {
+            assert!(PinDir::claim(path).is_err(), "{}", path.display());
         }
+        assert_eq!(fs::read_to_string(file).unwrap(), "mine");
+        assert!(!is_bpf_fs(folder.path()));
+        assert_eq!(detach(&folder.path().join("absent")).unwrap(), Detached::default());
+    }
+
+    #[test]
+    fn a_path_loses_its_dots_and_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().canonicalize().unwrap();
+        fs::create_dir(real.join("a")).unwrap();
+        std::os::unix::fs::symlink(real.join("a"), real.join("link")).unwrap();
+        assert_eq!(normal(&real.join("link/../a/./b/c")).unwrap(), real.join("a/b/c"));
+        assert!(normal(&real.join("absent/../a")).is_err());
     }
 }

@@ -96,6 +96,11 @@ pub enum ParseAttachError {
     /// Neither `ingress=` nor `egress=`.
     #[error("`{0}` is no option of an interface; known are ingress=.. and egress=..")]
     Option(String),
+    /// Neither direction is watched.
+    #[error(
+        "`{0}` has both directions off, so that nothing is watched; leave one on, or leave it out"
+    )]
+    Nothing(String),
     /// No such choice.
     #[error("`{value}` is no choice for `{option}`; use one of {known}")]
     Choice {
@@ -113,6 +118,30 @@ const INTERFACE_NAME_MAX: usize = 15;
 /// Longest namespace name.
 const NAMESPACE_NAME_MAX: usize = 255;
 
+/// What no name of an interface or namespace has.
+fn is_bad(c: char) -> bool {
+    c == '/' || c.is_whitespace() || c.is_control()
+}
+
+impl AttachRequest {
+    /// An interface of the daemon's own namespace by exactly this name, commas and all.
+    pub fn named(interface: &str) -> Result<Self, ParseAttachError> {
+        if interface.is_empty()
+            || interface.len() > INTERFACE_NAME_MAX
+            || interface.contains(is_bad)
+            || matches!(interface, "." | "..")
+        {
+            return Err(ParseAttachError::Name(interface.to_owned()));
+        }
+        Ok(Self {
+            namespace: None,
+            interface: interface.to_owned(),
+            ingress: IngressChoice::Auto,
+            egress: EgressChoice::Auto,
+        })
+    }
+}
+
 impl FromStr for AttachRequest {
     type Err = ParseAttachError;
 
@@ -123,34 +152,26 @@ impl FromStr for AttachRequest {
             Some((namespace, interface)) => (Some(namespace.to_owned()), interface),
             None => (None, place),
         };
-        let bad = |c: char| c == '/' || c.is_whitespace() || c.is_control();
-        if interface.is_empty()
-            || interface.len() > INTERFACE_NAME_MAX
-            || interface.contains(bad)
-            || matches!(interface, "." | "..")
-        {
-            return Err(ParseAttachError::Name(place.to_owned()));
-        }
+        let mut request =
+            Self::named(interface).map_err(|_| ParseAttachError::Name(place.to_owned()))?;
         if let Some(name) = &namespace
             && (name.is_empty()
                 || name.len() > NAMESPACE_NAME_MAX
-                || name.contains(bad)
+                || name.contains(is_bad)
                 || matches!(name.as_str(), "." | ".."))
         {
             return Err(ParseAttachError::Namespace(name.clone()));
         }
-        let mut request = Self {
-            namespace,
-            interface: interface.to_owned(),
-            ingress: IngressChoice::Auto,
-            egress: EgressChoice::Auto,
-        };
+        request.namespace = namespace;
         for part in parts {
             match part.split_once('=') {
                 Some(("ingress", value)) => request.ingress = value.parse()?,
                 Some(("egress", value)) => request.egress = value.parse()?,
                 _ => return Err(ParseAttachError::Option(part.to_owned())),
             }
+        }
+        if request.ingress == IngressChoice::Off && request.egress == EgressChoice::Off {
+            return Err(ParseAttachError::Nothing(request.to_string()));
         }
         Ok(request)
     }
@@ -307,6 +328,8 @@ mod tests {
             assert!(text.parse::<AttachRequest>().is_err(), "{text}");
         }
         assert!("../eth0".parse::<AttachRequest>().is_err(), "namespaces stay in their folder");
+        let error = "eth0,ingress=off,egress=off".parse::<AttachRequest>().unwrap_err().to_string();
+        assert!(error.contains("both directions off"), "{error}");
         let error = "eth0,ingress=fast".parse::<AttachRequest>().unwrap_err().to_string();
         assert!(error.contains("`fast`") && error.contains("xdp-generic"), "{error}");
     }

@@ -432,8 +432,9 @@ fn a_full_disk_ends_the_capture_behind_its_last_whole_block() {
     bench.assert_whole(&view);
 
     // What is known about it fits in its place, and is there after a restart.
-    let again = Bench::new(dir.path());
-    assert_eq!(again.manager.list(), std::slice::from_ref(&view));
+    drop(bench);
+    let mut bench = Bench::new(dir.path());
+    assert_eq!(bench.manager.list(), std::slice::from_ref(&view));
 
     // Whatever is free is filled up: not even a header fits.
     let filler = dir.path().join("filler");
@@ -550,6 +551,7 @@ fn a_killed_daemons_capture_is_cut_to_its_last_whole_block() {
         again.assert_whole(&view);
         assert_eq!(view.bytes == whole, cut == 0);
         assert_eq!(names(dir.path()), [format!("{id}.json"), format!("{id}.pcapng")]);
+        drop(again);
         assert_eq!(*Bench::new(dir.path()).manager.list(), [view], "and is finished from then on");
     }
 }
@@ -590,6 +592,7 @@ fn a_file_that_was_taken_away_is_no_longer_a_capture() {
     bench.stop(&id);
     fs::remove_file(bench.file(&id)).unwrap();
     assert!(matches!(bench.manager.open(&id), Err(CaptureError::Unknown(_))));
+    drop(bench);
     let mut again = Bench::new(dir.path());
     again.turn();
     assert!(again.manager.list().is_empty());
