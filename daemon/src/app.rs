@@ -183,7 +183,9 @@ fn claim(run_dir: &Path) -> anyhow::Result<Flock<File>> {
 
 async fn bind(config: &Config) -> anyhow::Result<Bound> {
     api::bind(&config.run_dir, config.listen).await.map_err(|error| match error {
-        BindError::InUse(_) => ExitWith { code: exit::BUSY, message: error.to_string() }.into(),
+        BindError::InUse(_) | BindError::PortOfLinnet(_) => {
+            ExitWith { code: exit::BUSY, message: error.to_string() }.into()
+        }
         BindError::PortTaken(_) | BindError::Tcp { .. } | BindError::Unix { .. } => error.into(),
     })
 }

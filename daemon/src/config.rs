@@ -8,28 +8,34 @@ use std::{
 
 use datapath::layout::{FLOWS_DEFAULT, FLOWS_MAX};
 use serde::Deserialize;
+use toml::Spanned;
 
 use crate::{
     flow::{expiry::Timeouts, table::RECORDS_DEFAULT},
-    live::{AttachRequest, MapSizes},
+    live::{AttachRequest, MapSizes, ParseAttachError},
 };
 
 /// Where the file is looked for when none is named.
 pub const CONFIG_PATH: &str = "/etc/linnet/linnet.toml";
 /// Version of the file's layout.
 const SCHEMA: u32 = 1;
-/// Longest time between two sweeps.
+/// Where HTTP is served.
+const LISTEN_DEFAULT: &str = "127.0.0.1:8470";
+/// Time between two sweeps, and its bounds.
+const SWEEP_DEFAULT_MS: u64 = 1_000;
+const SWEEP_MIN_MS: u64 = 100;
 const SWEEP_MAX_MS: u64 = 60_000;
-/// Largest capture ring.
+/// The capture ring, and the largest.
+const RING_DEFAULT_MIB: u32 = 16;
 const RING_MAX_MIB: u32 = 1_024;
 
 /// The file as written.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawConfig {
-    schema: Option<u32>,
-    interfaces: Vec<String>,
-    listen: Option<String>,
+    schema: Option<Spanned<u32>>,
+    interfaces: Vec<Spanned<String>>,
+    listen: Option<Spanned<String>>,
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     pin_dir: Option<PathBuf>,
@@ -40,16 +46,16 @@ struct RawConfig {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawFlows {
-    capacity: Option<u32>,
-    records: Option<usize>,
-    sweep_interval_ms: Option<u64>,
+    capacity: Option<Spanned<u32>>,
+    records: Option<Spanned<usize>>,
+    sweep_interval_ms: Option<Spanned<u64>>,
     keep_ended_seconds: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct RawCapture {
-    ring_mib: Option<u32>,
+    ring_mib: Option<Spanned<u32>>,
 }
 
 /// What flags and environment say.
@@ -114,69 +120,110 @@ pub enum ConfigError {
         source: Box<toml::de::Error>,
     },
     /// A value cannot be used.
-    #[error("`{key}`: {problem}")]
+    #[error("{place}: {problem}")]
     Value {
-        /// Which key or flag.
-        key: &'static str,
+        /// The flag, or the file, line and key.
+        place: String,
         /// What is wrong and what to write instead.
         problem: String,
     },
 }
 
-fn bad(key: &'static str, problem: impl Into<String>) -> ConfigError {
-    ConfigError::Value { key, problem: problem.into() }
+/// The file's place and text, for what is said about its values.
+#[derive(Clone, Copy, Debug)]
+struct Written<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+/// A value, and where it comes from.
+#[derive(Clone, Debug)]
+struct Given<T> {
+    value: T,
+    place: String,
+}
+
+impl<T> Given<T> {
+    fn bad(&self, problem: impl Into<String>) -> ConfigError {
+        ConfigError::Value { place: self.place.clone(), problem: problem.into() }
+    }
+}
+
+impl Written<'_> {
+    fn place(self, key: &str, offset: usize) -> String {
+        let line = self.text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1;
+        format!("`{}`, line {line}: `{key}`", self.path.display())
+    }
+
+    fn value<T>(self, key: &str, value: Spanned<T>) -> Given<T> {
+        let place = self.place(key, value.span().start);
+        Given { value: value.into_inner(), place }
+    }
+
+    /// What the flag says, else the file, else the default.
+    fn choose<T>(
+        self,
+        flag: Option<(&str, T)>,
+        (key, file): (&str, Option<Spanned<T>>),
+        default: T,
+    ) -> Given<T> {
+        match (flag, file) {
+            (Some((flag, value)), _) => Given { value, place: format!("`{flag}`") },
+            (None, Some(value)) => self.value(key, value),
+            (None, None) => Given { value: default, place: format!("the default of `{key}`") },
+        }
+    }
 }
 
 impl Config {
     /// Reads the file (the default one may be absent) and applies the overrides.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
         let path = file.unwrap_or_else(|| Path::new(CONFIG_PATH));
-        let raw = match std::fs::read_to_string(path) {
-            Ok(text) => toml::from_str(&text).map_err(|source| ConfigError::Syntax {
-                path: path.to_owned(),
-                source: Box::new(source),
-            })?,
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                RawConfig { schema: Some(SCHEMA), ..RawConfig::default() }
+                format!("schema = {SCHEMA}")
             }
             Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
         };
-        Self::try_from_raw(raw, overrides)
+        Self::parse(Written { path, text: &text }, overrides)
     }
 
-    fn try_from_raw(raw: RawConfig, over: Overrides) -> Result<Self, ConfigError> {
-        if raw.schema != Some(SCHEMA) {
-            return Err(bad("schema", format!("write `schema = {SCHEMA}` in the first line")));
-        }
-        let texts = if over.interfaces.is_empty() { raw.interfaces } else { over.interfaces };
-        let interfaces = texts
-            .iter()
-            .map(|text| text.parse())
-            .collect::<Result<Vec<AttachRequest>, _>>()
-            .map_err(|error| bad("interfaces", error.to_string()))?;
-        let listen = over.listen.or(raw.listen).unwrap_or_else(|| "127.0.0.1:8470".into());
-        let listen: SocketAddr = listen.parse().map_err(|_| {
-            bad("listen", format!("`{listen}` is no ADDRESS:PORT, like 127.0.0.1:8470"))
+    fn parse(written: Written<'_>, over: Overrides) -> Result<Self, ConfigError> {
+        let raw: RawConfig = toml::from_str(written.text).map_err(|source| {
+            ConfigError::Syntax { path: written.path.to_owned(), source: Box::new(source) }
         })?;
-        if !listen.ip().is_loopback() {
-            let problem = format!(
-                "{listen} is not loopback, and this version has no TLS; listen on 127.0.0.1 and forward the port with ssh"
-            );
-            return Err(bad("listen", problem));
+        let schema = written.choose(None, ("schema", raw.schema), 0);
+        if schema.value != SCHEMA {
+            let place = written.place("schema", 0);
+            let problem = format!("write `schema = {SCHEMA}` in the first line");
+            return Err(ConfigError::Value { place, problem });
         }
-        let flows = over.flows.or(raw.flows.capacity).unwrap_or(FLOWS_DEFAULT);
-        if flows == 0 || flows > FLOWS_MAX {
-            return Err(bad("flows.capacity", format!("{flows} is not between 1 and {FLOWS_MAX}")));
+        let interfaces = interfaces(written, over.interfaces, raw.interfaces)?;
+        let flag = over.listen.map(|value| ("--listen (LINNET_LISTEN)", value));
+        let listen = listen(&written.choose(flag, ("listen", raw.listen), LISTEN_DEFAULT.into()))?;
+        let flag = over.flows.map(|value| ("--flows (LINNET_FLOWS)", value));
+        let flows = written.choose(flag, ("flows.capacity", raw.flows.capacity), FLOWS_DEFAULT);
+        if !(1..=FLOWS_MAX).contains(&flows.value) {
+            let problem = format!("{} is not between 1 and {FLOWS_MAX}", flows.value);
+            return Err(flows.bad(problem));
         }
-        let sweep_ms = raw.flows.sweep_interval_ms.unwrap_or(1_000);
-        if !(100..=SWEEP_MAX_MS).contains(&sweep_ms) {
-            let problem = format!("{sweep_ms} is not between 100 and {SWEEP_MAX_MS}");
-            return Err(bad("flows.sweep_interval_ms", problem));
+        let sweep = ("flows.sweep_interval_ms", raw.flows.sweep_interval_ms);
+        let sweep_ms = written.choose(None, sweep, SWEEP_DEFAULT_MS);
+        if !(SWEEP_MIN_MS..=SWEEP_MAX_MS).contains(&sweep_ms.value) {
+            let problem =
+                format!("{} is not between {SWEEP_MIN_MS} and {SWEEP_MAX_MS}", sweep_ms.value);
+            return Err(sweep_ms.bad(problem));
         }
-        let ring_mib = raw.capture.ring_mib.unwrap_or(16);
-        if !ring_mib.is_power_of_two() || ring_mib > RING_MAX_MIB {
-            let problem = format!("{ring_mib} is no power of two up to {RING_MAX_MIB}");
-            return Err(bad("capture.ring_mib", problem));
+        let records = written.choose(None, ("flows.records", raw.flows.records), RECORDS_DEFAULT);
+        if records.value == 0 {
+            return Err(records.bad("0 would keep no flow; write 1 or more"));
+        }
+        let ring = ("capture.ring_mib", raw.capture.ring_mib);
+        let ring_mib = written.choose(None, ring, RING_DEFAULT_MIB);
+        if !ring_mib.value.is_power_of_two() || ring_mib.value > RING_MAX_MIB {
+            let problem = format!("{} is no power of two up to {RING_MAX_MIB}", ring_mib.value);
+            return Err(ring_mib.bad(problem));
         }
         let mut timeouts = Timeouts::default();
         if let Some(seconds) = raw.flows.keep_ended_seconds {
@@ -191,12 +238,54 @@ impl Config {
             run_dir: place(over.run_dir, raw.run_dir, "/run/linnet"),
             state_dir: place(over.state_dir, raw.state_dir, "/var/lib/linnet"),
             pin_dir: place(over.pin_dir, raw.pin_dir, "/sys/fs/bpf/linnet"),
-            sizes: MapSizes { flows, capture_ring_bytes: ring_mib * 1024 * 1024 },
-            records_max: raw.flows.records.unwrap_or(RECORDS_DEFAULT).max(1),
-            sweep_interval: Duration::from_millis(sweep_ms),
+            sizes: MapSizes {
+                flows: flows.value,
+                capture_ring_bytes: ring_mib.value * 1024 * 1024,
+            },
+            records_max: records.value,
+            sweep_interval: Duration::from_millis(sweep_ms.value),
             timeouts,
         })
     }
+}
+
+/// What to watch: each interface once.
+fn interfaces(
+    written: Written<'_>,
+    flags: Vec<String>,
+    file: Vec<Spanned<String>>,
+) -> Result<Vec<AttachRequest>, ConfigError> {
+    let given: Vec<_> = if flags.is_empty() {
+        file.into_iter().map(|text| written.value("interfaces", text)).collect()
+    } else {
+        let flag = |value| Given { value, place: "`--interface`".to_owned() };
+        flags.into_iter().map(flag).collect()
+    };
+    let mut requests: Vec<AttachRequest> = Vec::new();
+    for text in given {
+        let request: AttachRequest =
+            text.value.parse().map_err(|error: ParseAttachError| text.bad(error.to_string()))?;
+        let is_same = |other: &AttachRequest| {
+            (&other.namespace, &other.interface) == (&request.namespace, &request.interface)
+        };
+        if requests.iter().any(is_same) {
+            return Err(text.bad(format!("`{request}` is named twice; name it once")));
+        }
+        requests.push(request);
+    }
+    Ok(requests)
+}
+
+fn listen(text: &Given<String>) -> Result<SocketAddr, ConfigError> {
+    let listen: SocketAddr = text.value.parse().map_err(|_| {
+        text.bad(format!("`{}` is no ADDRESS:PORT, like {LISTEN_DEFAULT}", text.value))
+    })?;
+    if !listen.ip().is_loopback() {
+        return Err(text.bad(format!(
+            "{listen} is not loopback, and this version has no TLS; listen on 127.0.0.1 and forward the port with ssh"
+        )));
+    }
+    Ok(listen)
 }
 
 #[cfg(test)]
@@ -204,8 +293,8 @@ mod tests {
     use super::*;
 
     fn parse(text: &str, over: Overrides) -> Result<Config, String> {
-        let raw: RawConfig = toml::from_str(text).map_err(|error| error.to_string())?;
-        Config::try_from_raw(raw, over).map_err(|error| error.to_string())
+        let written = Written { path: Path::new("/x/linnet.toml"), text };
+        Config::parse(written, over).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -224,16 +313,38 @@ mod tests {
     }
 
     #[test]
-    fn values_out_of_bounds_say_what_is_allowed() {
-        for (text, key) in [
-            ("schema = 2", "schema"),
-            ("schema = 1\nlisten = '0.0.0.0:80'", "listen"),
-            ("schema = 1\n[flows]\ncapacity = 0", "flows.capacity"),
-            ("schema = 1\n[capture]\nring_mib = 3", "capture.ring_mib"),
-            ("schema = 1\ninterfaces = ['a b']", "interfaces"),
+    fn values_out_of_bounds_say_where_they_are() {
+        for (text, line, key) in [
+            ("schema = 2", 1, "schema"),
+            ("interfaces = []", 1, "schema"),
+            ("schema = 1\nlisten = '0.0.0.0:80'", 2, "listen"),
+            ("schema = 1\n[flows]\ncapacity = 0", 3, "flows.capacity"),
+            ("schema = 1\n[flows]\nrecords = 0", 3, "flows.records"),
+            ("schema = 1\n\n[flows]\nsweep_interval_ms = 5", 4, "flows.sweep_interval_ms"),
+            ("schema = 1\n[capture]\nring_mib = 3", 3, "capture.ring_mib"),
+            ("schema = 1\ninterfaces = [\n'eth0',\n'a b']", 4, "interfaces"),
+            ("schema = 1\ninterfaces = [\n'eth0',\n'eth0,egress=off']", 4, "interfaces"),
         ] {
             let error = parse(text, Overrides::default()).unwrap_err();
-            assert!(error.contains(key), "{error}");
+            let place = format!("`/x/linnet.toml`, line {line}: `{key}`: ");
+            assert!(error.starts_with(&place), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_flag_that_cannot_be_used_is_named_as_a_flag() {
+        let flows = Overrides { flows: Some(0), ..Overrides::default() };
+        let listen = Overrides { listen: Some("8470".into()), ..Overrides::default() };
+        let twice = vec!["lo".to_owned(), "lo,egress=off".to_owned()];
+        let twice = Overrides { interfaces: twice, ..Overrides::default() };
+        let off = vec!["lo,ingress=off,egress=off".to_owned()];
+        let off = Overrides { interfaces: off, ..Overrides::default() };
+        for (over, flag) in
+            [(flows, "--flows"), (listen, "--listen"), (twice, "--interface"), (off, "--interface")]
+        {
+            let error = parse("schema = 1\n[flows]\ncapacity = 7\n", over).unwrap_err();
+            assert!(error.starts_with(&format!("`{flag}")), "{error}");
+            assert!(!error.contains("linnet.toml"), "{error}");
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
-use daemon::cli::{Cli, exit, exit_code};
+use daemon::cli::{Cli, exit, exit_code, printable};
 use nix::sys::signal::SigSet;
 use tracing_subscriber::EnvFilter;
 
@@ -45,6 +45,8 @@ fn fail(error: &anyhow::Error) -> ExitCode {
             said = format!("{said}: {cause}");
         }
     }
-    eprintln!("linnet: {said}");
+    // A file's text is foreign, but where its lines end may stay.
+    let shown: Vec<_> = said.split('\n').map(printable).collect();
+    eprintln!("linnet: {}", shown.join("\n"));
     ExitCode::from(exit_code(error))
 }

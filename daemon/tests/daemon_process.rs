@@ -234,8 +234,14 @@ fn after_a_kill_detach_leaves_nothing() {
         "{}",
         filters("ingress")
     );
+    // Somebody else's filter keeps the qdisc, whoever made it.
+    let theirs = ["filter", "add", "dev", SERVER_INTERFACE, "egress", "protocol", "all"];
+    let mut tc = lab.server().command("tc");
+    let everything = ["prio", "50000", "u32", "match", "u32", "0", "0"];
+    assert!(tc.args(theirs).args(everything).status().unwrap().success());
     assert!(second.stop().success());
-    assert_eq!(filters("ingress") + &filters("egress"), "");
+    assert_eq!(filters("ingress"), "");
+    assert!(filters("egress").contains("u32") && !filters("egress").contains("linnet"));
 }
 
 #[test]
@@ -356,6 +362,13 @@ fn a_daemon_that_cannot_run_says_why_and_what_to_do() {
     same_state.args(["run", "--listen", "127.0.0.1:0", "--interface", &spec, "--run-dir"]);
     same_state.arg(folder.path().join("run")).arg("--pin-dir").arg(&pins);
     same_state.env("LINNET_LOG", "error").arg("--state-dir").arg(linnet.folder().join("state"));
+    let mut same_port = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    same_port.args(["run", "--listen", &linnet.address, "--interface", &spec, "--run-dir"]);
+    same_port.arg(folder.path().join("run")).arg("--pin-dir").arg(&pins);
+    let bad_value = folder.path().join("escape.toml");
+    fs::write(&bad_value, "schema = 1\nlisten = \"\\u001b[2J\"\n").unwrap();
+    let mut escape = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    escape.args(["run", "--config"]).arg(&bad_value);
     let elsewhere = format!("{}/nowhere", lab.client().name());
     let here = folder.path();
     for (what, mut command, code, words) in [
@@ -365,6 +378,8 @@ fn a_daemon_that_cannot_run_says_why_and_what_to_do() {
         ("an unknown namespace", run(here, &pins, "nowhere/eth0"), 64, "`ip netns list`"),
         ("a bad choice", run(here, &pins, "lo,ingress=fast"), 64, "xdp-generic"),
         ("the same run folder", run(linnet.folder(), &pins, &spec), 75, "--run-dir"),
+        ("the same port", same_port, 75, "--listen"),
+        ("an escape in a value", escape, 64, "\\u{1b}[2J"),
         ("the same captures", same_state, 75, "--state-dir"),
         ("the same pins", run(here, linnet.pins(), &spec), 75, "--pin-dir"),
         ("no file to replay", no_file, 64, "/nowhere.pcap"),

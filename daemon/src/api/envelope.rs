@@ -25,7 +25,9 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Answers that differ in nothing else have these.
-const HEADERS: [(HeaderName, &str); 5] = [
+const HEADERS: [(HeaderName, &str); 6] = [
+    // Another linnet that wants the same port knows its like by this.
+    (header::SERVER, super::listen::SERVER),
     (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),

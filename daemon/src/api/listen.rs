@@ -5,13 +5,23 @@ use std::{
     net::SocketAddr,
     os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::unistd::{Gid, Group, Uid, User};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+};
 
 use super::access::{GROUP, Peer};
 
+/// How every answer names who gives it.
+pub(super) const SERVER: &str = "linnet";
+/// How long another server may take to say who it is.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How much of what it says is read: its headers.
+const ANSWER_MAX: u64 = 4 * 1024;
 /// The socket's name in the run folder.
 const SOCKET: &str = "api.sock";
 /// The same until it has its permissions; as long as the other, since addresses of sockets are short.
@@ -44,6 +54,11 @@ pub enum BindError {
         port = .0.port()
     )]
     PortTaken(SocketAddr),
+    /// Another daemon has the port.
+    #[error(
+        "cannot listen on {0}: another linnet serves there; stop it, or choose another port with --listen 127.0.0.1:PORT"
+    )]
+    PortOfLinnet(SocketAddr),
     /// The TCP address, for another reason.
     #[error(
         "cannot listen on {address}: {source}; choose another one with --listen 127.0.0.1:PORT"
@@ -77,7 +92,12 @@ pub async fn bind(run_dir: &Path, address: SocketAddr) -> Result<Bound, BindErro
             BindError::Tcp { address, source }
         }
     };
-    let tcp = TcpListener::bind(address).await.map_err(tcp_failed)?;
+    let tcp = match TcpListener::bind(address).await {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_linnet(address).await => {
+            return Err(BindError::PortOfLinnet(address));
+        }
+        other => other.map_err(tcp_failed)?,
+    };
     let address = tcp.local_addr().map_err(tcp_failed)?;
     let path = run_dir.join(SOCKET);
     if UnixStream::connect(&path).await.is_ok() {
@@ -86,6 +106,21 @@ pub async fn bind(run_dir: &Path, address: SocketAddr) -> Result<Bound, BindErro
     let unix = bind_unix(run_dir, &path)
         .map_err(|source| BindError::Unix { path: path.clone(), source })?;
     Ok(Bound { tcp, unix, path, address })
+}
+
+/// Whether a linnet serves there. Whoever does not say so in time is another.
+async fn is_linnet(address: SocketAddr) -> bool {
+    let ask = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
+        io::Result::Ok(String::from_utf8_lossy(&answer).to_ascii_lowercase())
+    };
+    let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask).await;
+    answer.is_ok_and(|it| it.is_ok_and(|it| it.contains(&format!("\r\nserver: {SERVER}\r\n"))))
 }
 
 /// A socket that is never there without its permissions: made under another name, then renamed into place, which

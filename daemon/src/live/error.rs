@@ -46,7 +46,7 @@ pub enum LiveError {
         max: u32,
     },
     /// No observation point is left.
-    #[error("all {max} observation points are in use; detach an interface first")]
+    #[error("all {max} observation points are in use; choose the interfaces with --interface")]
     NoPointLeft {
         /// [`datapath::layout::POINTS_MAX`] less the reserved one.
         max: u32,

@@ -24,5 +24,5 @@ pub use rings::CaptureRing;
 pub use tables::{FlowMap, HookMap, add};
 pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
-    IngressChoice, MapSizes, StageConfig, Verb,
+    IngressChoice, MapSizes, ParseAttachError, StageConfig, Verb,
 };
