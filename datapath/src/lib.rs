@@ -32,6 +32,7 @@ pub mod outcome;
 pub mod parse;
 pub mod pipeline;
 pub mod rtt;
+pub mod rules;
 pub mod tables;
 pub mod tcp;
 pub mod time;

@@ -5,6 +5,7 @@
 mod capture;
 mod flow;
 mod hook;
+mod rules;
 
 pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
 pub use flow::{
@@ -12,6 +13,11 @@ pub use flow::{
     Outstanding, RTT_BUCKETS, SYN_SEEN, WAS_CONTENDED, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
 };
 pub use hook::{HookCounters, Point};
+pub use rules::{
+    GENERATION_MAX, NetworkKey, RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX, RULE_PORT_CLASSES_MAX,
+    RULE_PORT_WORDS, RULE_PROTOCOLS, RULE_SETS, RULE_WORDS, RULES_BYTES, RULES_MAX, RulePair,
+    RuleRow, RulesConfig, UNTRACKED_DEFAULT, Untracked, set_of,
+};
 
 /// Version of every layout in this module; pinned maps of another version are never read.
 pub const ABI_VERSION: u32 = 2;

@@ -11,7 +11,7 @@ mod link;
 #[cfg(not(target_arch = "bpf"))]
 mod offline_link;
 pub mod tcp;
-mod transport;
+pub(crate) mod transport;
 pub mod tunnel;
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
