@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use datapath::layout::RULES_BYTES;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +24,11 @@ use crate::{
     flow::{FlowIdSource, FlowTable},
     live::{
         Answer, AttachRequest, Attached, AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap,
-        StageConfig, Verb, watch,
+        RuleRequest, StageConfig, Verb, watch,
     },
     metrics,
     replay::{NoStage, Player, Playing},
+    rules::{NoRules, RuleSink, Rules, RulesError},
     status::Publisher,
     sweep::{Running, Sweeper},
 };
@@ -50,6 +52,16 @@ impl LiveStage {
     fn perform(&self, verb: Verb) -> anyhow::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).perform(verb)?;
         Ok(())
+    }
+}
+
+impl RuleSink for LiveStage {
+    fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
+        let mut attacher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match attacher.perform(Verb::SetRules(rules))? {
+            Answer::RulesSet { generation } => Ok(generation),
+            Answer::Attached(_) | Answer::Done => Ok(0),
+        }
     }
 }
 
@@ -116,6 +128,15 @@ async fn serve_until_stopped(
         Some(kernel) => Box::new(LiveStage(Arc::clone(&kernel.attacher))),
         None => Box::new(NoStage),
     };
+    let sink: Box<dyn RuleSink> = match &kernel {
+        Some(kernel) => Box::new(LiveStage(Arc::clone(&kernel.attacher))),
+        None => Box::new(NoRules),
+    };
+    let rules = Arc::new(Rules::new(sink));
+    if !config.rules.is_empty() {
+        let set = rules.set(config.rules.clone());
+        set.map_err(|error| rules_of_config(&error))?;
+    }
     let dir = config.state_dir.join("captures");
     let (captures, capture_recorder) =
         capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
@@ -139,6 +160,7 @@ async fn serve_until_stopped(
         flows,
         board,
         captures: Arc::clone(&captures),
+        rules,
         access: Arc::clone(&access),
         metrics: recorder,
     };
@@ -153,6 +175,15 @@ async fn serve_until_stopped(
     server.await?;
     tokio::task::spawn_blocking(move || stop_feed(feed)).await?;
     Ok(())
+}
+
+/// The configuration's rules are a mistake of the configuration, unless the kernel refuses them.
+fn rules_of_config(error: &RulesError) -> ExitWith {
+    let code = match error {
+        RulesError::Rule(_) | RulesError::Unavailable(_) => exit::USAGE,
+        RulesError::Failed(_) => exit::FAILED,
+    };
+    ExitWith { code, message: format!("the configuration's rules: {error}") }
 }
 
 /// Prints the line that a person opens in a browser.
@@ -221,7 +252,7 @@ fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<
                 log_attached(&request, &attached);
                 points.push(AttachedPoint { request, attached });
             }
-            Ok(Answer::Done) => {}
+            Ok(Answer::Done | Answer::RulesSet { .. }) => {}
             Err(error) if by_default && error.is_of_one_interface() => {
                 notices.push(format!("the interface `{request}` is not watched: {error}"));
             }
@@ -249,6 +280,7 @@ fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<
         flows = flows.capacity(),
         flow_table_bytes = flows.memory_bytes(),
         capture_ring_bytes = config.sizes.capture_ring_bytes,
+        rules_bytes = RULES_BYTES,
         "kernel memory"
     );
     Ok(Kernel { attacher: Arc::new(Mutex::new(attacher)), flows, hooks, ring, points, notices })

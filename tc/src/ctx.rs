@@ -95,6 +95,11 @@ impl kernel::Context for Skb {
     fn step(&self) {
         linnet_tc_step(self.skb, self.direction as u32);
     }
+
+    #[inline(always)]
+    fn judge(stamp: u32) -> u32 {
+        linnet_tc_rules(stamp).cast_unsigned()
+    }
 }
 
 /// Brings headers that lie in fragments into the linear part. For what few packets have: pulling changes how the
@@ -136,4 +141,11 @@ pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> 
     fetch(skb);
     kernel::step(&linear(skb, direction), direction);
     0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_tc_rules(stamp: u32) -> i32 {
+    kernel::judge(stamp).cast_signed()
 }

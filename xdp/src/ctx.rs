@@ -83,6 +83,11 @@ impl kernel::Context for Md {
     fn step(&self) {
         linnet_xdp_step(self.0);
     }
+
+    #[inline(always)]
+    fn judge(stamp: u32) -> u32 {
+        linnet_xdp_rules(stamp).cast_unsigned()
+    }
 }
 
 /// Direct access to the first buffer.
@@ -106,4 +111,11 @@ pub(crate) extern "C" fn linnet_xdp_options(md: *mut xdp_md) -> i32 {
 pub(crate) extern "C" fn linnet_xdp_step(md: *mut xdp_md) -> i32 {
     kernel::step(&window(md), Direction::Ingress);
     0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_xdp_rules(stamp: u32) -> i32 {
+    kernel::judge(stamp).cast_signed()
 }

@@ -12,7 +12,8 @@ use aya::{
 };
 use datapath::{
     Direction,
-    layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point},
+    layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point, RULES_MAX},
+    rules::{Compiled, Rule},
 };
 
 use super::{
@@ -24,7 +25,11 @@ use super::{
     pod::Pod,
     records::FilterRecord,
     rings::CaptureRing,
-    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, MapSizes, StageConfig, Verb},
+    rules::{self, RuleMaps},
+    verb::{
+        Answer, AttachRequest, Attached, AttachedHook, Hook, MapSizes, RuleRequest, StageConfig,
+        Verb,
+    },
 };
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
@@ -34,6 +39,7 @@ pub struct Attacher {
     points: BTreeMap<u32, WatchedPoint>,
     stage: Vec<(Option<String>, Link)>,
     objects: HashMap<Option<String>, Objects>,
+    rules: RuleMaps,
     sizes: MapSizes,
     pins: PinDir,
 }
@@ -53,15 +59,16 @@ impl Attacher {
             object.bytes()?;
         }
         let pins = PinDir::claim(pins)?;
-        let mut attacher = Self {
+        let objects = Objects::load(&pins, sizes)?;
+        let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
+        Ok(Self {
             points: BTreeMap::new(),
             stage: Vec::new(),
-            objects: HashMap::new(),
+            objects: HashMap::from([(None, objects)]),
+            rules,
             sizes,
             pins,
-        };
-        attacher.objects_of(None)?;
-        Ok(attacher)
+        })
     }
 
     /// The flow table's descriptor.
@@ -81,7 +88,7 @@ impl Attacher {
     }
 
     fn shared(&self, name: &'static str) -> Result<MapData, LiveError> {
-        MapData::from_pin(self.pins.map(name)).map_err(|source| LiveError::Map { name, source })
+        pinned(&self.pins, name)
     }
 
     /// Does what is asked.
@@ -91,6 +98,9 @@ impl Attacher {
             Verb::Detach { point } => self.detach(point).map(|()| Answer::Done),
             Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
             Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),
+            Verb::SetRules(rules) => {
+                self.set_rules(&rules).map(|generation| Answer::RulesSet { generation })
+            }
         }
     }
 
@@ -164,6 +174,33 @@ impl Attacher {
         FilterRecord::of(&self.pins.filters(), request, device.ifindex)
     }
 
+    fn set_rules(&mut self, rules: &[RuleRequest]) -> Result<u64, LiveError> {
+        if rules.len() > RULES_MAX {
+            return Err(LiveError::TooManyRules { count: rules.len(), max: RULES_MAX });
+        }
+        let resolve = |(number, request): (usize, &RuleRequest)| {
+            let point = request.interface.as_deref().map(|name| self.point_of(number, name));
+            Ok(Rule { point: point.transpose()?, ..request.rule })
+        };
+        let rules: Vec<_> =
+            rules.iter().enumerate().map(resolve).collect::<Result<_, LiveError>>()?;
+        self.rules.set(&Compiled::new(&rules))
+    }
+
+    /// The observation point of an interface that rule `number` names.
+    fn point_of(&self, number: usize, name: &str) -> Result<u32, LiveError> {
+        let mut points = self.points.iter();
+        let found = points.find(|(_, watched)| watched.request.to_string() == name);
+        found.map(|(point, _)| *point).ok_or_else(|| {
+            let names = self.points.values().map(|watched| format!("`{}`", watched.request));
+            let watched = match names.collect::<Vec<_>>() {
+                names if names.is_empty() => "no interface is".to_owned(),
+                names => format!("watched are {}", names.join(", ")),
+            };
+            LiveError::RuleInterface { rule: number, interface: name.to_owned(), watched }
+        })
+    }
+
     fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
         self.stop_capture()?;
         self.configure_stage(CaptureConfig {
@@ -216,35 +253,47 @@ impl Attacher {
     fn objects_of(&mut self, namespace: Option<&str>) -> Result<&mut Objects, LiveError> {
         let key = namespace.map(ToOwned::to_owned);
         if !self.objects.contains_key(&key) {
-            let objects = Objects { tc: self.load(Object::Tc)?, xdp: self.load(Object::Xdp)? };
+            let objects = Objects::load(&self.pins, self.sizes)?;
             self.objects.insert(key.clone(), objects);
         }
         self.objects.get_mut(&key).ok_or(LiveError::Missing("objects"))
     }
+}
 
-    fn load(&self, object: Object) -> Result<Ebpf, LiveError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
-            what: "read",
-            path: "/sys/devices/system/cpu/possible".into(),
-            source,
-        })?;
-        let mut loader = EbpfLoader::new();
-        loader
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("FLOWS", self.sizes.flows)
-            .map_max_entries("CAPTURE_RING", self.sizes.capture_ring_bytes)
-            .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
-        for name in SHARED {
-            loader.map_pin_path(name, self.pins.map(name));
-        }
-        let bytes = object.bytes()?;
-        loader.load(bytes).map_err(|source| {
-            if attach::is_forbidden(&source) {
-                return attach::forbidden(format!("load the {} programs", object.name()));
-            }
-            LiveError::Load { object: object.name(), source }
-        })
+impl Objects {
+    /// Loads both, with the maps that all namespaces share.
+    fn load(pins: &PinDir, sizes: MapSizes) -> Result<Self, LiveError> {
+        Ok(Self { tc: load(Object::Tc, pins, sizes)?, xdp: load(Object::Xdp, pins, sizes)? })
     }
+}
+
+fn load(object: Object, pins: &PinDir, sizes: MapSizes) -> Result<Ebpf, LiveError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
+        what: "read",
+        path: "/sys/devices/system/cpu/possible".into(),
+        source,
+    })?;
+    let mut loader = EbpfLoader::new();
+    loader
+        .verifier_log_level(VerifierLogLevel::STATS)
+        .map_max_entries("FLOWS", sizes.flows)
+        .map_max_entries("CAPTURE_RING", sizes.capture_ring_bytes)
+        .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
+    for name in SHARED {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let bytes = object.bytes()?;
+    loader.load(bytes).map_err(|source| {
+        if attach::is_forbidden(&source) {
+            return attach::forbidden(format!("load the {} programs", object.name()));
+        }
+        LiveError::Load { object: object.name(), source }
+    })
+}
+
+/// A map that all namespaces share.
+fn pinned(pins: &PinDir, name: &'static str) -> Result<MapData, LiveError> {
+    MapData::from_pin(pins.map(name)).map_err(|source| LiveError::Map { name, source })
 }
 
 impl Drop for Attacher {

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod maps;
+mod rules;
 
 use crate::{
     bytes::PacketBytes,
@@ -45,6 +46,9 @@ pub trait Context {
 
     /// [`step`] of this door.
     fn step(&self);
+
+    /// [`judge`] of this door.
+    fn judge(stamp: u32) -> u32;
 }
 
 /// For a door's function: one step of the pipeline after the first.
@@ -59,6 +63,8 @@ pub fn step<C: Context>(window: &Window<C>, direction: Direction) {
     let counters = unsafe { &mut *counters };
     pipeline::step(window, frame, headers, counters, &mut KernelTables);
 }
+
+pub use rules::judge;
 
 /// For a door's function: reads the options of the packet at hand.
 #[inline(always)]

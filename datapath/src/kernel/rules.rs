@@ -1,0 +1,112 @@
+//! The tables of rules as kernel maps. What is in force is one look-up for each packet; the rest is asked for packets
+//! of new flows, and of known ones after a change.
+
+use aya_ebpf::maps::lpm_trie::Key;
+
+use super::{
+    HEADERS,
+    maps::{
+        RULE_ACTIONS, RULE_ADDRESSES, RULE_HOOKS, RULE_NETWORKS, RULE_PORT_CLASSES, RULE_PORTS,
+        RULE_PROTOCOLS, RULES_CONFIG, UNTRACKED,
+    },
+};
+use crate::{
+    flow_key::{FlowKey, IpAddress},
+    layout::{
+        self, HOOKS_MAX, NetworkKey, RULE_ADDRESS_CLASSES_MAX, RULE_PORT_CLASSES_MAX,
+        RULE_PORT_WORDS, RULES_MAX, RulePair, RuleRow, Untracked,
+    },
+    outcome::Outcome,
+    rules::decide::{self, Lookups},
+};
+
+/// The generation in force; 0 before there were any rules.
+#[inline(always)]
+pub(super) fn generation() -> u32 {
+    match RULES_CONFIG.get_ptr(0) {
+        // SAFETY: the slot is always there. Volatile: the daemon writes it at any time.
+        Some(config) => {
+            u32::from(unsafe { core::ptr::read_volatile(&raw const (*config).generation) })
+        }
+        None => 0,
+    }
+}
+
+/// For a door's function: what the rules of a stamp say about the packet at hand.
+#[inline(always)]
+pub fn judge(stamp: u32) -> u32 {
+    let Some(headers) = HEADERS.get_ptr(0) else { return Outcome::Tracked as u32 };
+    // SAFETY: as in `process`, which is what leads here; nobody writes it meanwhile.
+    let headers = unsafe { &*headers };
+    decide::judge(&mut KernelRules, &headers.key, headers.sender, stamp & 0xff)
+}
+
+struct KernelRules;
+
+impl Lookups for KernelRules {
+    #[inline(always)]
+    fn words(&self, set: u32) -> usize {
+        let Some(config) = RULES_CONFIG.get(0) else { return 0 };
+        let [even, odd] = config.words;
+        usize::from(if set == 0 { even } else { odd })
+    }
+
+    #[inline(always)]
+    fn address(&self, set: u32, ipv6: bool, address: &IpAddress) -> Option<&RulePair> {
+        let key = NetworkKey::of_address(set, ipv6, *address);
+        // SAFETY: the two types are the same 24 bytes; the other one has no alignment of its own.
+        let key = unsafe { &*core::ptr::from_ref(&key).cast::<Key<[u8; 20]>>() };
+        let class = RULE_NETWORKS.get(key).copied().unwrap_or(0);
+        RULE_ADDRESSES.get(set * RULE_ADDRESS_CLASSES_MAX + class)
+    }
+
+    #[inline(always)]
+    fn port(&self, set: u32, port: Option<u16>) -> Option<&RulePair> {
+        let class = match port {
+            Some(port) => {
+                let four = RULE_PORT_CLASSES.get(set * RULE_PORT_WORDS + u32::from(port >> 2))?;
+                (*four >> ((port & 3) * 16)) as u32 & 0xffff
+            }
+            None => 0,
+        };
+        RULE_PORTS.get(set * RULE_PORT_CLASSES_MAX + class)
+    }
+
+    #[inline(always)]
+    fn protocol(&self, set: u32, protocol: u8) -> Option<&RuleRow> {
+        RULE_PROTOCOLS.get(set * layout::RULE_PROTOCOLS + u32::from(protocol))
+    }
+
+    #[inline(always)]
+    fn hook(&self, set: u32, hook: u32) -> Option<&RuleRow> {
+        RULE_HOOKS.get(set * HOOKS_MAX + hook)
+    }
+
+    #[inline(always)]
+    fn action(&self, set: u32, rule: usize) -> u32 {
+        RULE_ACTIONS.get(set * RULES_MAX as u32 + rule as u32).copied().unwrap_or(decide::TRACK)
+    }
+
+    #[inline(always)]
+    fn remembered(&mut self, key: &FlowKey, sender: u32) -> u32 {
+        let Some(untracked) = UNTRACKED.get_ptr(key) else { return 0 };
+        // SAFETY: the map keeps the element alive for this program run. Another CPU may write it meanwhile, each half
+        // whole.
+        let [lower, upper] = unsafe { (*untracked).decided };
+        u32::from(if sender == 0 { lower } else { upper })
+    }
+
+    #[inline(always)]
+    fn remember(&mut self, key: &FlowKey, sender: u32, decided: u32) {
+        let decided = decided as u16;
+        if let Some(untracked) = UNTRACKED.get_ptr_mut(key) {
+            // SAFETY: as above.
+            let [lower, upper] = unsafe { &mut (*untracked).decided };
+            *(if sender == 0 { lower } else { upper }) = decided;
+            return;
+        }
+        let decided = if sender == 0 { [decided, 0] } else { [0, decided] };
+        // Where the kernel refuses, the rules are asked again.
+        let _kept = UNTRACKED.insert(key, &Untracked { decided, _pad: 0 }, 0);
+    }
+}
