@@ -133,9 +133,8 @@ async fn serve_until_stopped(
         None => Box::new(NoRules),
     };
     let rules = Arc::new(Rules::new(sink));
-    if !config.rules.is_empty() {
-        let set = rules.set(config.rules.clone());
-        set.map_err(|error| rules_of_config(&error))?;
+    if kernel.is_some() && !config.rules.is_empty() {
+        rules.set(config.rules.clone()).map_err(|error| rules_of_config(&error))?;
     }
     let dir = config.state_dir.join("captures");
     let (captures, capture_recorder) =
@@ -322,13 +321,16 @@ fn publisher(
 ) -> Publisher {
     let (mode, notices) = match source {
         Source::Live => ("live", unwatched),
-        Source::Replay(path) => (
-            "replay",
-            vec![format!(
+        Source::Replay(path) => {
+            let mut notices = vec![format!(
                 "this is `{}` played in real time; run as root with --interface to watch this host",
                 path.display()
-            )],
-        ),
+            )];
+            if !config.rules.is_empty() {
+                notices.push("the configuration's rules do not apply to a replay, which tracks every packet of its file".to_owned());
+            }
+            ("replay", notices)
+        }
     };
     let captures = Arc::clone(captures);
     let interval_ns = u64::try_from(config.sweep_interval.as_nanos()).unwrap_or(u64::MAX);

@@ -68,6 +68,7 @@ pub(crate) fn frame(
     let frame = Frame {
         now: Ktime(now),
         point: u32::from(point.id),
+        direction,
         link: point.link(),
         original_len: length + tag,
         segments,

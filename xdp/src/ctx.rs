@@ -58,6 +58,7 @@ pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window<Md>, Frame) {
     let frame = Frame {
         now: Ktime(now),
         point: u32::from(point.id),
+        direction: Direction::Ingress,
         link: point.link(),
         original_len: length,
         segments: 1,

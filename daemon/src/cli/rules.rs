@@ -74,8 +74,7 @@ pub fn run(args: &RulesArgs) -> anyhow::Result<u8> {
         None => show(&args.show)?,
         Some(RulesCommand::Set(set)) => put(set)?,
         Some(RulesCommand::Check(check)) => {
-            let count = read(&check.file)?.len();
-            say(&format!("{count} rules can be used\n"))?;
+            say(&format!("usable: {}\n", counted(read(&check.file)?.len())))?;
         }
     }
     Ok(0)
@@ -104,8 +103,12 @@ fn put(args: &SetArgs) -> anyhow::Result<()> {
     let client = Client::connect(&args.socket).map_err(ExitWith::from)?;
     let answer = client.put("/api/v1/rules", &json!({ "rules": views })).map_err(ExitWith::from)?;
     let shown = shown(answer)?;
-    let (count, generation) = (shown.rules.len(), shown.generation);
-    Ok(say(&format!("{count} rules are in force (generation {generation})\n"))?)
+    let (count, generation) = (counted(shown.rules.len()), shown.generation);
+    Ok(say(&format!("in force: {count} (generation {generation})\n"))?)
+}
+
+fn counted(rules: usize) -> String {
+    if rules == 1 { "1 rule".to_owned() } else { format!("{rules} rules") }
 }
 
 fn shown(answer: Value) -> Result<Shown, ExitWith> {
