@@ -24,7 +24,8 @@ use daemon::{
 };
 use datapath::{
     FlowKey, Frame, Ktime, Link, Outcome,
-    layout::{FlowEntry, HookCounters, Point},
+    embryonic::is_embryonic,
+    layout::{EndedFlow, FlowEntry, HookCounters, Point, ServiceRtt},
     parse::tunnel,
     replay::Replay,
 };
@@ -53,6 +54,8 @@ struct Bytes<const N: usize>([u8; N]);
 unsafe impl<const N: usize> Pod for Bytes<N> {}
 
 const KEY: usize = size_of::<FlowKey>();
+const ENDED: usize = size_of::<EndedFlow>();
+const SERVICE: usize = size_of::<ServiceRtt>();
 const ENTRY: usize = size_of::<FlowEntry>();
 const COUNTERS: usize = size_of::<HookCounters>();
 
@@ -84,7 +87,11 @@ impl Door {
         let mut loader = EbpfLoader::new();
         let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
         loader.override_global("VIRTUAL_CLOCK", &1_u8, true);
-        loader.map_max_entries("CAPTURE_SCRATCH", cpus).map_max_entries("FLOWS", 16_384);
+        for (name, entries) in
+            [("CAPTURE_SCRATCH", cpus), ("FLOWS", 16_384), ("EMBRYONIC", 16_384), ("ENDED", 16_384)]
+        {
+            loader.map_max_entries(name, entries);
+        }
         let mut object = loader.load(which.bytes().unwrap()).unwrap();
         let mut points: Array<_, Bytes<4>> = object.map_mut("POINTS").unwrap().try_into().unwrap();
         let point = Point { id: POINT, link: Link::Ethernet as u8, _pad: 0 };
@@ -136,10 +143,42 @@ impl Door {
         assert_eq!(verdict, pass, "a door passes every packet");
     }
 
-    fn flows(&self) -> HashMap<[u8; KEY], [u8; ENTRY]> {
-        let map: BpfHashMap<_, Bytes<KEY>, Bytes<ENTRY>> =
-            self.object.map("FLOWS").unwrap().try_into().unwrap();
+    fn entries<const N: usize>(&self, map: &str) -> HashMap<[u8; N], [u8; ENTRY]> {
+        let map: BpfHashMap<_, Bytes<N>, Bytes<ENTRY>> =
+            self.object.map(map).unwrap().try_into().unwrap();
         map.iter().map(|item| item.map(|(key, entry)| (key.0, entry.0)).unwrap()).collect()
+    }
+
+    /// Round trips by service.
+    fn services(&self) -> HashMap<u32, ServiceRtt> {
+        let slots: BpfHashMap<_, u32, u32> =
+            self.object.map("SERVICES").unwrap().try_into().unwrap();
+        let round_trips: PerCpuArray<_, Bytes<SERVICE>> =
+            self.object.map("SERVICE_RTT").unwrap().try_into().unwrap();
+        let read = |slot: u32| {
+            let per_cpu = round_trips.get(&slot, 0).unwrap();
+            let mut services =
+                per_cpu.iter().map(|bytes| ServiceRtt::read_from_bytes(&bytes.0).unwrap());
+            // A test run stays on one CPU at a time, but may change it from one packet to the next.
+            let mut sum = services.next().unwrap();
+            for service in services {
+                for (total, add) in [
+                    (&mut sum.from_originator, service.from_originator),
+                    (&mut sum.from_responder, service.from_responder),
+                ] {
+                    total
+                        .buckets
+                        .iter_mut()
+                        .zip(add.buckets)
+                        .for_each(|(total, add)| *total += add);
+                }
+            }
+            sum
+        };
+        slots
+            .iter()
+            .map(|item| item.map(|(service, slot)| (service, read(slot))).unwrap())
+            .collect()
     }
 
     fn counters(&self) -> HookCounters {
@@ -175,13 +214,30 @@ fn hold(name: &str, samples: &[Sample]) -> u64 {
             "{name} {program}: {counters:?} against {:?}",
             host.counters()
         );
-        let flows = door.flows();
-        assert_eq!(flows.len(), host.flows().count(), "{name} {program}: number of flows");
+        let (embryonic, grown) = (door.entries("EMBRYONIC"), door.entries("FLOWS"));
+        let flows = embryonic.len() + grown.len();
+        assert_eq!(flows, host.flows().count(), "{name} {program}: number of flows");
         for (key, flow) in host.flows() {
-            let mut bytes = [0; KEY];
-            bytes.copy_from_slice(key.as_bytes());
-            let entry = flows.get(&bytes).unwrap_or_else(|| panic!("{name} {program}: no {key:?}"));
+            let map = if is_embryonic(&flow.entry) { &embryonic } else { &grown };
+            let entry = map
+                .get::<[u8; KEY]>(key.as_bytes().try_into().unwrap())
+                .unwrap_or_else(|| panic!("{name} {program}: no {key:?}"));
             assert_eq!(entry.as_slice(), flow.entry.as_bytes(), "{name} {program}: {key:?}");
+        }
+        let ended = door.entries("ENDED");
+        assert_eq!(ended.len(), host.ended().count(), "{name} {program}: replaced flows");
+        for (key, flow) in host.ended() {
+            let ended_flow = EndedFlow { key: *key, first_seen_ns: flow.entry.head.first_seen_ns };
+            let entry = ended
+                .get::<[u8; ENDED]>(ended_flow.as_bytes().try_into().unwrap())
+                .unwrap_or_else(|| panic!("{name} {program}: no ended {key:?}"));
+            assert_eq!(entry.as_slice(), flow.entry.as_bytes(), "{name} {program}: ended {key:?}");
+        }
+        let services = door.services();
+        assert_eq!(services.len(), host.services().count(), "{name} {program}: services");
+        for (service, round_trips) in host.services() {
+            let theirs = services.get(&service);
+            assert_eq!(theirs, Some(&round_trips), "{name} {program}: {service:x}");
         }
     }
     samples.len() as u64

@@ -22,8 +22,10 @@
 extern crate std;
 
 mod atomic;
+pub mod book;
 pub mod bytes;
 pub mod conntrack;
+pub mod embryonic;
 pub mod flow_key;
 pub mod frame;
 pub mod hint;
@@ -33,6 +35,7 @@ pub mod parse;
 pub mod pipeline;
 pub mod rtt;
 pub mod rules;
+pub mod service;
 pub mod tables;
 pub mod tcp;
 pub mod time;

@@ -6,30 +6,26 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, Map, MapData, ProgramArray},
     programs::LinkOrder,
 };
 use datapath::{
     Direction,
-    layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point, RULES_MAX},
+    layout::{CaptureConfig, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULES_MAX},
     rules::{Compiled, Rule},
 };
 
 use super::{
-    FlowMap, HookMap, LiveError,
+    FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
     attach::{self, Link, Objects, program},
     namespace::{self, Device},
-    objects::Object,
-    pins::{PinDir, SHARED},
+    objects::{self, Object, pinned},
+    pins::PinDir,
     pod::Pod,
     records::FilterRecord,
     rings::CaptureRing,
     rules::{self, RuleMaps},
-    verb::{
-        Answer, AttachRequest, Attached, AttachedHook, Hook, MapSizes, RuleRequest, StageConfig,
-        Verb,
-    },
+    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, RuleRequest, StageConfig, Verb},
 };
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
@@ -59,21 +55,40 @@ impl Attacher {
             object.bytes()?;
         }
         let pins = PinDir::claim(pins)?;
-        let objects = Objects::load(&pins, sizes)?;
+        let objects = load_both(&pins, sizes)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
-        Ok(Self {
+        let attacher = Self {
             points: BTreeMap::new(),
             stage: Vec::new(),
             objects: HashMap::from([(None, objects)]),
             rules,
             sizes,
             pins,
-        })
+        };
+        attacher.set_meta()?;
+        Ok(attacher)
     }
 
-    /// The flow table's descriptor.
+    /// Says beside the pinned maps what their layout is.
+    fn set_meta(&self) -> Result<(), LiveError> {
+        const NAME: &str = "META";
+        let failed = |source| LiveError::Map { name: NAME, source };
+        let mut map: Array<_, Pod<Meta>> =
+            Map::Array(self.shared(NAME)?).try_into().map_err(failed)?;
+        map.set(0, Pod(Meta::OURS), 0).map_err(failed)
+    }
+
+    /// The flow tables' descriptors.
     pub fn flows(&self) -> Result<FlowMap, LiveError> {
-        Ok(FlowMap::new(self.shared("FLOWS")?, self.sizes.flows))
+        let [embryonic, flows, ended] =
+            ["EMBRYONIC", "FLOWS", "ENDED"].map(|name| self.shared(name));
+        Ok(FlowMap::new(embryonic?, flows?, ended?, self.sizes))
+    }
+
+    /// The descriptors of the services' round trips.
+    pub fn services(&self) -> Result<ServiceMap, LiveError> {
+        let round_trips = Map::PerCpuArray(self.shared("SERVICE_RTT")?);
+        ServiceMap::new(self.shared("SERVICES")?, round_trips)
     }
 
     /// The counters' descriptor.
@@ -253,47 +268,17 @@ impl Attacher {
     fn objects_of(&mut self, namespace: Option<&str>) -> Result<&mut Objects, LiveError> {
         let key = namespace.map(ToOwned::to_owned);
         if !self.objects.contains_key(&key) {
-            let objects = Objects::load(&self.pins, self.sizes)?;
+            let objects = load_both(&self.pins, self.sizes)?;
             self.objects.insert(key.clone(), objects);
         }
         self.objects.get_mut(&key).ok_or(LiveError::Missing("objects"))
     }
 }
 
-impl Objects {
-    /// Loads both, with the maps that all namespaces share.
-    fn load(pins: &PinDir, sizes: MapSizes) -> Result<Self, LiveError> {
-        Ok(Self { tc: load(Object::Tc, pins, sizes)?, xdp: load(Object::Xdp, pins, sizes)? })
-    }
-}
-
-fn load(object: Object, pins: &PinDir, sizes: MapSizes) -> Result<Ebpf, LiveError> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
-        what: "read",
-        path: "/sys/devices/system/cpu/possible".into(),
-        source,
-    })?;
-    let mut loader = EbpfLoader::new();
-    loader
-        .verifier_log_level(VerifierLogLevel::STATS)
-        .map_max_entries("FLOWS", sizes.flows)
-        .map_max_entries("CAPTURE_RING", sizes.capture_ring_bytes)
-        .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
-    for name in SHARED {
-        loader.map_pin_path(name, pins.map(name));
-    }
-    let bytes = object.bytes()?;
-    loader.load(bytes).map_err(|source| {
-        if attach::is_forbidden(&source) {
-            return attach::forbidden(format!("load the {} programs", object.name()));
-        }
-        LiveError::Load { object: object.name(), source }
-    })
-}
-
-/// A map that all namespaces share.
-fn pinned(pins: &PinDir, name: &'static str) -> Result<MapData, LiveError> {
-    MapData::from_pin(pins.map(name)).map_err(|source| LiveError::Map { name, source })
+/// The objects of one namespace.
+fn load_both(pins: &PinDir, sizes: MapSizes) -> Result<Objects, LiveError> {
+    let [tc, xdp] = [Object::Tc, Object::Xdp].map(|object| objects::load(object, pins, sizes));
+    Ok(Objects { tc: tc?, xdp: xdp? })
 }
 
 impl Drop for Attacher {

@@ -13,6 +13,7 @@ mod qdisc;
 mod records;
 mod rings;
 mod rules;
+mod sizes;
 mod tables;
 mod verb;
 pub mod watch;
@@ -23,8 +24,9 @@ pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};
 pub use rings::CaptureRing;
 pub use rules::RuleMaps;
-pub use tables::{FlowMap, HookMap, add};
+pub use sizes::MapSizes;
+pub use tables::{FlowMap, HookMap, ServiceMap, add};
 pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
-    IngressChoice, MapSizes, ParseAttachError, RuleRequest, StageConfig, Verb,
+    IngressChoice, ParseAttachError, RuleRequest, StageConfig, Verb,
 };
