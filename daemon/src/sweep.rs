@@ -160,13 +160,13 @@ impl Sweeper {
         Ok(())
     }
 
-    /// What ended at once, since its tuple was used again. To be read after what lives: whoever replaced a flow that was
+    /// What ended at once, since its tuple was used again or rules have changed. To be read after what lives: whoever replaced a flow that was
     /// met there has left it here before.
     fn read_ended(&mut self, now_ns: u64) -> Result<(), LiveError> {
         let table = &self.table;
         self.flow_map.drain_ended(|key, entry| {
             let seen = Seen { key, entry, samples: None, now_ns };
-            table.observe_ended(seen, Ended::replaced(entry));
+            table.observe_ended(seen, Ended::at_once(entry));
         })
     }
 

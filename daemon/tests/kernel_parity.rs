@@ -19,15 +19,16 @@ use aya::{
 };
 use captures::PacketReader;
 use daemon::{
-    live::{self, Object},
+    live::{self, Object, RuleMaps},
     offline,
 };
 use datapath::{
-    FlowKey, Frame, Ktime, Link, Outcome,
+    Direction, FlowKey, Frame, Ktime, Link, Outcome,
     embryonic::is_embryonic,
     layout::{EndedFlow, FlowEntry, HookCounters, Point, ServiceRtt},
     parse::tunnel,
     replay::Replay,
+    rules::{Action, Compiled, Network, Ports, Rule},
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -181,33 +182,69 @@ impl Door {
             .collect()
     }
 
-    fn counters(&self) -> HookCounters {
+    fn counters(&self, direction: Direction) -> HookCounters {
         let map: PerCpuArray<_, Bytes<COUNTERS>> =
             self.object.map("HOOKS").unwrap().try_into().unwrap();
         let mut sum = HookCounters::default();
-        for Bytes(bytes) in map.get(&(u32::from(POINT) * 2), 0).unwrap().iter() {
+        for Bytes(bytes) in map.get(&(u32::from(POINT) * 2 + direction as u32), 0).unwrap().iter() {
             live::add(&mut sum, &HookCounters::read_from_bytes(bytes).unwrap());
         }
         sum
     }
 }
 
+/// Rules that are put in force before the sample of a number.
+struct Change {
+    before: usize,
+    rules: Vec<Rule>,
+}
+
 /// Feeds both sides and holds every byte of one against the other.
 fn hold(name: &str, samples: &[Sample]) -> u64 {
-    let mut host = Replay::default();
-    for sample in samples {
-        let frame = Frame {
-            point: u32::from(POINT),
-            ..Frame::plain(Ktime(sample.time_ns), sample.original_len)
-        };
-        let _counted = host.frame(sample.data.as_slice(), &frame);
-    }
-    for (which, program) in [(Object::Xdp, "linnet_xdp"), (Object::Tc, "linnet_ingress")] {
+    hold_under(name, samples, &[]);
+    samples.len() as u64
+}
+
+/// The same with changes of rules in between; returns what the host counted of what was received.
+fn hold_under(name: &str, samples: &[Sample], changes: &[Change]) -> HookCounters {
+    let host_of = |direction| {
+        let mut host = Replay::default();
+        for (number, sample) in samples.iter().enumerate() {
+            changes.iter().filter(|change| change.before == number).for_each(|change| {
+                host.set_rules(&change.rules);
+            });
+            let frame = Frame {
+                point: u32::from(POINT),
+                direction,
+                ..Frame::plain(Ktime(sample.time_ns), sample.original_len)
+            };
+            let _counted = host.frame(sample.data.as_slice(), &frame);
+        }
+        host
+    };
+    let mut received = HookCounters::default();
+    for (which, program, direction) in [
+        (Object::Xdp, "linnet_xdp", Direction::Ingress),
+        (Object::Tc, "linnet_ingress", Direction::Ingress),
+        (Object::Tc, "linnet_egress", Direction::Egress),
+    ] {
+        // Without rules, both directions are alike.
+        if changes.is_empty() && direction == Direction::Egress {
+            continue;
+        }
+        let host = host_of(direction);
         let mut door = Door::load(which, program);
-        for sample in samples {
+        let mut maps = RuleMaps::of_object(&door.object).unwrap();
+        for (number, sample) in samples.iter().enumerate() {
+            changes.iter().filter(|change| change.before == number).for_each(|change| {
+                maps.set(&Compiled::new(&change.rules)).unwrap();
+            });
             door.run(sample);
         }
-        let counters = door.counters();
+        if direction == Direction::Ingress {
+            received = *host.counters();
+        }
+        let counters = door.counters(direction);
         assert_eq!(
             counters.as_bytes(),
             host.counters().as_bytes(),
@@ -240,7 +277,7 @@ fn hold(name: &str, samples: &[Sample]) -> u64 {
             assert_eq!(theirs, Some(&round_trips), "{name} {program}: {service:x}");
         }
     }
-    samples.len() as u64
+    received
 }
 
 #[test]
@@ -316,4 +353,92 @@ fn the_kernel_and_the_host_agree_on_whole_packets_of_every_kind() {
         assert!(count(outcome) > 0, "{outcome:?}");
     }
     hold("packets of every kind", &samples);
+}
+
+/// A rule for some of the frames of [`support::frame`].
+fn rule(random: &mut support::Random) -> Rule {
+    fn maybe<T>(random: &mut support::Random, make: impl FnOnce(u64) -> T) -> Option<T> {
+        (random.below(3) == 0).then(|| make(random.next() >> 16))
+    }
+    let network = |number: u64| {
+        let host = [0, 1, 2, 3, 8, 9][(number % 6) as usize];
+        let mut ipv6 = [0; 16];
+        (ipv6[0], ipv6[15]) = (0xfd, host);
+        let prefix = [0, 8, 24, 28, 30, 31, 32, 32][(number / 6 % 8) as usize];
+        if number % 2 == 0 {
+            Network::v4([10, 0, 0, host], prefix).unwrap()
+        } else {
+            Network::v6(ipv6, 96 + prefix).unwrap()
+        }
+    };
+    let ports = |number: u64| {
+        let first = [0, 443, 443, 4_789, 6_081, 40_000][(number % 6) as usize];
+        Ports { first, last: if number % 5 == 0 { 65_535 } else { first } }
+    };
+    let action = match random.below(3) {
+        0 => Action::Track,
+        1 => Action::Ignore,
+        _ => Action::Sample(2 + random.below(3) as u32),
+    };
+    Rule {
+        action,
+        network: maybe(random, network),
+        port: maybe(random, ports),
+        peer_network: maybe(random, network),
+        peer_port: maybe(random, ports),
+        protocol: maybe(random, |number| [6, 17, 1, 58, 47, 4][(number % 6) as usize]),
+        point: maybe(random, |number| u32::from(number % 4 == 0) + u32::from(POINT)),
+        direction: maybe(random, |number| {
+            if number % 2 == 0 { Direction::Ingress } else { Direction::Egress }
+        }),
+    }
+}
+
+#[test]
+fn the_kernel_and_the_host_agree_on_rules_that_change() {
+    if !support::kernel("kernel parity under rules") {
+        return;
+    }
+    let mut random = support::Random(0x44_55_66);
+    let mut sum = HookCounters::default();
+    for (round, length) in [1, 5, 64, 200, 1_000].into_iter().enumerate() {
+        let samples: Vec<_> = (0..1_500_u64)
+            .filter_map(|number| {
+                let frame = support::frame(&mut random);
+                Sample::new(number * 700_000, u32::try_from(frame.len()).unwrap(), &frame)
+            })
+            .collect();
+        // The first packets see no rules, and the last change takes all of them away.
+        let mut change = |before, length: usize| Change {
+            before,
+            rules: (0..length).map(|_| rule(&mut random)).collect(),
+        };
+        let changes = [change(200, length), change(500, length), change(800, 3), change(1_200, 0)];
+        let counters = hold_under(&format!("rules, round {round}"), &samples, &changes);
+        live::add(&mut sum, &counters);
+    }
+    let count = |outcome: Outcome| sum.outcomes[outcome as usize];
+    for outcome in [Outcome::Tracked, Outcome::IgnoredByRule, Outcome::SampledOut] {
+        assert!(count(outcome) > 300, "{outcome:?}: {}", count(outcome));
+    }
+    assert_eq!(sum.seen, sum.outcomes.iter().sum::<u64>());
+}
+
+#[test]
+fn generations_come_again_without_their_decisions() {
+    if !support::kernel("kernel parity over all generations") {
+        return;
+    }
+    let mut random = support::Random(0x12_34);
+    let samples: Vec<_> = (0..300_u64)
+        .filter_map(|number| {
+            let frame = support::frame(&mut random);
+            Sample::new(number * 700_000, u32::try_from(frame.len()).unwrap(), &frame)
+        })
+        .collect();
+    let action = |number| if number % 3 == 0 { Action::Ignore } else { Action::Track };
+    let change = |before| Change { before, rules: vec![Rule::everything(action(before))] };
+    let changes: Vec<_> = (0..samples.len()).map(change).collect();
+    assert!(changes.len() > 2 * 126);
+    hold_under("every generation twice", &samples, &changes);
 }

@@ -10,10 +10,11 @@ use crate::{
     layout::{FlowEntry, FlowHead, HookCounters, SYN_SEEN},
     outcome::Outcome,
     parse::{
-        Headers, fragment,
+        Headers, NOTHING, fragment,
         tcp::{ACK, SYN},
     },
     rtt::{self, RttTicks},
+    rules,
     tables::{Sample, Tables},
     tcp::{self, classes::REUSED_PORTS},
 };
@@ -36,15 +37,30 @@ pub fn book<T: Tables>(
         counters.packets += size.packets;
         counters.bytes += size.bytes;
     }
+    let stamp = rules::stamp(tables.generation(), frame.direction as u32);
     let mut found = tables.existing(&headers.key);
-    if headers.tcp_flags & (SYN | ACK) == SYN
-        && found
-            .as_mut()
-            .is_some_and(|entry| tcp::opens_anew(entry.split(headers.sender).1, headers))
-    {
+    let standing = standing(found.as_deref_mut(), headers.sender, stamp);
+    let mut outcome = Outcome::Tracked as u32;
+    if !matches!(standing, Standing::Tracked) {
+        outcome = tables.judge(headers, stamp);
+        found = tables.existing(&headers.key);
+    }
+    let refused = rules::is_refusal(outcome);
+    let has_ended = match found.as_deref_mut() {
+        None => false,
+        Some(entry) if refused => is_disowned(entry, headers.sender, &standing),
+        Some(entry) => is_opened_anew(entry, headers),
+    };
+    if has_ended {
         tables.retire(headers);
-        headers.classes = REUSED_PORTS;
         found = None;
+    }
+    if refused {
+        refuse(outcome, frame, headers, tables);
+        return;
+    }
+    if has_ended {
+        headers.classes = REUSED_PORTS;
     }
     let entry = match found {
         Some(entry) => Some(entry),
@@ -54,6 +70,7 @@ pub fn book<T: Tables>(
         headers.outcome = Outcome::TableFull as u32;
         return;
     };
+    entry.split(headers.sender).1.rules = (stamp & 0xff) as u8;
     let is_tcp = headers.key.protocol == TCP;
     let mut held = (is_tcp || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
     if !held && is_embryonic(entry) {
@@ -76,6 +93,62 @@ pub fn book<T: Tables>(
     if grown {
         tables.promote(&headers.key);
     }
+    if fragment::is_first(headers) {
+        tables.keep_first(headers, frame.now);
+    }
+}
+
+/// Whether the packet opens another flow of the same key.
+#[inline(always)]
+fn is_opened_anew(entry: &mut FlowEntry, headers: &Headers) -> bool {
+    headers.tcp_flags & (SYN | ACK) == SYN
+        && tcp::opens_anew(entry.split(headers.sender).1, headers)
+}
+
+/// What is known about packets like the one at hand under the rules in force.
+enum Standing {
+    /// They are tracked, or there are no rules.
+    Tracked,
+    /// Nothing, but the other endpoint's are tracked: rules may tell directions apart.
+    PeerTracked,
+    /// There is a flow, but nothing was decided about it.
+    Stale,
+    /// There is no flow.
+    Unknown,
+}
+
+#[inline(always)]
+fn standing(found: Option<&mut FlowEntry>, sender: u32, stamp: u32) -> Standing {
+    let generation = rules::generation_of(stamp);
+    if generation == 0 {
+        return Standing::Tracked;
+    }
+    let Some(entry) = found else { return Standing::Unknown };
+    let (_, own, peer) = entry.split(sender);
+    if u32::from(own.rules) == stamp {
+        Standing::Tracked
+    } else if rules::generation_of(u32::from(peer.rules)) == generation {
+        Standing::PeerTracked
+    } else {
+        Standing::Stale
+    }
+}
+
+/// Whether rules that have changed end the flow of a refused packet; then it says so.
+#[inline(always)]
+fn is_disowned(entry: &mut FlowEntry, sender: u32, standing: &Standing) -> bool {
+    if !matches!(standing, Standing::Stale) {
+        return false;
+    }
+    entry.split(sender).1.rules = rules::DISOWNED;
+    true
+}
+
+/// A packet that is not tracked is not looked into either. Its later fragments have to be found out all the same.
+#[inline(always)]
+fn refuse<T: Tables>(outcome: u32, frame: &Frame, headers: &mut Headers, tables: &mut T) {
+    headers.outcome = outcome;
+    headers.pending = NOTHING;
     if fragment::is_first(headers) {
         tables.keep_first(headers, frame.now);
     }

@@ -34,6 +34,12 @@ pub trait Tables {
     /// Takes the flow of the packet in `headers` out: it has ended, and whoever keeps its history is to get it.
     fn retire(&mut self, headers: &mut Headers);
 
+    /// Generation of the rules in force; 0 before there were any.
+    fn generation(&self) -> u32;
+
+    /// [`crate::rules::decide::judge`] on the packet in `headers`; in the kernel in a function of its own.
+    fn judge(&mut self, headers: &Headers, stamp: u32) -> u32;
+
     /// Keeps a first fragment's ports for the later ones.
     fn keep_first(&mut self, headers: &mut Headers, now: Ktime);
 

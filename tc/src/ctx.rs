@@ -143,7 +143,7 @@ pub(crate) extern "C" fn linnet_tc_options(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_tc_book(direction: u32) -> i32 {
-    kernel::book(direction_of(direction));
+    kernel::book::<Skb>(direction_of(direction));
     0
 }
 

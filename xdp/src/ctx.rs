@@ -115,7 +115,7 @@ pub(crate) extern "C" fn linnet_xdp_options(md: *mut xdp_md) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_xdp_book() -> i32 {
-    kernel::book(Direction::Ingress);
+    kernel::book::<Md>(Direction::Ingress);
     0
 }
 

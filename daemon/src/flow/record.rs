@@ -6,6 +6,7 @@ use datapath::{
     embryonic::is_embryonic,
     layout::{FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS},
     rtt::{RttTicks, bucket_bounds_ns},
+    rules::DISOWNED,
     tcp::classes::CLASSES,
 };
 
@@ -21,14 +22,19 @@ pub enum Ended {
     Idle,
     /// Another connection was opened on the same addresses and ports.
     Replaced,
+    /// Rules have changed, and say not to track it.
+    Ignored,
     /// The table needed the room.
     Evicted,
 }
 
 impl Ended {
-    /// Of a flow whose tuple is used by another one now.
+    /// Of a flow that a packet took out: its tuple is used by another one now, or it is not tracked any more.
     #[must_use]
-    pub fn replaced(entry: &FlowEntry) -> Self {
+    pub fn at_once(entry: &FlowEntry) -> Self {
+        if entry.halves.iter().any(|half| half.rules == DISOWNED) {
+            return Self::Ignored;
+        }
         let state = ConntrackState::from_u8(entry.head.state);
         if state.is_some_and(ConntrackState::is_closed) { Self::Closed } else { Self::Replaced }
     }

@@ -69,7 +69,7 @@ pub static POINTS: Array<Point> = Array::with_max_entries(IFINDEX_MAX + 1, 0);
 #[map]
 pub static HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
 
-/// Scratch: the frame around the packet at hand, for the function that reads what is inside of it. 32 B per CPU.
+/// Scratch: the frame around the packet at hand, for the function that reads what is inside of it. 40 B per CPU.
 #[map]
 pub static FRAME: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
 

@@ -63,9 +63,9 @@ fn at_hand(
 
 /// For a door's function: books the packet at hand.
 #[inline(always)]
-pub fn book(direction: Direction) {
+pub fn book<C: Context>(direction: Direction) {
     if let Some((frame, headers, counters)) = at_hand(direction) {
-        book::book(frame, headers, counters, &mut KernelTables);
+        book::book(frame, headers, counters, &mut KernelTables::<C>::new());
     }
 }
 
@@ -73,7 +73,7 @@ pub fn book(direction: Direction) {
 #[inline(always)]
 pub fn step<C: Context>(window: &Window<C>, direction: Direction) {
     if let Some((frame, headers, counters)) = at_hand(direction) {
-        pipeline::step(window, frame, headers, counters, &mut KernelTables);
+        pipeline::step(window, frame, headers, counters, &mut KernelTables::<C>::new());
     }
 }
 
@@ -148,7 +148,7 @@ pub fn point(ifindex: u32) -> Point {
 /// Takes a frame through the pipeline with this CPU's tables. Does nothing where a per-CPU slot is missing, which the
 /// kernel rules out for slot 0, and the daemon for the counters of a point that it made.
 #[inline(always)]
-pub fn process<P: PacketBytes>(packet: &P, frame: &Frame, direction: Direction) {
+pub fn process<C: Context>(packet: &Window<C>, frame: &Frame, direction: Direction) {
     let Some(scratch) = FRAME.get_ptr_mut(0) else { return };
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
     let Some(counters) = HOOKS.get_ptr_mut(frame.point * 2 + direction as u32) else { return };
@@ -158,5 +158,5 @@ pub fn process<P: PacketBytes>(packet: &P, frame: &Frame, direction: Direction) 
         scratch.write(*frame);
         (&mut *headers, &mut *counters)
     };
-    pipeline::process(packet, frame, headers, counters, &mut KernelTables);
+    pipeline::process(packet, frame, headers, counters, &mut KernelTables::<C>::new());
 }

@@ -1,9 +1,15 @@
 //! The pipeline's tables as kernel maps. A pointer into a map outlives what it points to: an eviction may hand the
 //! element to another flow meanwhile, and then one packet is booked on that one.
 
-use super::maps::{
-    EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICE_RTT,
-    SERVICES,
+use core::marker::PhantomData;
+
+use super::{
+    Context,
+    maps::{
+        EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICE_RTT,
+        SERVICES,
+    },
+    rules,
 };
 use crate::{
     atomic::{fetch_increment, unlock},
@@ -22,9 +28,16 @@ use crate::{
 /// `BPF_NOEXIST`: fail where another CPU made the entry first.
 const NO_EXIST: u64 = 1;
 
-pub(super) struct KernelTables;
+/// The maps, with the functions of a door.
+pub(super) struct KernelTables<C>(PhantomData<C>);
 
-impl Tables for KernelTables {
+impl<C> KernelTables<C> {
+    pub(super) const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<C: Context> Tables for KernelTables<C> {
     #[inline(always)]
     fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
         let entry = match FLOWS.get_ptr_mut(key) {
@@ -92,6 +105,16 @@ impl Tables for KernelTables {
         // One of the two has it.
         let _gone = FLOWS.remove(&headers.key);
         let _gone = EMBRYONIC.remove(&headers.key);
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        rules::generation()
+    }
+
+    #[inline(always)]
+    fn judge(&mut self, _headers: &Headers, stamp: u32) -> u32 {
+        C::judge(stamp)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use super::generation_of;
 use crate::{
     flow_key::{FlowKey, IpAddress, KEY_IPV6},
     hint::opaque,
-    layout::{RULE_WORDS, RULES_MAX, RulePair, RuleRow, set_of},
+    layout::{RULE_WORDS, RulePair, RuleRow, set_of},
     outcome::Outcome,
     parse::{
         transport::{SCTP, TCP, UDP},
@@ -95,7 +95,7 @@ fn first_match<L: Lookups>(lookups: &L, key: &FlowKey, set: u32, direction: u32)
             & lower_port.peer.words[word];
         let matching = (lower_is_own | upper_is_own) & protocol.words[word] & hook.words[word];
         if matching != 0 {
-            return Some(opaque(word * 64 + lowest_bit(matching)) & (RULES_MAX - 1));
+            return Some(word * 64 + lowest_bit(matching));
         }
         word += 1;
     }
@@ -116,21 +116,12 @@ fn apply(action: u32, key: &FlowKey) -> u32 {
     }
 }
 
-/// Number of trailing zeros of a word that is not 0, by halves: on the bpf target the intrinsic becomes a table.
+/// Number of trailing zeros of a word that is not 0, without a branch. The compiler is not to see that it is that: it
+/// would look it up in a table, which this target has no place for.
 #[inline(always)]
+#[expect(clippy::cast_possible_truncation, reason = "kernel and supported hosts have 64 bits")]
 fn lowest_bit(word: u64) -> usize {
-    let mut rest = word;
-    let mut bit = 0;
-    macro_rules! halve {
-        ($($bits:literal)*) => {
-            $(if rest & ((1 << $bits) - 1) == 0 {
-                rest >>= $bits;
-                bit += $bits;
-            })*
-        };
-    }
-    halve!(32 16 8 4 2 1);
-    opaque(bit)
+    opaque((word.wrapping_sub(1) & !word) as usize).count_ones() as usize
 }
 
 #[cfg(test)]

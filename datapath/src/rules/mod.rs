@@ -16,6 +16,7 @@ pub use self::{compile::Compiled, host::HostRules};
 
 #[cfg(not(target_arch = "bpf"))]
 use crate::{flow_key::IpAddress, frame::Direction};
+use crate::{layout::GENERATION_MAX, outcome::Outcome};
 
 /// Names a generation and a direction in one byte. No flow has been stamped before there are rules, since a stamp of
 /// generation 0 is never compared.
@@ -25,11 +26,23 @@ pub const fn stamp(generation: u32, direction: u32) -> u32 {
     generation << 1 | direction & 1
 }
 
+/// Instead of a stamp, in an entry that was taken out because of a rule: there is no such generation.
+pub const DISOWNED: u8 = u8::MAX;
+
+const _: () = assert!(stamp(GENERATION_MAX as u32, 1) < DISOWNED as u32 - 1);
+
 /// The generation of a stamp.
 #[inline(always)]
 #[must_use]
 pub const fn generation_of(stamp: u32) -> u32 {
     stamp >> 1
+}
+
+/// Whether an outcome, as a number, says that a rule keeps a packet from being tracked.
+#[inline(always)]
+#[must_use]
+pub(crate) const fn is_refusal(outcome: u32) -> bool {
+    outcome == Outcome::IgnoredByRule as u32 || outcome == Outcome::SampledOut as u32
 }
 
 /// What becomes of a flow that a rule matches.
