@@ -85,6 +85,12 @@ impl Door {
         Ok(door)
     }
 
+    /// The object, for those who write its maps.
+    #[must_use]
+    pub const fn maps(&self) -> &Ebpf {
+        &self.ebpf
+    }
+
     fn set_point(&mut self, point: Point) -> Result<(), BenchError> {
         const NAME: &str = "POINTS";
         let map = self.ebpf.map_mut(NAME).ok_or_else(|| missing(self.object, NAME))?;

@@ -49,7 +49,7 @@ const PLANS: [Plan; 2] = [
 pub struct Rounds(Vec<u64>);
 
 impl Rounds {
-    fn push(&mut self, ns: u64) {
+    pub(crate) fn push(&mut self, ns: u64) {
         let at = self.0.partition_point(|other| *other <= ns);
         self.0.insert(at, ns);
     }

@@ -8,6 +8,7 @@ use crate::{
     machine::{Machine, Noise},
     measure::{Cost, REPEATS, ROUNDS},
     report::provenance,
+    rules::{NEW_FLOWS, RuleCost},
 };
 
 /// What makes RESULTS.md again.
@@ -32,6 +33,8 @@ pub struct Results {
     pub sizes: Vec<Size>,
     /// Of the trackers.
     pub costs: Vec<Cost>,
+    /// Of rules.
+    pub rules: Vec<RuleCost>,
 }
 
 impl Results {
@@ -48,6 +51,9 @@ impl Results {
                 .replace("{repeats}", &thousands(REPEATS)),
         );
         push(&mut text, &costs(&self.costs));
+        push(&mut text, "### Rules\n");
+        push(&mut text, &RULES_TEXT.replace("{flows}", &thousands(u32::from(NEW_FLOWS))));
+        push(&mut text, &rules(&self.rules));
         push(&mut text, "### Beside the prototype\n");
         push(&mut text, PROTOTYPE_TEXT);
         push(&mut text, PROTOTYPE);
@@ -68,6 +74,12 @@ which a program did not pass it on, is an error and writes nothing.
 These are not wire figures: one flow, warm caches, no driver, no socket buffer made. A repeated frame cannot be \
 in order: repeated data is a retransmission and a repeated ACK is a duplicate one, so those rows include the cost \
 of flagging. No repeated frame completes a round trip either, so that recording a sample is in no row.
+";
+
+const RULES_TEXT: &str = "\
+The datagram under lists of rules of which the last one matches. A packet of a known flow is repeated as above. A new \
+flow is one of {flows} different ones, each measured by itself: so the kernel's clock is in the figure, the caches \
+are colder, and a tracked one makes an entry.
 ";
 
 const PROTOTYPE_TEXT: &str = "\
@@ -91,6 +103,29 @@ pub fn costs(costs: &[Cost]) -> String {
             cost.path.name(),
             cost.net_min_ns(),
             cost.net_median_ns(),
+            cost.tracker.min(),
+            cost.empty.min(),
+        );
+        push(&mut text, &line);
+    }
+    text
+}
+
+/// The cost of rules, one line for each case and program.
+#[must_use]
+pub fn rules(costs: &[RuleCost]) -> String {
+    let mut text = String::from(
+        "| program | packet of a | rules | net, min | net, median | whole, min | empty, min |\n\
+         |---|---|--:|--:|--:|--:|--:|\n",
+    );
+    for cost in costs {
+        let line = format!(
+            "| `{}` | {} | {} | {} | {} | {} | {} |",
+            cost.program,
+            cost.packet,
+            cost.rules.map_or_else(|| "none ever".to_owned(), |count| count.to_string()),
+            cost.tracker.min().saturating_sub(cost.empty.min()),
+            cost.tracker.median().saturating_sub(cost.empty.median()),
             cost.tracker.min(),
             cost.empty.min(),
         );
