@@ -3,15 +3,15 @@
 use crate::{
     atomic::{add, try_lock, unlock},
     bytes::PacketBytes,
-    conntrack::{ConntrackState, after_segment},
+    conntrack::{
+        ConntrackState, sctp,
+        tcp::{after_segment, originates},
+    },
     frame::{Frame, NO_VLAN},
     hint::{forget, opaque},
     layout::{FlowEntry, FlowHead, HookCounters, SYN_SEEN, WAS_CONTENDED},
     outcome::{OUTCOMES, Outcome},
-    parse::{
-        self, FRAGMENT_PORTS, Headers, NOTHING, QUOTED_PACKET, fragment,
-        tcp::{ACK, SYN},
-    },
+    parse::{self, FRAGMENT_PORTS, Headers, NOTHING, QUOTED_PACKET, fragment},
     rtt::{self, RttTicks},
     tables::Tables,
     tcp,
@@ -134,6 +134,11 @@ pub fn step<P: PacketBytes + ?Sized, T: Tables>(
         counters.bytes += size.bytes;
     }
     book(frame, headers, &size, counters, tables);
+    if headers.chunks != 0
+        && let Some(entry) = tables.existing(&headers.key)
+    {
+        sctp::track(&mut entry.head, headers);
+    }
 }
 
 /// Notes an ICMP error, which has been booked on a flow of its own, on the flow of the packet that it quotes.
@@ -245,23 +250,23 @@ fn update(entry: &mut FlowEntry, frame: &Frame, headers: &mut Headers, size: &Si
 /// Who opened the flow: the first packet's sender, until a SYN says otherwise.
 #[inline(always)]
 fn orient(head: &mut FlowHead, headers: &Headers) {
-    let handshake = headers.tcp_flags & (SYN | ACK);
-    let fresh = head.state == ConntrackState::None as u8;
+    let syn_seen = head.bits & SYN_SEEN != 0;
     let sender = (headers.sender & 1) as u8;
-    if handshake == SYN && head.bits & SYN_SEEN == 0 {
-        head.originator = sender;
-    } else if fresh {
-        head.originator = if handshake == SYN | ACK { sender ^ 1 } else { sender };
+    match originates(head.state, headers.tcp_flags, syn_seen) {
+        Some(true) => head.originator = sender,
+        Some(false) => head.originator = sender ^ 1,
+        None => {}
     }
 }
 
-/// Without TCP, a flow is replied once both sides have sent.
+/// Without TCP, a flow is replied once both sides have sent. SCTP's states are set by [`sctp::track`].
 #[inline(always)]
 fn other_state(head: &mut FlowHead, sender: u32) {
     if head.state == ConntrackState::None as u8 {
         head.originator = (sender & 1) as u8;
         head.state = ConntrackState::Unreplied as u8;
-    } else if u32::from(head.originator) != sender {
+    } else if head.state == ConntrackState::Unreplied as u8 && u32::from(head.originator) != sender
+    {
         head.state = ConntrackState::Replied as u8;
     }
 }
