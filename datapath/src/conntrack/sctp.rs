@@ -5,11 +5,11 @@
 //! - of a packet with more than eight chunks the first eight count.
 //!
 //! And where conntrack has no entry, or one that no packet moves, and linnet has to say something:
-//! - a flow that begins with DATA, SACK or COOKIE ACK (invalid there) is `ESTABLISHED`; one that begins with ABORT or
-//!   SHUTDOWN COMPLETE is `CLOSED`. What conntrack picks up as `CLOSED` (as COOKIE ECHO) is that here, too, and is
-//!   `ESTABLISHED` with its first DATA, which conntrack calls invalid until the entry is gone;
-//! - INIT ACK and COOKIE ACK are the responder's, also where they come first; conntrack takes their sender for the
-//!   originator;
+//! - conntrack picks up what begins with INIT, HEARTBEAT, HEARTBEAT ACK or SHUTDOWN ACK, and so does linnet. A flow that
+//!   begins with something else, invalid there, is what that makes of an association: `ESTABLISHED` by DATA, SACK, ERROR
+//!   and COOKIE ACK, `COOKIE_WAIT` by INIT ACK, `COOKIE_ECHOED`, `SHUTDOWN_SENT`, and `CLOSED` by ABORT and SHUTDOWN
+//!   COMPLETE. INIT ACK and COOKIE ACK are the responder's;
+//! - DATA after INIT alone, as where only one side is seen, is `ESTABLISHED`, while conntrack waits for INIT ACK;
 //! - after the end, INIT of either side opens again with its sender as the originator.
 
 use super::ConntrackState as State;
@@ -105,18 +105,20 @@ const fn step(state: u8, chunk: u8, from_originator: bool) -> u8 {
         (INIT, NONE | CLOSED) => SENT_INIT | BY_ORIGINATOR,
         (INIT, JOINED) => ESTABLISHED | BY_ORIGINATOR,
         (INIT, SHUTDOWN_SENT | SHUTDOWN_RECD) if from_originator => SENT_INIT,
-        (INIT_ACK, NONE) => SENT_INIT | BY_RESPONDER,
+        (INIT_ACK, NONE) => COOKIE_WAIT | BY_RESPONDER,
         (INIT_ACK, CLOSED | SENT_INIT) if !from_originator => COOKIE_WAIT,
-        (COOKIE_ECHO, COOKIE_WAIT) => COOKIE_ECHOED,
+        (COOKIE_ECHO, NONE | COOKIE_WAIT) => COOKIE_ECHOED,
         (COOKIE_ACK, NONE) => JOINED | BY_RESPONDER,
         (COOKIE_ACK, COOKIE_ECHOED) => ESTABLISHED,
         (ERROR, COOKIE_ECHOED) if !from_originator => CLOSED,
         (ABORT, _) | (SHUTDOWN_COMPLETE, NONE | SHUTDOWN_ACK_SENT) => CLOSED,
+        (SHUTDOWN, NONE) => SHUTDOWN_SENT,
         (SHUTDOWN, ESTABLISHED | JOINED) if from_originator => SHUTDOWN_SENT,
         (SHUTDOWN, ESTABLISHED | JOINED) => SHUTDOWN_RECD,
         (SHUTDOWN_ACK, NONE | SHUTDOWN_SENT | SHUTDOWN_RECD) => SHUTDOWN_ACK_SENT,
         (HEARTBEAT, NONE) => HEARTBEAT_SENT,
-        (COOKIE_ECHO | SHUTDOWN | ERROR | HEARTBEAT_ACK, NONE) => SENT_INIT,
+        (HEARTBEAT_ACK, NONE) => SENT_INIT,
+        (ERROR, NONE) => JOINED,
         (COOKIE_ECHO | SHUTDOWN | ERROR | HEARTBEAT | HEARTBEAT_ACK, _) => state,
         (INIT | INIT_ACK | COOKIE_ACK | SHUTDOWN_ACK | SHUTDOWN_COMPLETE, _) => state,
         // DATA and its like: whatever was missed, there is an association.
@@ -207,8 +209,11 @@ mod tests {
     #[test]
     fn joining_in_the_middle_is_established() {
         assert_eq!(play(&[(&[OTHER], true), (&[OTHER], false)]).0, ["ESTABLISHED"; 2]);
-        // As conntrack has it, until there is DATA.
-        assert_eq!(play(&[(&[COOKIE_ECHO], true), (&[OTHER], true)]).0, ["CLOSED", "ESTABLISHED"]);
+        let echoed = play(&[(&[COOKIE_ECHO, OTHER], true), (&[COOKIE_ACK], false)]);
+        assert_eq!(echoed, (["COOKIE_ECHOED", "ESTABLISHED"].to_vec(), true));
+        // Only what the originator sends is seen.
+        let one_sided = play(&[(&[INIT], true), (&[COOKIE_ECHO, OTHER], true), (&[OTHER], true)]);
+        assert_eq!(one_sided.0, ["CLOSED", "ESTABLISHED", "ESTABLISHED"]);
         let heartbeat = play(&[(&[HEARTBEAT], true), (&[HEARTBEAT_ACK], false)]);
         assert_eq!(heartbeat.0, ["HEARTBEAT_SENT", "ESTABLISHED"]);
     }

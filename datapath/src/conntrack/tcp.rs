@@ -5,12 +5,14 @@
 //! - a segment outside of the window changes the state here; conntrack calls it invalid. That holds for an RST too,
 //!   which conntrack believes only at or after what the other side acknowledged;
 //! - a SYN during a connection, and the SYN-ACK that answers it, are ignored here; conntrack starts over where the
-//!   SYN-ACK acknowledges that SYN, and is not misled by the challenge ACK (RFC 5961) that may come instead.
+//!   SYN-ACK acknowledges that SYN, and is not misled by the challenge ACK (RFC 5961) that may come instead. Until then
+//!   the SYN is for linnet what is not acknowledged, so that the timeout is the one for that.
 //!
 //! And where conntrack has no entry, or one that no packet moves, and linnet has to say something:
 //! - a flow that begins with SYN-ACK, FIN or RST (invalid there) is `SYN_RECV`, `FIN_WAIT` or `CLOSE`;
 //! - a connection refused by RST is `CLOSE`, while conntrack deletes it;
-//! - after RST, a SYN of either side opens again; conntrack waits until the entry has timed out if it is the responder's.
+//! - after RST, a SYN of either side opens again at once. conntrack waits for its SYN-ACK where the other side had reset,
+//!   and until the entry has timed out where the responder opens.
 
 use super::ConntrackState;
 use crate::parse::tcp::{ACK, FIN, RST, SYN};

@@ -88,7 +88,7 @@ fn chunks<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Outcome {
         }
         headers.bundle = bundle | 1 << kind;
         headers.chunks |= u64::from(kind) << shift;
-        headers.offset = offset + (length + 3 & !3);
+        headers.offset = offset + length.next_multiple_of(4);
         // The counter is hidden from the optimiser, which would else repeat the loop's body eight times.
         shift = opaque(shift + 8);
     }
