@@ -24,7 +24,6 @@ use crate::{
     clock::Clock,
     flow::{
         FlowTable,
-        expiry::Timeouts,
         record::Ended,
         view::{HookNames, LedgerView, Naming, PointName, RingsView},
     },
@@ -69,8 +68,6 @@ pub struct Player {
     pub clock: Arc<Clock>,
     /// Flows of the table; packets of further ones are counted as `table_full`.
     pub flows_max: usize,
-    /// When flows have ended.
-    pub timeouts: Timeouts,
     /// From one publication to the next.
     pub interval: Duration,
 }
@@ -254,7 +251,8 @@ impl Player {
         let now_ns = self.clock.monotonic_ns();
         self.observe(state, now_ns);
         for (key, flow) in state.replay.flows() {
-            let why = self.timeouts.ended(key, &flow.entry, u64::MAX).unwrap_or(Ended::Idle);
+            let why =
+                self.table.timeouts().ended(key, &flow.entry, u64::MAX).unwrap_or(Ended::Idle);
             self.table.end(key, why, now_ns);
         }
         state.replay.forget();
@@ -293,7 +291,7 @@ impl Player {
             state.replay.remove(&key);
             self.table.end(&key, why, now_ns);
         }
-        self.table.finish_sweep(state.sweeps, self.timeouts.keep_ended_ns, now_ns);
+        self.table.finish_sweep(state.sweeps, self.table.timeouts().keep_ended_ns, now_ns);
         let live = state.replay.flows().count() as u64;
         let mut counters = HookCounters::default();
         for hook in &state.hooks {
@@ -322,7 +320,7 @@ impl Player {
             let samples = Some(&flow.rtt);
             let instance = flow.entry.head.first_seen_ns;
             self.table.observe(*key, &flow.entry, instance, samples, now_ns, state.sweeps);
-            if let Some(why) = self.timeouts.ended(key, &flow.entry, now_ns) {
+            if let Some(why) = self.table.timeouts().ended(key, &flow.entry, now_ns) {
                 ended.push((*key, why));
             }
         }

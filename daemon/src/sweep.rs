@@ -13,7 +13,6 @@ use crate::{
     clock::Clock,
     flow::{
         FlowTable,
-        expiry::Timeouts,
         record::Ended,
         view::{HookNames, LedgerView, Naming, PointName},
     },
@@ -40,8 +39,6 @@ pub struct Sweeper {
     pub publisher: Publisher,
     /// Time.
     pub clock: Arc<Clock>,
-    /// When flows have ended.
-    pub timeouts: Timeouts,
     /// From one sweep to the next.
     pub interval: Duration,
 }
@@ -103,7 +100,7 @@ impl Sweeper {
             gone += u64::from(self.end(&key, why, number)?);
         }
         let now_ns = self.clock.monotonic_ns();
-        self.table.finish_sweep(number, self.timeouts.keep_ended_ns, now_ns);
+        self.table.finish_sweep(number, self.table.timeouts().keep_ended_ns, now_ns);
         let (counters, interfaces) = self.counters()?;
         let departures = self.table.departures();
         self.publisher.publish(&Figures {
@@ -133,7 +130,7 @@ impl Sweeper {
     ) -> Result<(u64, Vec<(FlowKey, Ended)>), LiveError> {
         let mut live = 0;
         let mut ended = Vec::new();
-        let (table, timeouts) = (&self.table, &self.timeouts);
+        let (table, timeouts) = (&self.table, self.table.timeouts());
         self.flow_map.sweep(|key, entry| {
             live += 1;
             table.observe(*key, entry, entry.head.first_seen_ns, None, now_ns, number);

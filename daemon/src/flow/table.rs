@@ -16,6 +16,7 @@ use datapath::{FlowKey, layout::FlowEntry, parse::tunnel::tag, rtt::RttTicks};
 use super::{
     FlowId, FlowIdSource, FlowRecord,
     community_id::community_id,
+    expiry::Timeouts,
     record::{Ended, Observation},
 };
 
@@ -31,6 +32,7 @@ const COMMUNITY_ID_BYTES: u64 = 48;
 pub struct FlowTable {
     source: FlowIdSource,
     records_max: usize,
+    timeouts: Timeouts,
     /// At most `records_max`.
     records: DashMap<FlowId, FlowRecord>,
     /// When records ended, and which; the first that ended first. Each record that ended is in it once.
@@ -88,10 +90,11 @@ impl FlowTable {
 
     /// An empty table of one origin's flows.
     #[must_use]
-    pub fn new(source: FlowIdSource, records_max: usize) -> Self {
+    pub fn new(source: FlowIdSource, records_max: usize, timeouts: Timeouts) -> Self {
         Self {
             source,
             records_max,
+            timeouts,
             records: DashMap::new(),
             ended: Mutex::default(),
             live: DashMap::new(),
@@ -101,6 +104,12 @@ impl FlowTable {
             evicted: AtomicU64::new(0),
             forgotten: AtomicU64::new(0),
         }
+    }
+
+    /// When flows end.
+    #[must_use]
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// Brings in an entry as it is at `now_ns`. `instance` tells flows of one key apart: the kernel's first-seen
@@ -133,11 +142,13 @@ impl FlowTable {
                 entry,
                 before: before.as_ref().map(|(entry, ago)| (&**entry, *ago)),
                 samples,
+                timeouts: &self.timeouts,
             });
             record.parent = record.parent.or(parent);
         } else if self.has_room() {
             let mut record = FlowRecord::new(id, key, community_id(&key));
-            record.observe(Observation { entry, before: None, samples });
+            let timeouts = &self.timeouts;
+            record.observe(Observation { entry, before: None, samples, timeouts });
             record.parent = parent;
             self.records.insert(id, record);
         } else if before.is_none() {
@@ -265,7 +276,7 @@ mod tests {
     use super::*;
 
     fn table() -> FlowTable {
-        FlowTable::new(FlowIdSource::new(b"test"), 4)
+        FlowTable::new(FlowIdSource::new(b"test"), 4, Timeouts::default())
     }
 
     fn key(port: u16) -> FlowKey {
