@@ -57,7 +57,8 @@ impl Watch {
             }
         }
         let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
-        let table = Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000));
+        let table =
+            Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000, Timeouts::default()));
         let rings = Arc::new(RingsView::default);
         let publisher =
             Publisher::new(Arc::clone(&board), Arc::clone(&clock), rings, "live", 0, Vec::new());
@@ -69,7 +70,6 @@ impl Watch {
             table: Arc::clone(&table),
             publisher,
             clock,
-            timeouts: Timeouts::default(),
             interval: Duration::from_secs(1),
         };
         Self { attacher, sweeper, table, board, sweeps: 0 }

@@ -3,7 +3,10 @@
 
 use crate::{
     atomic::{add, try_lock, unlock},
-    conntrack::{ConntrackState, after_segment},
+    conntrack::{
+        ConntrackState, sctp,
+        tcp::{after_segment, originates},
+    },
     embryonic::{self, is_embryonic},
     frame::{Frame, NO_VLAN},
     hint::forget,
@@ -54,8 +57,8 @@ pub fn book<T: Tables>(
         headers.outcome = Outcome::TableFull as u32;
         return;
     };
-    let is_tcp = headers.key.protocol == TCP;
-    let mut held = (is_tcp || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
+    let ordered = headers.key.protocol == TCP || headers.chunks != 0;
+    let mut held = (ordered || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
     if !held && is_embryonic(entry) {
         // Another CPU has it, perhaps to promote it: then it is in the other table by now.
         let Some(again) = tables.existing(&headers.key) else {
@@ -143,6 +146,9 @@ fn update(
     let mut grown = false;
     if headers.key.protocol != TCP {
         other_state(head, headers.sender);
+        if headers.chunks != 0 && held {
+            sctp::track(head, headers);
+        }
     } else if held {
         orient(head, headers);
         let from_originator = u32::from(head.originator) == headers.sender;
@@ -176,23 +182,23 @@ fn update(
 /// Who opened the flow: the first packet's sender, until a SYN says otherwise.
 #[inline(always)]
 fn orient(head: &mut FlowHead, headers: &Headers) {
-    let handshake = headers.tcp_flags & (SYN | ACK);
-    let fresh = head.state == ConntrackState::None as u8;
+    let syn_seen = head.bits & SYN_SEEN != 0;
     let sender = (headers.sender & 1) as u8;
-    if handshake == SYN && head.bits & SYN_SEEN == 0 {
-        head.originator = sender;
-    } else if fresh {
-        head.originator = if handshake == SYN | ACK { sender ^ 1 } else { sender };
+    match originates(head.state, headers.tcp_flags, syn_seen) {
+        Some(true) => head.originator = sender,
+        Some(false) => head.originator = sender ^ 1,
+        None => {}
     }
 }
 
-/// Without TCP, a flow is replied once both sides have sent.
+/// Without TCP, a flow is replied once both sides have sent. SCTP's states are set by [`sctp::track`].
 #[inline(always)]
 fn other_state(head: &mut FlowHead, sender: u32) {
     if head.state == ConntrackState::None as u8 {
         head.originator = (sender & 1) as u8;
         head.state = ConntrackState::Unreplied as u8;
-    } else if u32::from(head.originator) != sender {
+    } else if head.state == ConntrackState::Unreplied as u8 && u32::from(head.originator) != sender
+    {
         head.state = ConntrackState::Replied as u8;
     }
 }
