@@ -41,9 +41,7 @@ pub fn book<T: Tables>(
     }
     let mut found = tables.existing(&headers.key);
     if headers.tcp_flags & (SYN | ACK) == SYN
-        && found
-            .as_mut()
-            .is_some_and(|entry| tcp::opens_anew(entry.split(headers.sender).1, headers))
+        && found.as_mut().is_some_and(|entry| tcp::opens_anew(entry, headers))
     {
         tables.retire(headers);
         headers.classes = REUSED_PORTS;
