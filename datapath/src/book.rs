@@ -3,7 +3,10 @@
 
 use crate::{
     atomic::{add, try_lock, unlock},
-    conntrack::{ConntrackState, after_segment},
+    conntrack::{
+        ConntrackState, sctp,
+        tcp::{after_segment, originates},
+    },
     embryonic::{self, is_embryonic},
     frame::{Frame, NO_VLAN},
     hint::forget,
@@ -37,30 +40,26 @@ pub fn book<T: Tables>(
         counters.packets += size.packets;
         counters.bytes += size.bytes;
     }
+    if fragment::is_first(headers) {
+        // Also where it is not tracked: nor are the later ones then, and they have to be found out.
+        tables.keep_first(headers, frame.now);
+    }
+    let headers = forget(headers);
     let stamp = rules::stamp(tables.generation(), frame.direction as u32);
     let mut found = tables.existing(&headers.key);
-    let standing = standing(found.as_deref_mut(), headers.sender, stamp);
-    let mut outcome = Outcome::Tracked as u32;
-    if !matches!(standing, Standing::Tracked) {
-        outcome = tables.judge(headers, stamp);
+    if !is_decided(found.as_deref_mut(), headers.sender, stamp) {
+        if tables.refuses(headers, stamp) {
+            return;
+        }
         found = tables.existing(&headers.key);
     }
-    let refused = rules::is_refusal(outcome);
-    let has_ended = match found.as_deref_mut() {
-        None => false,
-        Some(entry) if refused => is_disowned(entry, headers.sender, &standing),
-        Some(entry) => is_opened_anew(entry, headers),
-    };
-    if has_ended {
+    let headers = forget(headers);
+    if headers.tcp_flags & (SYN | ACK) == SYN
+        && found.as_mut().is_some_and(|entry| tcp::opens_anew(entry, headers))
+    {
         tables.retire(headers);
-        found = None;
-    }
-    if refused {
-        refuse(outcome, frame, headers, tables);
-        return;
-    }
-    if has_ended {
         headers.classes = REUSED_PORTS;
+        found = None;
     }
     let entry = match found {
         Some(entry) => Some(entry),
@@ -71,8 +70,8 @@ pub fn book<T: Tables>(
         return;
     };
     entry.split(headers.sender).1.rules = (stamp & 0xff) as u8;
-    let is_tcp = headers.key.protocol == TCP;
-    let mut held = (is_tcp || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
+    let ordered = headers.key.protocol == TCP || headers.chunks != 0;
+    let mut held = (ordered || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
     if !held && is_embryonic(entry) {
         // Another CPU has it, perhaps to promote it: then it is in the other table by now.
         let Some(again) = tables.existing(&headers.key) else {
@@ -93,65 +92,36 @@ pub fn book<T: Tables>(
     if grown {
         tables.promote(&headers.key);
     }
-    if fragment::is_first(headers) {
-        tables.keep_first(headers, frame.now);
-    }
 }
 
-/// Whether the packet opens another flow of the same key.
+/// Whether packets like the one at hand are known to be tracked under the rules in force, if there are any.
 #[inline(always)]
-fn is_opened_anew(entry: &mut FlowEntry, headers: &Headers) -> bool {
-    headers.tcp_flags & (SYN | ACK) == SYN
-        && tcp::opens_anew(entry.split(headers.sender).1, headers)
-}
-
-/// What is known about packets like the one at hand under the rules in force.
-enum Standing {
-    /// They are tracked, or there are no rules.
-    Tracked,
-    /// Nothing, but the other endpoint's are tracked: rules may tell directions apart.
-    PeerTracked,
-    /// There is a flow, but nothing was decided about it.
-    Stale,
-    /// There is no flow.
-    Unknown,
-}
-
-#[inline(always)]
-fn standing(found: Option<&mut FlowEntry>, sender: u32, stamp: u32) -> Standing {
-    let generation = rules::generation_of(stamp);
-    if generation == 0 {
-        return Standing::Tracked;
+fn is_decided(found: Option<&mut FlowEntry>, sender: u32, stamp: u32) -> bool {
+    if rules::generation_of(stamp) == 0 {
+        return true;
     }
-    let Some(entry) = found else { return Standing::Unknown };
-    let (_, own, peer) = entry.split(sender);
-    if u32::from(own.rules) == stamp {
-        Standing::Tracked
-    } else if rules::generation_of(u32::from(peer.rules)) == generation {
-        Standing::PeerTracked
-    } else {
-        Standing::Stale
-    }
+    found.is_some_and(|entry| u32::from(entry.split(sender).1.rules) == stamp)
 }
 
-/// Whether rules that have changed end the flow of a refused packet; then it says so.
+/// Whether the rules of a stamp keep the packet from being tracked. Then it is not looked into either, and its flow
+/// ends, unless the other endpoint's packets are tracked.
 #[inline(always)]
-fn is_disowned(entry: &mut FlowEntry, sender: u32, standing: &Standing) -> bool {
-    if !matches!(standing, Standing::Stale) {
+pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32) -> bool {
+    let outcome = tables.judge(headers, stamp);
+    let headers = forget(headers);
+    if !rules::is_refusal(outcome) {
         return false;
     }
-    entry.split(sender).1.rules = rules::DISOWNED;
-    true
-}
-
-/// A packet that is not tracked is not looked into either. Its later fragments have to be found out all the same.
-#[inline(always)]
-fn refuse<T: Tables>(outcome: u32, frame: &Frame, headers: &mut Headers, tables: &mut T) {
     headers.outcome = outcome;
     headers.pending = NOTHING;
-    if fragment::is_first(headers) {
-        tables.keep_first(headers, frame.now);
+    if let Some(entry) = tables.existing(&headers.key) {
+        let (_, own, peer) = entry.split(headers.sender);
+        if rules::generation_of(u32::from(peer.rules)) != rules::generation_of(stamp) {
+            own.rules = rules::DISOWNED;
+            peer.rules = rules::DISOWNED;
+        }
     }
+    true
 }
 
 /// What one frame stands for on the wire.
@@ -216,6 +186,9 @@ fn update(
     let mut grown = false;
     if headers.key.protocol != TCP {
         other_state(head, headers.sender);
+        if headers.chunks != 0 && held {
+            sctp::track(head, headers);
+        }
     } else if held {
         orient(head, headers);
         let from_originator = u32::from(head.originator) == headers.sender;
@@ -249,23 +222,23 @@ fn update(
 /// Who opened the flow: the first packet's sender, until a SYN says otherwise.
 #[inline(always)]
 fn orient(head: &mut FlowHead, headers: &Headers) {
-    let handshake = headers.tcp_flags & (SYN | ACK);
-    let fresh = head.state == ConntrackState::None as u8;
+    let syn_seen = head.bits & SYN_SEEN != 0;
     let sender = (headers.sender & 1) as u8;
-    if handshake == SYN && head.bits & SYN_SEEN == 0 {
-        head.originator = sender;
-    } else if fresh {
-        head.originator = if handshake == SYN | ACK { sender ^ 1 } else { sender };
+    match originates(head.state, headers.tcp_flags, syn_seen) {
+        Some(true) => head.originator = sender,
+        Some(false) => head.originator = sender ^ 1,
+        None => {}
     }
 }
 
-/// Without TCP, a flow is replied once both sides have sent.
+/// Without TCP, a flow is replied once both sides have sent. SCTP's states are set by [`sctp::track`].
 #[inline(always)]
 fn other_state(head: &mut FlowHead, sender: u32) {
     if head.state == ConntrackState::None as u8 {
         head.originator = (sender & 1) as u8;
         head.state = ConntrackState::Unreplied as u8;
-    } else if u32::from(head.originator) != sender {
+    } else if head.state == ConntrackState::Unreplied as u8 && u32::from(head.originator) != sender
+    {
         head.state = ConntrackState::Replied as u8;
     }
 }

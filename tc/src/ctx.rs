@@ -103,8 +103,8 @@ impl kernel::Context for Skb {
     }
 
     #[inline(always)]
-    fn judge(stamp: u32) -> u32 {
-        linnet_tc_rules(stamp).cast_unsigned()
+    fn refuses(stamp: u32) -> bool {
+        linnet_tc_rules(stamp) != 0
     }
 }
 
@@ -161,7 +161,7 @@ pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_tc_rules(stamp: u32) -> i32 {
-    kernel::judge(stamp).cast_signed()
+    i32::from(kernel::refuses::<Skb>(stamp))
 }
 
 #[inline(always)]

@@ -91,8 +91,8 @@ impl kernel::Context for Md {
     }
 
     #[inline(always)]
-    fn judge(stamp: u32) -> u32 {
-        linnet_xdp_rules(stamp).cast_unsigned()
+    fn refuses(stamp: u32) -> bool {
+        linnet_xdp_rules(stamp) != 0
     }
 }
 
@@ -131,5 +131,5 @@ pub(crate) extern "C" fn linnet_xdp_step(md: *mut xdp_md) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_xdp_rules(stamp: u32) -> i32 {
-    kernel::judge(stamp).cast_signed()
+    i32::from(kernel::refuses::<Md>(stamp))
 }

@@ -44,7 +44,7 @@ pub struct RuleMaps {
     hooks: Table,
     actions: Table,
     untracked: Table,
-    in_force: RulesConfig,
+    generation: u8,
     /// Changes since the tables were made.
     changes: u64,
     /// What each set has in the tree of networks.
@@ -84,7 +84,7 @@ impl RuleMaps {
             hooks: table("RULE_HOOKS")?,
             actions: table("RULE_ACTIONS")?,
             untracked: table("UNTRACKED")?,
-            in_force: RulesConfig::default(),
+            generation: 0,
             changes: 0,
             written: [Vec::new(), Vec::new()],
         })
@@ -92,7 +92,7 @@ impl RuleMaps {
 
     /// Puts rules in force, and returns how often that has been done. After an error those before stay in force.
     pub fn set(&mut self, rules: &Compiled) -> Result<u64, LiveError> {
-        let before = self.in_force.generation;
+        let before = self.generation;
         let next = if before == GENERATION_MAX { 1 } else { before + 1 };
         let set = set_of(u32::from(next));
         if before != 0 {
@@ -103,12 +103,8 @@ impl RuleMaps {
             // What was remembered of the last generation 1 would count again.
             self.untracked.empty()?;
         }
-        let mut config = self.in_force;
-        config.words[set as usize] = rules.words();
-        self.config.update(&[0], &[config])?;
-        config.generation = next;
-        self.config.update(&[0], &[config])?;
-        self.in_force = config;
+        self.config.update(&[0], &[RulesConfig { generation: next, ..RulesConfig::default() }])?;
+        self.generation = next;
         self.changes += 1;
         Ok(self.changes)
     }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use datapath::{
     Direction,
-    rules::{Action, Network, Ports, Rule, SAMPLE_MAX, SAMPLE_MIN},
+    rules::{Action, Network, Ports, Rule, SAMPLE_MAX, SAMPLE_MIN, decide::has_ports},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -29,8 +29,6 @@ const KEYS: [&str; 9] = [
     "interface",
     "direction",
 ];
-/// Protocols with ports.
-const WITH_PORTS: [u8; 3] = [6, 17, 132];
 
 /// A list that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -138,7 +136,7 @@ impl Fields<'_> {
         let peer_port = self.parsed("peer_port", ports)?;
         for (key, port) in [("port", port), ("peer_port", peer_port)] {
             if let (Some(_), Some(protocol)) = (port, protocol)
-                && !WITH_PORTS.contains(&protocol)
+                && !has_ports(protocol)
             {
                 let name = protocol_name(protocol);
                 let problem = format!(

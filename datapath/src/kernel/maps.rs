@@ -92,7 +92,7 @@ pub static RULE_NETWORKS: LpmTrie<[u8; 20], u32> =
 pub static RULE_ADDRESSES: Array<RulePair> =
     Array::with_max_entries(RULE_SETS * RULE_ADDRESS_CLASSES_MAX, 0);
 
-/// Set and port / 4 -> the classes of four ports. The daemon writes, the programs read. 32,768 x 8 B = 262 kB.
+/// Set and port / 4 -> the classes of four ports. The daemon writes, the programs read. 32,770 x 8 B = 262 kB.
 #[map]
 pub static RULE_PORT_CLASSES: Array<u64> = Array::with_max_entries(RULE_SETS * RULE_PORT_WORDS, 0);
 

@@ -44,8 +44,8 @@ pub trait Context {
     /// [`step`] of this door.
     fn step(&self);
 
-    /// [`judge`] of this door.
-    fn judge(stamp: u32) -> u32;
+    /// [`refuses`] of this door.
+    fn refuses(stamp: u32) -> bool;
 }
 
 /// What [`process`] has left for the functions that it calls: frame, headers, and the counters of its hook.
@@ -69,6 +69,14 @@ pub fn book<C: Context>(direction: Direction) {
     }
 }
 
+/// For a door's function: whether the rules of a stamp keep the packet at hand from being tracked.
+#[inline(always)]
+pub fn refuses<C: Context>(stamp: u32) -> bool {
+    let Some(headers) = HEADERS.get_ptr_mut(0) else { return false };
+    // SAFETY: as in `at_hand`.
+    book::refuses(&mut KernelTables::<C>::new(), unsafe { &mut *headers }, stamp & 0xff)
+}
+
 /// For a door's function: one step of the pipeline after the first.
 #[inline(always)]
 pub fn step<C: Context>(window: &Window<C>, direction: Direction) {
@@ -76,8 +84,6 @@ pub fn step<C: Context>(window: &Window<C>, direction: Direction) {
         pipeline::step(window, frame, headers, counters, &mut KernelTables::<C>::new());
     }
 }
-
-pub use rules::judge;
 
 /// For a door's function: reads the options of the packet at hand.
 #[inline(always)]

@@ -3,12 +3,9 @@
 
 use aya_ebpf::maps::lpm_trie::Key;
 
-use super::{
-    HEADERS,
-    maps::{
-        RULE_ACTIONS, RULE_ADDRESSES, RULE_HOOKS, RULE_NETWORKS, RULE_PORT_CLASSES, RULE_PORTS,
-        RULE_PROTOCOLS, RULES_CONFIG, UNTRACKED,
-    },
+use super::maps::{
+    RULE_ACTIONS, RULE_ADDRESSES, RULE_HOOKS, RULE_NETWORKS, RULE_PORT_CLASSES, RULE_PORTS,
+    RULE_PROTOCOLS, RULES_CONFIG, UNTRACKED,
 };
 use crate::{
     flow_key::{FlowKey, IpAddress},
@@ -16,7 +13,6 @@ use crate::{
         self, HOOKS_MAX, NetworkKey, RULE_ADDRESS_CLASSES_MAX, RULE_PORT_CLASSES_MAX,
         RULE_PORT_WORDS, RULES_MAX, RulePair, RuleRow, Untracked,
     },
-    outcome::Outcome,
     rules::decide::{self, Lookups},
 };
 
@@ -32,25 +28,10 @@ pub(super) fn generation() -> u32 {
     }
 }
 
-/// For a door's function: what the rules of a stamp say about the packet at hand.
-#[inline(always)]
-pub fn judge(stamp: u32) -> u32 {
-    let Some(headers) = HEADERS.get_ptr(0) else { return Outcome::Tracked as u32 };
-    // SAFETY: as in `process`, which is what leads here; nobody writes it meanwhile.
-    let headers = unsafe { &*headers };
-    decide::judge(&mut KernelRules, &headers.key, headers.sender, stamp & 0xff)
-}
-
-struct KernelRules;
+/// The tables of rules.
+pub(super) struct KernelRules;
 
 impl Lookups for KernelRules {
-    #[inline(always)]
-    fn words(&self, set: u32) -> usize {
-        let Some(config) = RULES_CONFIG.get(0) else { return 0 };
-        let [even, odd] = config.words;
-        usize::from(if set == 0 { even } else { odd })
-    }
-
     #[inline(always)]
     fn address(&self, set: u32, ipv6: bool, address: &IpAddress) -> Option<&RulePair> {
         let key = NetworkKey::of_address(set, ipv6, *address);
@@ -61,14 +42,9 @@ impl Lookups for KernelRules {
     }
 
     #[inline(always)]
-    fn port(&self, set: u32, port: Option<u16>) -> Option<&RulePair> {
-        let class = match port {
-            Some(port) => {
-                let four = RULE_PORT_CLASSES.get(set * RULE_PORT_WORDS + u32::from(port >> 2))?;
-                (*four >> ((port & 3) * 16)) as u32 & 0xffff
-            }
-            None => 0,
-        };
+    fn port(&self, set: u32, port: u32) -> Option<&RulePair> {
+        let four = RULE_PORT_CLASSES.get(set * RULE_PORT_WORDS + (port >> 2))?;
+        let class = (*four >> ((port & 3) * 16)) as u32 & 0xffff;
         RULE_PORTS.get(set * RULE_PORT_CLASSES_MAX + class)
     }
 

@@ -9,7 +9,7 @@ use super::{
         EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICE_RTT,
         SERVICES,
     },
-    rules,
+    rules::{self, KernelRules},
 };
 use crate::{
     atomic::{fetch_increment, unlock},
@@ -20,6 +20,7 @@ use crate::{
         Headers,
         fragment::{self, FirstFragment},
     },
+    rules::decide,
     service,
     tables::{Sample, Tables},
     time::Ktime,
@@ -113,8 +114,13 @@ impl<C: Context> Tables for KernelTables<C> {
     }
 
     #[inline(always)]
-    fn judge(&mut self, _headers: &Headers, stamp: u32) -> u32 {
-        C::judge(stamp)
+    fn judge(&mut self, headers: &Headers, stamp: u32) -> u32 {
+        decide::judge(&mut KernelRules, &headers.key, headers.sender, stamp)
+    }
+
+    #[inline(always)]
+    fn refuses(&mut self, _headers: &mut Headers, stamp: u32) -> bool {
+        C::refuses(stamp)
     }
 
     #[inline(always)]

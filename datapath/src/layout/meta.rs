@@ -95,7 +95,7 @@ pub const LAYOUT_HASH: u64 = hash_of! {
     RuleRow { words }
     RulePair { own, peer }
     NetworkKey { bits, set, ipv6, _pad, address }
-    RulesConfig { generation, words, _pad }
+    RulesConfig { generation, _pad }
     Untracked { decided, _pad }
     CaptureConfig { deadline_ns, snaplen, point }
     CaptureRecord {

@@ -19,8 +19,10 @@ pub const RULE_ADDRESS_CLASSES_MAX: u32 = RULE_NETWORKS_MAX + 1;
 /// Most classes of ports of a set: each of two ranges of a rule has two ends, which cut the ports into one part more
 /// than there are ends; and one for packets without ports.
 pub const RULE_PORT_CLASSES_MAX: u32 = 4 * RULES_MAX as u32 + 2;
+/// In place of a port, for packets without ports.
+pub const NO_PORTS: u32 = 65_536;
 /// Words of the table from port to class, four classes a word.
-pub const RULE_PORT_WORDS: u32 = 65_536 / 4;
+pub const RULE_PORT_WORDS: u32 = NO_PORTS / 4 + 1;
 /// Protocols.
 pub const RULE_PROTOCOLS: u32 = 256;
 /// Flows that are not tracked whose decision is remembered.
@@ -93,7 +95,7 @@ impl NetworkKey {
     }
 }
 
-/// Which rules are in force. Only `generation` switches sets, and it is one byte, so no reader sees half a switch.
+/// Which rules are in force: one byte, so that no reader sees half a switch.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
@@ -101,10 +103,8 @@ impl NetworkKey {
 pub struct RulesConfig {
     /// 1 to [`GENERATION_MAX`], and then 1 again; 0 before there were any rules: then nothing is looked up.
     pub generation: u8,
-    /// Words of each set's rows that have bits.
-    pub words: [u8; 2],
     /// Always 0.
-    pub _pad: [u8; 5],
+    pub _pad: [u8; 7],
 }
 
 /// The set of tables of a generation.

@@ -18,7 +18,7 @@ pub struct Compiled {
     networks: Vec<(Network, u32)>,
     /// Rows by class of address; class 0 is of addresses in no network.
     pub addresses: Vec<RulePair>,
-    /// Class of each port.
+    /// Class of each port, and of [`NO_PORTS`](crate::layout::NO_PORTS).
     pub port_classes: Vec<u16>,
     /// Rows by class of port; class 0 is of packets without ports.
     pub ports: Vec<RulePair>,
@@ -63,13 +63,6 @@ impl Compiled {
             let Network { address, ipv6, bits } = *network;
             (NetworkKey::of_network(set, ipv6, address, bits), *class)
         })
-    }
-
-    /// Words of the rows that have bits.
-    #[must_use]
-    pub fn words(&self) -> u8 {
-        // At most RULE_WORDS.
-        u8::try_from(self.actions.len().div_ceil(64)).unwrap_or(u8::MAX)
     }
 }
 
@@ -142,7 +135,7 @@ fn ports(rules: &[Rule]) -> (Vec<u16>, Vec<RulePair>) {
         .chain([0])
         .filter(|start| *start <= u32::from(u16::MAX))
         .collect();
-    let mut of_port = Vec::with_capacity(65_536);
+    let mut of_port = Vec::with_capacity(65_537);
     let ends = starts.iter().copied().skip(1).chain([65_536]);
     for (start, end) in starts.iter().copied().zip(ends) {
         let holds = |wanted: Option<Ports>| {
@@ -156,6 +149,7 @@ fn ports(rules: &[Rule]) -> (Vec<u16>, Vec<RulePair>) {
         let class = u16::try_from(class).unwrap_or(0);
         of_port.extend((start..end).map(|_| class));
     }
+    of_port.push(0);
     (of_port, classes.rows)
 }
 
@@ -184,12 +178,12 @@ mod tests {
         // All the gaps between the ranges are alike, and like having no ports.
         assert_eq!(compiled.ports.len(), 2 * RULES_MAX + 1);
         assert!(compiled.ports.len() <= RULE_PORT_CLASSES_MAX as usize);
-        assert_eq!((compiled.port_classes.len(), compiled.words()), (65_536, 16));
+        assert_eq!(compiled.port_classes.len(), 65_537);
     }
 
     #[test]
     fn without_rules_there_is_one_class_of_each() {
         let compiled = Compiled::new(&[]);
-        assert_eq!((compiled.addresses.len(), compiled.ports.len(), compiled.words()), (1, 1, 0));
+        assert_eq!((compiled.addresses.len(), compiled.ports.len()), (1, 1));
     }
 }

@@ -5,12 +5,9 @@ use super::generation_of;
 use crate::{
     flow_key::{FlowKey, IpAddress, KEY_IPV6},
     hint::opaque,
-    layout::{RULE_WORDS, RulePair, RuleRow, set_of},
+    layout::{NO_PORTS, RULE_WORDS, RulePair, RuleRow, set_of},
     outcome::Outcome,
-    parse::{
-        transport::{SCTP, TCP, UDP},
-        tunnel,
-    },
+    parse::tunnel,
 };
 
 /// Action of a rule as the tables hold it: track.
@@ -20,14 +17,11 @@ pub const IGNORE: u32 = 1;
 
 /// The tables of rules, in kernel maps or in memory. `None` is for what is not there, which both rule out.
 pub trait Lookups {
-    /// Words of a set's rows that have bits.
-    fn words(&self, set: u32) -> usize;
-
     /// Rows of the smallest network around an address.
     fn address(&self, set: u32, ipv6: bool, address: &IpAddress) -> Option<&RulePair>;
 
-    /// Rows of a port; of packets without ports where it is `None`.
-    fn port(&self, set: u32, port: Option<u16>) -> Option<&RulePair>;
+    /// Rows of a port, or of [`NO_PORTS`].
+    fn port(&self, set: u32, port: u32) -> Option<&RulePair>;
 
     /// Row of a protocol.
     fn protocol(&self, set: u32, protocol: u8) -> Option<&RuleRow>;
@@ -70,21 +64,27 @@ pub fn decide<L: Lookups>(lookups: &L, key: &FlowKey, stamp: u32) -> u32 {
     }
 }
 
+/// Whether a protocol's packets have ports: TCP, UDP and SCTP.
+#[inline(always)]
+#[must_use]
+pub const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, 6 | 17 | 132)
+}
+
 /// The number of the first rule that matches.
 #[inline(always)]
 fn first_match<L: Lookups>(lookups: &L, key: &FlowKey, set: u32, direction: u32) -> Option<usize> {
     let ipv6 = key.flags & KEY_IPV6 != 0;
-    let has_ports = matches!(u32::from(key.protocol), TCP | UDP | SCTP);
-    let port = |wire: u16| if has_ports { Some(u16::from_be(wire)) } else { None };
+    let port =
+        |wire: u16| if has_ports(key.protocol) { u32::from(u16::from_be(wire)) } else { NO_PORTS };
     let lower = lookups.address(set, ipv6, &key.lower)?;
     let upper = lookups.address(set, ipv6, &key.upper)?;
     let lower_port = lookups.port(set, port(key.lower_port))?;
     let upper_port = lookups.port(set, port(key.upper_port))?;
     let protocol = lookups.protocol(set, key.protocol)?;
     let hook = lookups.hook(set, key.observation_point * 2 + direction)?;
-    let words = lookups.words(set);
     let mut word = 0;
-    while word < RULE_WORDS && word < words {
+    while word < RULE_WORDS {
         let lower_is_own = lower.own.words[word]
             & lower_port.own.words[word]
             & upper.peer.words[word]

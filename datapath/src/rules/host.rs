@@ -56,10 +56,6 @@ impl HostRules {
 }
 
 impl Lookups for HostRules {
-    fn words(&self, set: u32) -> usize {
-        self.tables(set).map_or(0, |tables| tables.compiled.words().into())
-    }
-
     fn address(&self, set: u32, ipv6: bool, address: &IpAddress) -> Option<&RulePair> {
         let tables = self.tables(set)?;
         let of_length = |bits: &u32| {
@@ -73,9 +69,9 @@ impl Lookups for HostRules {
         tables.compiled.addresses.get(class as usize)
     }
 
-    fn port(&self, set: u32, port: Option<u16>) -> Option<&RulePair> {
+    fn port(&self, set: u32, port: u32) -> Option<&RulePair> {
         let compiled = &self.tables(set)?.compiled;
-        let class = port.map_or(0, |port| compiled.port_classes[usize::from(port)]);
+        let class = *compiled.port_classes.get(port as usize)?;
         compiled.ports.get(usize::from(class))
     }
 

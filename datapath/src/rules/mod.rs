@@ -26,7 +26,7 @@ pub const fn stamp(generation: u32, direction: u32) -> u32 {
     generation << 1 | direction & 1
 }
 
-/// Instead of a stamp, in an entry that was taken out because of a rule: there is no such generation.
+/// Instead of a stamp, in both halves of an entry that rules have ended: there is no such generation.
 pub const DISOWNED: u8 = u8::MAX;
 
 const _: () = assert!(stamp(GENERATION_MAX as u32, 1) < DISOWNED as u32 - 1);
