@@ -81,13 +81,16 @@ pub fn book<T: Tables>(
         entry = again;
         held = try_lock(&mut entry.head.lock);
     }
-    let Booked { contended, grown, sample } = update(entry, held, frame, forget(headers), &size);
-    if contended {
+    if ordered && !held {
+        entry.head.contended = 1;
         counters.contended += 1;
     }
-    if sample.rtt != RttTicks::NONE {
-        counters.rtt.add(sample.rtt);
-        tables.measured(&headers.key, sample);
+    let Booked { rtt, grown } = updated(entry, held, frame, forget(headers), &size);
+    if rtt != RttTicks::NONE {
+        let from_originator = u32::from(entry.head.originator) != headers.sender;
+        let (acknowledger, service) = (headers.sender, entry.service);
+        counters.rtt.add(rtt);
+        tables.measured(&headers.key, Sample { rtt, acknowledger, service, from_originator });
     }
     if grown {
         tables.promote(&headers.key);
@@ -125,10 +128,10 @@ pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32) -> 
 }
 
 /// What one frame stands for on the wire.
-struct Size {
-    packets: u64,
-    bytes: u64,
-    payload: u64,
+pub(crate) struct Size {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) payload: u64,
 }
 
 /// Segmentation offload repeats the headers in each wire packet of a super-packet.
@@ -154,27 +157,41 @@ fn size(frame: &Frame, headers: &Headers) -> Size {
     }
 }
 
-/// What came of a packet. Every field always has a value: one that only some paths set may share a register with a
-/// pointer on the others, which the verifier does not let a program spill.
-struct Booked {
-    /// Counted; another CPU held the flow, so it was not analyzed.
-    contended: bool,
+/// What came of a packet.
+pub(crate) struct Booked {
+    /// The round trip that it completed, or none.
+    pub(crate) rtt: RttTicks,
     /// The flow is to be promoted, and is left locked until then.
-    grown: bool,
-    /// The round trip that the packet completed, if any.
-    sample: Sample,
+    pub(crate) grown: bool,
 }
 
-/// Counters by atomic adds, so that they are right without the lock too; the rest only where it is `held`.
+/// [`update`]; in the kernel a function of its own, which the verifier walks once for the entries of all tables.
 #[inline(always)]
-fn update(
+fn updated(
     entry: &mut FlowEntry,
     held: bool,
     frame: &Frame,
     headers: &mut Headers,
     size: &Size,
 ) -> Booked {
-    let service = entry.service;
+    #[cfg(target_arch = "bpf")]
+    {
+        let _at_hand = (frame, headers);
+        crate::kernel::update(entry, held, size)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    update(entry, held, frame, headers, size)
+}
+
+/// Counters by atomic adds, so that they are right without the lock too; the rest only where it is `held`.
+#[inline(always)]
+pub(crate) fn update(
+    entry: &mut FlowEntry,
+    held: bool,
+    frame: &Frame,
+    headers: &mut Headers,
+    size: &Size,
+) -> Booked {
     let (head, own, peer) = entry.split(headers.sender);
     add(&mut own.packets, size.packets);
     add(&mut own.bytes, size.bytes);
@@ -182,7 +199,6 @@ fn update(
     add(&mut own.payload_bytes, size.payload);
 
     let mut rtt = RttTicks::NONE;
-    let mut contended = false;
     let mut grown = false;
     if headers.key.protocol != TCP {
         other_state(head, headers.sender);
@@ -203,9 +219,6 @@ fn update(
         if headers.analyzable != 0 {
             rtt = rtt::measure(own, peer, headers, pure_duplicate, frame.now);
         }
-    } else {
-        head.contended = 1;
-        contended = true;
     }
     own.last_seen_ns = frame.now.0;
     if held {
@@ -214,9 +227,7 @@ fn update(
             unlock(&mut head.lock);
         }
     }
-    let acknowledger = headers.sender;
-    let from_originator = u32::from(head.originator) != acknowledger;
-    Booked { contended, grown, sample: Sample { rtt, acknowledger, service, from_originator } }
+    Booked { rtt, grown }
 }
 
 /// Who opened the flow: the first packet's sender, until a SYN says otherwise.
