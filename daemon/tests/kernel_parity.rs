@@ -422,7 +422,7 @@ fn the_kernel_and_the_host_agree_on_rules_that_change() {
     }
     let count = |outcome: Outcome| sum.outcomes[outcome as usize];
     for outcome in [Outcome::Tracked, Outcome::IgnoredByRule, Outcome::SampledOut] {
-        assert!(count(outcome) > 300, "{outcome:?}: {}", count(outcome));
+        assert!(count(outcome) > 200, "{outcome:?}: {}", count(outcome));
     }
     assert_eq!(sum.seen, sum.outcomes.iter().sum::<u64>());
 }
