@@ -163,12 +163,12 @@ mod tests {
     use super::*;
 
     fn read_as(text: &str) -> Result<usize, String> {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
         let path = folder.path().join("rules");
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).map_err(|error| error.to_string())?;
         read(&path).map(|rules| rules.len()).map_err(|error| {
             assert_eq!(error.code, exit::USAGE);
-            error.message.replace(path.to_str().unwrap(), "FILE")
+            error.message.replace(&path.display().to_string(), "FILE")
         })
     }
 

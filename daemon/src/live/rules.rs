@@ -15,8 +15,8 @@ use aya::{
 use datapath::{
     FlowKey,
     layout::{
-        GENERATION_MAX, HOOKS_MAX, NetworkKey, RULE_ADDRESS_CLASSES_MAX, RULE_PORT_CLASSES_MAX,
-        RULE_PORT_WORDS, RULE_PROTOCOLS, RULES_MAX, RulesConfig, Untracked, set_of,
+        GENERATION_MAX, HOOKS_MAX, NetworkKey, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX,
+        RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS, RULE_PROTOCOLS, RulesConfig, Untracked, set_of,
     },
     rules::Compiled,
 };
@@ -123,8 +123,7 @@ impl RuleMaps {
         self.ports.fill(set * RULE_PORT_CLASSES_MAX, &rules.ports)?;
         self.protocols.fill(set * RULE_PROTOCOLS, &rules.protocols)?;
         self.hooks.fill(set * HOOKS_MAX, &rules.hooks)?;
-        // RULES_MAX is small.
-        self.actions.fill(set * RULES_MAX as u32, &rules.actions)
+        self.actions.fill(set * RULE_ACTIONS_MAX, &rules.actions)
     }
 }
 

@@ -27,7 +27,7 @@ pub enum RulesError {
     Unavailable(&'static str),
     /// The kernel refused.
     #[error("the rules before are still in force: {0}")]
-    Failed(LiveError),
+    Failed(Box<LiveError>),
 }
 
 impl From<LiveError> for RulesError {
@@ -36,7 +36,7 @@ impl From<LiveError> for RulesError {
             let (key, problem) = ("interface".to_owned(), error.to_string());
             return Self::Rule(RuleError::Field { rule, key, problem });
         }
-        Self::Failed(error)
+        Self::Failed(Box::new(error))
     }
 }
 

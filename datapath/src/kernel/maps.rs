@@ -10,10 +10,10 @@ use crate::{
     frame::Frame,
     layout::{
         self, EMBRYONIC_DEFAULT, ENDED_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT,
-        FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX, Meta, POINTS_MAX, Point,
+        FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULE_ACTIONS_MAX,
         RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX, RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS,
-        RULE_SETS, RULES_MAX, RulePair, RuleRow, RulesConfig, SERVICES_MAX, ServiceRtt,
-        UNTRACKED_DEFAULT, Untracked,
+        RULE_SETS, RulePair, RuleRow, RulesConfig, SERVICES_MAX, ServiceRtt, UNTRACKED_DEFAULT,
+        Untracked,
     },
     parse::{Headers, fragment::FirstFragment},
 };
@@ -112,7 +112,7 @@ pub static RULE_HOOKS: Array<RuleRow> = Array::with_max_entries(RULE_SETS * HOOK
 
 /// Set and rule -> what it says. The daemon writes, the programs read. 2,048 x 8 B = 16 kB.
 #[map]
-pub static RULE_ACTIONS: Array<u32> = Array::with_max_entries(RULE_SETS * RULES_MAX as u32, 0);
+pub static RULE_ACTIONS: Array<u32> = Array::with_max_entries(RULE_SETS * RULE_ACTIONS_MAX, 0);
 
 /// Flow that is not tracked -> what was decided about it. The programs write and read; the daemon empties it when
 /// generations come again. Shared. 16,384 x 120 B = 2.0 MB.

@@ -10,8 +10,8 @@ use super::maps::{
 use crate::{
     flow_key::{FlowKey, IpAddress},
     layout::{
-        self, HOOKS_MAX, NetworkKey, RULE_ADDRESS_CLASSES_MAX, RULE_PORT_CLASSES_MAX,
-        RULE_PORT_WORDS, RULES_MAX, RulePair, RuleRow, Untracked,
+        self, HOOKS_MAX, NetworkKey, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX,
+        RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS, RulePair, RuleRow, Untracked,
     },
     rules::decide::{self, Lookups},
 };
@@ -60,7 +60,7 @@ impl Lookups for KernelRules {
 
     #[inline(always)]
     fn action(&self, set: u32, rule: usize) -> u32 {
-        RULE_ACTIONS.get(set * RULES_MAX as u32 + rule as u32).copied().unwrap_or(decide::TRACK)
+        RULE_ACTIONS.get(set * RULE_ACTIONS_MAX + rule as u32).copied().unwrap_or(decide::TRACK)
     }
 
     #[inline(always)]

@@ -20,9 +20,10 @@ pub use histogram::{HISTOGRAM_BUCKETS, RttHistogram, SUB_BUCKETS, ServiceRtt, bu
 pub use hook::{HookCounters, Point};
 pub use meta::{LAYOUT_HASH, Meta};
 pub use rules::{
-    GENERATION_MAX, NO_PORTS, NetworkKey, RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX,
-    RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS, RULE_PROTOCOLS, RULE_SETS, RULE_WORDS, RULES_BYTES,
-    RULES_MAX, RulePair, RuleRow, RulesConfig, UNTRACKED_DEFAULT, Untracked, set_of,
+    GENERATION_MAX, NO_PORTS, NetworkKey, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX,
+    RULE_NETWORKS_MAX, RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS, RULE_PROTOCOLS, RULE_SETS,
+    RULE_WORDS, RULES_BYTES, RULES_MAX, RulePair, RuleRow, RulesConfig, UNTRACKED_DEFAULT,
+    Untracked, set_of,
 };
 
 /// Version of every layout in this module; pinned maps of another version are never read.

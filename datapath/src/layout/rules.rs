@@ -6,19 +6,21 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::flow_key::IpAddress;
 
+/// What rules say, one for each rule of a set.
+pub const RULE_ACTIONS_MAX: u32 = 1_024;
 /// Most rules in force at a time.
-pub const RULES_MAX: usize = 1_024;
+pub const RULES_MAX: usize = RULE_ACTIONS_MAX as usize;
 /// Words of a row.
 pub const RULE_WORDS: usize = RULES_MAX / 64;
 /// Sets of tables.
 pub const RULE_SETS: u32 = 2;
 /// Most networks of a set: two for each rule.
-pub const RULE_NETWORKS_MAX: u32 = 2 * RULES_MAX as u32;
+pub const RULE_NETWORKS_MAX: u32 = 2 * RULE_ACTIONS_MAX;
 /// Most classes of addresses of a set: one for each network, and one for addresses in none.
 pub const RULE_ADDRESS_CLASSES_MAX: u32 = RULE_NETWORKS_MAX + 1;
 /// Most classes of ports of a set: each of two ranges of a rule has two ends, which cut the ports into one part more
 /// than there are ends; and one for packets without ports.
-pub const RULE_PORT_CLASSES_MAX: u32 = 4 * RULES_MAX as u32 + 2;
+pub const RULE_PORT_CLASSES_MAX: u32 = 4 * RULE_ACTIONS_MAX + 2;
 /// In place of a port, for packets without ports.
 pub const NO_PORTS: u32 = 65_536;
 /// Words of the table from port to class, four classes a word.
@@ -142,7 +144,7 @@ pub const RULES_BYTES: u64 = {
         + array(RULE_PORT_CLASSES_MAX, size_of::<RulePair>())
         + array(RULE_PROTOCOLS, size_of::<RuleRow>())
         + array(super::HOOKS_MAX, size_of::<RuleRow>())
-        + array(RULES_MAX as u32, size_of::<u32>())
+        + array(RULE_ACTIONS_MAX, size_of::<u32>())
         + UNTRACKED_DEFAULT as u64 * UNTRACKED
 };
 

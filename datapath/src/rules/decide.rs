@@ -109,7 +109,7 @@ fn apply(action: u32, key: &FlowKey) -> u32 {
     match action {
         TRACK => Outcome::Tracked as u32,
         IGNORE => Outcome::IgnoredByRule as u32,
-        one_in if (tunnel::placeless(key) >> 32) * u64::from(one_in) >> 32 == 0 => {
+        one_in if ((tunnel::placeless(key) >> 32) * u64::from(one_in)) >> 32 == 0 => {
             Outcome::Tracked as u32
         }
         _ => Outcome::SampledOut as u32,
