@@ -142,7 +142,7 @@ impl FlowTable {
                 before = Some((std::mem::replace(&mut *live.entry, *entry), ago_ns));
                 (live.id, moved)
             }
-            known => {
+            known @ (Entry::Occupied(_) | Entry::Vacant(_)) => {
                 let id = self.source.id(key, entry.head.first_seen_ns);
                 let live = Live::new(id, seen, sweep);
                 if let Entry::Occupied(mut other) = known {
