@@ -48,7 +48,8 @@ pub fn book<T: Tables>(
     let stamp = rules::stamp(tables.generation(), frame.direction as u32);
     let mut found = tables.existing(&headers.key);
     if !is_decided(found.as_deref_mut(), headers.sender, stamp) {
-        if tables.refuses(headers, stamp) {
+        let known = found.is_some();
+        if tables.refuses(headers, stamp, known) {
             return;
         }
         found = tables.existing(&headers.key);
@@ -106,10 +107,10 @@ fn is_decided(found: Option<&mut FlowEntry>, sender: u32, stamp: u32) -> bool {
     found.is_some_and(|entry| u32::from(entry.split(sender).1.rules) == stamp)
 }
 
-/// Whether the rules of a stamp keep the packet from being tracked. Then it is not looked into either, and its flow
-/// ends, unless the other endpoint's packets are tracked.
+/// Whether the rules of a stamp keep the packet from being tracked. Then it is not looked into either, and its flow, where
+/// one is `known`, ends, unless the other endpoint's packets are tracked.
 #[inline(always)]
-pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32) -> bool {
+pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32, known: bool) -> bool {
     let outcome = tables.judge(headers, stamp);
     let headers = forget(headers);
     if !rules::is_refusal(outcome) {
@@ -117,7 +118,7 @@ pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32) -> 
     }
     headers.outcome = outcome;
     headers.pending = NOTHING;
-    if let Some(entry) = tables.existing(&headers.key) {
+    if known && let Some(entry) = tables.existing(&headers.key) {
         let (_, own, peer) = entry.split(headers.sender);
         if rules::generation_of(u32::from(peer.rules)) != rules::generation_of(stamp) {
             own.rules = rules::DISOWNED;

@@ -44,11 +44,11 @@ pub trait Tables {
 
     /// [`book::refuses`]; in the kernel in a function of its own.
     #[inline(always)]
-    fn refuses(&mut self, headers: &mut Headers, stamp: u32) -> bool
+    fn refuses(&mut self, headers: &mut Headers, stamp: u32, known: bool) -> bool
     where
         Self: Sized,
     {
-        book::refuses(self, headers, stamp)
+        book::refuses(self, headers, stamp, known)
     }
 
     /// Keeps a first fragment's ports for the later ones.

@@ -103,8 +103,8 @@ impl kernel::Context for Skb {
     }
 
     #[inline(always)]
-    fn refuses(stamp: u32) -> bool {
-        linnet_tc_rules(stamp) != 0
+    fn refuses(stamp: u32, known: u32) -> bool {
+        linnet_tc_rules(stamp, known) != 0
     }
 }
 
@@ -160,8 +160,8 @@ pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> 
 /// As above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn linnet_tc_rules(stamp: u32) -> i32 {
-    i32::from(kernel::refuses::<Skb>(stamp))
+pub(crate) extern "C" fn linnet_tc_rules(stamp: u32, known: u32) -> i32 {
+    i32::from(kernel::refuses::<Skb>(stamp, known))
 }
 
 #[inline(always)]

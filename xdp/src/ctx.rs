@@ -91,8 +91,8 @@ impl kernel::Context for Md {
     }
 
     #[inline(always)]
-    fn refuses(stamp: u32) -> bool {
-        linnet_xdp_rules(stamp) != 0
+    fn refuses(stamp: u32, known: u32) -> bool {
+        linnet_xdp_rules(stamp, known) != 0
     }
 }
 
@@ -130,6 +130,6 @@ pub(crate) extern "C" fn linnet_xdp_step(md: *mut xdp_md) -> i32 {
 /// As above.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn linnet_xdp_rules(stamp: u32) -> i32 {
-    i32::from(kernel::refuses::<Md>(stamp))
+pub(crate) extern "C" fn linnet_xdp_rules(stamp: u32, known: u32) -> i32 {
+    i32::from(kernel::refuses::<Md>(stamp, known))
 }

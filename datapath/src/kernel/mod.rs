@@ -46,7 +46,7 @@ pub trait Context {
     fn step(&self);
 
     /// [`refuses`] of this door.
-    fn refuses(stamp: u32) -> bool;
+    fn refuses(stamp: u32, known: u32) -> bool;
 }
 
 /// What [`process`] has left for the functions that it calls: frame, headers, and the counters of its hook.
@@ -72,10 +72,11 @@ pub fn book<C: Context>(direction: Direction) {
 
 /// For a door's function: whether the rules of a stamp keep the packet at hand from being tracked.
 #[inline(always)]
-pub fn refuses<C: Context>(stamp: u32) -> bool {
+pub fn refuses<C: Context>(stamp: u32, known: u32) -> bool {
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return false };
     // SAFETY: as in `at_hand`.
-    book::refuses(&mut KernelTables::<C>::new(), unsafe { &mut *headers }, stamp & 0xff)
+    let headers = unsafe { &mut *headers };
+    book::refuses(&mut KernelTables::<C>::new(), headers, stamp & 0xff, known != 0)
 }
 
 /// Calls [`linnet_update`] with the packet at hand.

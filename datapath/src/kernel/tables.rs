@@ -119,8 +119,8 @@ impl<C: Context> Tables for KernelTables<C> {
     }
 
     #[inline(always)]
-    fn refuses(&mut self, _headers: &mut Headers, stamp: u32) -> bool {
-        C::refuses(stamp)
+    fn refuses(&mut self, _headers: &mut Headers, stamp: u32, known: bool) -> bool {
+        C::refuses(stamp, u32::from(known))
     }
 
     #[inline(always)]
