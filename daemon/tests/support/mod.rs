@@ -8,6 +8,7 @@
     reason = "a test fails by panicking, says what it measured, and makes its own numbers"
 )]
 
+pub(crate) mod door;
 pub(crate) mod held;
 pub(crate) mod linnet;
 pub(crate) mod pair;
@@ -73,6 +74,11 @@ pub(crate) fn root(what: &str) -> bool {
         println!("skipped: {what}: it needs root");
     }
     root
+}
+
+/// Whether the long versions run: `cargo xtask test --full`.
+pub(crate) fn full() -> bool {
+    std::env::var_os("LINNET_FULL").is_some()
 }
 
 /// Every capture of the corpus folder, if it is present, and of the project's own test data.

@@ -1,0 +1,192 @@
+//! The kernel programs under `BPF_PROG_TEST_RUN` with a virtual clock, and the frames that they take. Loads and runs
+//! them; never attaches or pins anything.
+#![allow(clippy::wildcard_enum_match_arm, reason = "aya names every kind of program; ours are two")]
+
+use std::collections::HashMap;
+
+use aya::{
+    Ebpf, EbpfLoader, Pod,
+    maps::{Array, HashMap as BpfHashMap, PerCpuArray},
+    programs::{Program, SchedClassifier, TestRun, TestRunOptions, Xdp},
+};
+use daemon::live::{self, Object};
+use datapath::{
+    FlowKey, Frame, Ktime, Link,
+    layout::{FlowEntry, HookCounters, Point},
+    parse::fragment::FirstFragment,
+    replay::Replay,
+};
+use zerocopy::{FromBytes as _, IntoBytes as _};
+
+/// Bytes of a frame that a test run takes; both sides see the same cut.
+const CUT: usize = 1_500;
+/// Shortest frame that a test run takes: what claims to be IP must hold an IP header.
+fn shortest(data: &[u8]) -> usize {
+    match data.get(12..14) {
+        Some([0x08, 0x00]) => 34,
+        Some([0x86, 0xdd]) => 54,
+        _ => 15,
+    }
+}
+/// Largest original length that the TC context can carry.
+const WIRE_LEN_MAX: u32 = 65_536;
+/// Where the frames of a test are seen.
+const POINT: u16 = 1;
+/// Where `BPF_PROG_TEST_RUN` says that packets come from.
+const LOOPBACK: u32 = 1;
+
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Bytes<const N: usize>([u8; N]);
+// SAFETY: any bytes are a value of a byte array.
+unsafe impl<const N: usize> Pod for Bytes<N> {}
+
+const KEY: usize = size_of::<FlowKey>();
+const ENTRY: usize = size_of::<FlowEntry>();
+const COUNTERS: usize = size_of::<HookCounters>();
+
+/// One frame as a test feeds it.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    pub(crate) time_ns: u64,
+    pub(crate) original_len: u32,
+    pub(crate) data: Vec<u8>,
+}
+
+impl Sample {
+    /// `None` where a test run does not take it.
+    pub(crate) fn new(time_ns: u64, original_len: u32, data: &[u8]) -> Option<Self> {
+        let data = data[..data.len().min(CUT)].to_vec();
+        let original_len = original_len.max(u32::try_from(data.len()).ok()?);
+        let fits = data.len() >= shortest(&data) && original_len <= WIRE_LEN_MAX;
+        fits.then_some(Self { time_ns, original_len, data })
+    }
+
+    /// The frame as the host's pipeline wants to see it.
+    pub(crate) fn frame(&self) -> Frame {
+        Frame { point: u32::from(POINT), ..Frame::plain(Ktime(self.time_ns), self.original_len) }
+    }
+}
+
+/// One door, loaded with the virtual clock.
+#[derive(Debug)]
+pub(crate) struct Door {
+    object: Ebpf,
+    program: &'static str,
+    xdp: bool,
+}
+
+impl Door {
+    /// Both ingress doors, with room for so many flows.
+    pub(crate) fn both(flows: u32) -> [Self; 2] {
+        [(Object::Xdp, "linnet_xdp"), (Object::Tc, "linnet_ingress")]
+            .map(|(object, program)| Self::load(object, program, flows))
+    }
+
+    fn load(which: Object, program: &'static str, flows: u32) -> Self {
+        let mut loader = EbpfLoader::new();
+        let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
+        loader.override_global("VIRTUAL_CLOCK", &1_u8, true);
+        loader.map_max_entries("CAPTURE_SCRATCH", cpus).map_max_entries("FLOWS", flows);
+        let mut object = loader.load(which.bytes().unwrap()).unwrap();
+        let mut points: Array<_, Bytes<4>> = object.map_mut("POINTS").unwrap().try_into().unwrap();
+        let point = Point { id: POINT, link: Link::Ethernet as u8, _pad: 0 };
+        let mut bytes = Bytes([0; 4]);
+        bytes.0.copy_from_slice(point.as_bytes());
+        points.set(LOOPBACK, bytes, 0).unwrap();
+        let xdp = which == Object::Xdp;
+        match object.program_mut(program).unwrap() {
+            Program::Xdp(program) => program.load().unwrap(),
+            Program::SchedClassifier(program) => program.load().unwrap(),
+            other => panic!("{other:?} is no door"),
+        }
+        Self { object, program, xdp }
+    }
+
+    pub(crate) fn run(&mut self, sample: &Sample) {
+        let program = self.object.program_mut(self.program).unwrap();
+        let mut options = TestRunOptions::new();
+        let verdict = if self.xdp {
+            let mut data = sample.time_ns.to_ne_bytes().to_vec();
+            data.extend_from_slice(&u64::from(sample.original_len).to_ne_bytes());
+            data.extend_from_slice(&sample.data);
+            let mut context = [0; 24];
+            context[..4].copy_from_slice(&16_u32.to_ne_bytes());
+            context[4..8].copy_from_slice(&u32::try_from(data.len()).unwrap().to_ne_bytes());
+            options.data_in = Some(&data);
+            options.ctx_in = Some(&context);
+            let program: &mut Xdp = program.try_into().unwrap();
+            program.test_run(options).unwrap().return_value
+        } else {
+            let mut context = [0; 192];
+            context[152..160].copy_from_slice(&sample.time_ns.to_ne_bytes());
+            context[160..164].copy_from_slice(&sample.original_len.to_ne_bytes());
+            options.data_in = Some(&sample.data);
+            options.ctx_in = Some(&context);
+            let program: &mut SchedClassifier = program.try_into().unwrap();
+            let run = program.test_run(options);
+            run.unwrap_or_else(|error| {
+                panic!(
+                    "{error:?} on {} of {} bytes: {:02x?}",
+                    sample.data.len(),
+                    sample.original_len,
+                    sample.data
+                )
+            })
+            .return_value
+        };
+        let pass = if self.xdp { 2 } else { u32::MAX };
+        assert_eq!(verdict, pass, "a door passes every packet");
+    }
+
+    fn flows(&self) -> HashMap<[u8; KEY], [u8; ENTRY]> {
+        let map: BpfHashMap<_, Bytes<KEY>, Bytes<ENTRY>> =
+            self.object.map("FLOWS").unwrap().try_into().unwrap();
+        map.iter().map(|item| item.map(|(key, entry)| (key.0, entry.0)).unwrap()).collect()
+    }
+
+    fn counters(&self) -> HookCounters {
+        let map: PerCpuArray<_, Bytes<COUNTERS>> =
+            self.object.map("HOOKS").unwrap().try_into().unwrap();
+        let mut sum = HookCounters::default();
+        for Bytes(bytes) in map.get(&(u32::from(POINT) * 2), 0).unwrap().iter() {
+            live::add(&mut sum, &HookCounters::read_from_bytes(bytes).unwrap());
+        }
+        sum
+    }
+
+    /// Holds every counter and every byte of every flow against the host's.
+    pub(crate) fn hold(&self, name: &str, host: &Replay) {
+        let program = self.program;
+        let counters = self.counters();
+        assert_eq!(
+            counters.as_bytes(),
+            host.counters().as_bytes(),
+            "{name} {program}: {counters:?} against {:?}",
+            host.counters()
+        );
+        let flows = self.flows();
+        assert_eq!(flows.len(), host.flows().count(), "{name} {program}: number of flows");
+        for (key, flow) in host.flows() {
+            let mut bytes = [0; KEY];
+            bytes.copy_from_slice(key.as_bytes());
+            let entry = flows.get(&bytes).unwrap_or_else(|| panic!("{name} {program}: no {key:?}"));
+            assert_eq!(entry.as_slice(), flow.entry.as_bytes(), "{name} {program}: {key:?}");
+        }
+    }
+
+    /// Forgets flows and fragments, as [`Replay::forget`] does; the counters go on.
+    pub(crate) fn forget(&mut self) {
+        self.empty::<ENTRY>("FLOWS");
+        self.empty::<{ size_of::<FirstFragment>() }>("FRAGMENTS");
+    }
+
+    fn empty<const VALUE: usize>(&mut self, name: &str) {
+        let map = self.object.map_mut(name).unwrap();
+        let mut map: BpfHashMap<_, Bytes<KEY>, Bytes<VALUE>> = map.try_into().unwrap();
+        let keys: Vec<_> = map.keys().collect::<Result<_, _>>().unwrap();
+        for key in keys {
+            map.remove(&key).unwrap();
+        }
+    }
+}
