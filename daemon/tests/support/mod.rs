@@ -13,6 +13,7 @@ pub(crate) mod held;
 pub(crate) mod linnet;
 pub(crate) mod pair;
 pub(crate) mod served;
+pub(crate) mod stack;
 pub(crate) mod traffic;
 pub(crate) mod tshark;
 
