@@ -102,7 +102,7 @@ fn read(input: impl Read, path: &Path, flows_max: usize) -> Result<Analysis, Ana
 
 /// The flows of a replay, in order of their first packet.
 fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
-    let mut flows: Vec<_> = replay.flows().collect();
+    let mut flows: Vec<_> = replay.flows().chain(replay.ended()).collect();
     flows.sort_unstable_by_key(|(_, flow)| flow.order);
     let tags: HashMap<u64, FlowId> =
         flows.iter().map(|(key, flow)| (tag(key), ids.id(key, flow.first_frame))).collect();

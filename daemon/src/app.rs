@@ -23,7 +23,7 @@ use crate::{
     flow::{FlowIdSource, FlowTable},
     live::{
         Answer, AttachRequest, Attached, AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap,
-        StageConfig, Verb, watch,
+        ServiceMap, StageConfig, Verb, watch,
     },
     metrics,
     replay::{NoStage, Player, Playing},
@@ -68,6 +68,7 @@ struct Kernel {
     attacher: Arc<Mutex<Attacher>>,
     flows: FlowMap,
     hooks: HookMap,
+    services: ServiceMap,
     ring: CaptureRing,
     points: Vec<AttachedPoint>,
     /// What is not watched, and why.
@@ -124,7 +125,10 @@ async fn serve_until_stopped(
     let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max));
     tracing::info!(
         records = config.records_max,
-        bytes_max = FlowTable::bytes_max(config.sizes.flows, config.records_max),
+        bytes_max = FlowTable::bytes_max(
+            config.sizes.flows.saturating_add(config.sizes.embryonic),
+            config.records_max
+        ),
         "memory for flows in user space"
     );
     let notices = kernel.as_mut().map(|kernel| std::mem::take(&mut kernel.notices));
@@ -244,14 +248,17 @@ fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<
         let more = notices.split_off(NOTICES_MAX - 1).len();
         notices.push(format!("{more} more interfaces are not watched; the log names each"));
     }
-    let (flows, hooks, ring) = (attacher.flows()?, attacher.hooks()?, attacher.capture_ring()?);
+    let (flows, hooks, services) = (attacher.flows()?, attacher.hooks()?, attacher.services()?);
+    let ring = attacher.capture_ring()?;
     tracing::info!(
-        flows = flows.capacity(),
-        flow_table_bytes = flows.memory_bytes(),
+        flows = config.sizes.flows,
+        embryonic = config.sizes.embryonic,
+        flow_tables_bytes = config.sizes.flow_bytes(),
         capture_ring_bytes = config.sizes.capture_ring_bytes,
         "kernel memory"
     );
-    Ok(Kernel { attacher: Arc::new(Mutex::new(attacher)), flows, hooks, ring, points, notices })
+    let attacher = Arc::new(Mutex::new(attacher));
+    Ok(Kernel { attacher, flows, hooks, services, ring, points, notices })
 }
 
 fn log_attached(request: &AttachRequest, attached: &Attached) {
@@ -318,9 +325,17 @@ fn start_feed(
     match (source, kernel) {
         (Source::Live, Some(kernel)) => {
             let ring = RingReader::start(kernel.ring, recorder, Arc::clone(&clock))?;
-            let (flow_map, hook_map, points) = (kernel.flows, kernel.hooks, kernel.points);
-            let sweeper =
-                Sweeper { flow_map, hook_map, points, table, publisher, clock, timeouts, interval };
+            let sweeper = Sweeper {
+                flow_map: kernel.flows,
+                hook_map: kernel.hooks,
+                service_map: kernel.services,
+                points: kernel.points,
+                table,
+                publisher,
+                clock,
+                timeouts,
+                interval,
+            };
             Ok(Feed::Live { sweeper: sweeper.start()?, ring, attacher: kernel.attacher })
         }
         (Source::Replay(path), _) => {

@@ -2,14 +2,19 @@
 //! Readers never wait for the kernel, and writers never wait for readers beyond a pointer swap.
 
 use std::{
+    borrow::Cow,
     sync::{Arc, OnceLock, PoisonError, RwLock},
     thread,
 };
 
 use captures::LinkType;
+use datapath::layout::ServiceRtt;
 use serde::Serialize;
 
-use crate::flow::view::{LedgerView, LossView, Naming};
+use crate::flow::{
+    LatencySummary,
+    view::{LedgerView, LossView, Naming, protocol_name},
+};
 
 /// One value that is replaced as a whole.
 #[derive(Debug, Default)]
@@ -37,6 +42,8 @@ pub struct Board {
     pub loss: Published<LossView>,
     /// What linnet is attached to.
     pub interfaces: Published<Vec<InterfaceView>>,
+    /// Round trips by service.
+    pub services: Published<Vec<ServiceView>>,
     /// The daemon itself.
     pub status: Published<StatusView>,
     /// The part of the daemon whose thread has panicked, the first of them if several have.
@@ -125,6 +132,36 @@ pub struct AttachmentView {
     pub packets_approximate: bool,
     /// Those frames by what was counted about them.
     pub ledger: LedgerView,
+    /// Round trips that were completed here. Those of acknowledgments received are of what lies beyond the interface,
+    /// those of acknowledgments sent are of this side of it.
+    pub rtt: LatencySummary,
+}
+
+/// Round trips of the connections to one port.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ServiceView {
+    /// The protocol's name; absent for all services that have no line of their own.
+    pub protocol: Option<Cow<'static, str>>,
+    /// The responders' port; absent as above.
+    pub port: Option<u16>,
+    /// On data that originators sent: the way to the service and back.
+    pub from_originator: LatencySummary,
+    /// On data that the service sent: the way to its originators and back.
+    pub from_responder: LatencySummary,
+}
+
+impl ServiceView {
+    /// What is known of a service ([`datapath::service`]).
+    #[must_use]
+    pub fn new(service: Option<u32>, round_trips: &ServiceRtt) -> Self {
+        let parts = service.map(datapath::service::parts);
+        Self {
+            protocol: parts.map(|(protocol, _)| protocol_name(protocol)),
+            port: parts.map(|(_, port)| port),
+            from_originator: LatencySummary::of(&round_trips.from_originator),
+            from_responder: LatencySummary::of(&round_trips.from_responder),
+        }
+    }
 }
 
 /// The daemon's own state.
@@ -157,7 +194,9 @@ pub struct StatusView {
 pub struct FlowTableView {
     /// Entries that fit.
     pub capacity: u64,
-    /// Bytes of kernel memory that it takes.
+    /// Entries that fit into the table of embryonic flows.
+    pub embryonic_capacity: u64,
+    /// Bytes of kernel memory that all of them take.
     pub memory_bytes: u64,
     /// Flows in it as of the last sweep.
     pub live: u64,

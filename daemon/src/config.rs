@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use datapath::layout::{FLOWS_DEFAULT, FLOWS_MAX};
+use datapath::layout::{EMBRYONIC_DEFAULT, FLOWS_DEFAULT, FLOWS_MAX};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    flow::{expiry::Timeouts, table::RECORDS_DEFAULT},
+    flow::{RECORDS_DEFAULT, expiry::Timeouts},
     live::{AttachRequest, MapSizes, ParseAttachError},
 };
 
@@ -47,6 +47,7 @@ struct RawConfig {
 #[serde(deny_unknown_fields, default)]
 struct RawFlows {
     capacity: Option<Spanned<u32>>,
+    embryonic: Option<Spanned<u32>>,
     records: Option<Spanned<usize>>,
     sweep_interval_ms: Option<Spanned<u64>>,
     keep_ended_seconds: Option<u64>,
@@ -111,7 +112,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,records,sweep_interval_ms,keep_ended_seconds}}, capture.ring_mib)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,records,sweep_interval_ms,keep_ended_seconds}}, capture.ring_mib)"
     )]
     Syntax {
         /// The file.
@@ -204,9 +205,12 @@ impl Config {
         let listen = listen(&written.choose(flag, ("listen", raw.listen), LISTEN_DEFAULT.into()))?;
         let flag = over.flows.map(|value| ("--flows (LINNET_FLOWS)", value));
         let flows = written.choose(flag, ("flows.capacity", raw.flows.capacity), FLOWS_DEFAULT);
-        if !(1..=FLOWS_MAX).contains(&flows.value) {
-            let problem = format!("{} is not between 1 and {FLOWS_MAX}", flows.value);
-            return Err(flows.bad(problem));
+        let embryonic = ("flows.embryonic", raw.flows.embryonic);
+        let embryonic = written.choose(None, embryonic, EMBRYONIC_DEFAULT);
+        for size in [&flows, &embryonic] {
+            if !(1..=FLOWS_MAX).contains(&size.value) {
+                return Err(size.bad(format!("{} is not between 1 and {FLOWS_MAX}", size.value)));
+            }
         }
         let sweep = ("flows.sweep_interval_ms", raw.flows.sweep_interval_ms);
         let sweep_ms = written.choose(None, sweep, SWEEP_DEFAULT_MS);
@@ -240,6 +244,7 @@ impl Config {
             pin_dir: place(over.pin_dir, raw.pin_dir, "/sys/fs/bpf/linnet"),
             sizes: MapSizes {
                 flows: flows.value,
+                embryonic: embryonic.value,
                 capture_ring_bytes: ring_mib.value * 1024 * 1024,
             },
             records_max: records.value,
@@ -319,6 +324,7 @@ mod tests {
             ("interfaces = []", 1, "schema"),
             ("schema = 1\nlisten = '0.0.0.0:80'", 2, "listen"),
             ("schema = 1\n[flows]\ncapacity = 0", 3, "flows.capacity"),
+            ("schema = 1\n[flows]\nembryonic = 0", 3, "flows.embryonic"),
             ("schema = 1\n[flows]\nrecords = 0", 3, "flows.records"),
             ("schema = 1\n\n[flows]\nsweep_interval_ms = 5", 4, "flows.sweep_interval_ms"),
             ("schema = 1\n[capture]\nring_mib = 3", 3, "capture.ring_mib"),

@@ -15,17 +15,22 @@ use captures::{
     LinkType,
     format::read::{PacketReader, ReadError},
 };
-use datapath::{FlowKey, Ktime, layout::HookCounters, replay::Replay};
+use datapath::{
+    FlowKey, Ktime,
+    layout::HookCounters,
+    replay::{Replay, ReplayFlow},
+};
 
 use crate::{
-    board::{AttachmentView, InterfaceView, Watched},
+    board::{AttachmentView, InterfaceView, ServiceView, Watched},
     capture::{RawPacket, Recorder, Stage},
     cli::{ExitWith, exit, unreadable},
     clock::Clock,
     flow::{
-        FlowTable,
+        FlowTable, LatencySummary,
         expiry::Timeouts,
         record::Ended,
+        table::Seen,
         view::{HookNames, LedgerView, Naming, PointName, RingsView},
     },
     live::{StageConfig, add},
@@ -252,10 +257,10 @@ impl Player {
     /// numbers, which are not these packets sent again.
     fn end_flows(&self, state: &mut State) {
         let now_ns = self.clock.monotonic_ns();
-        self.observe(state, now_ns);
+        self.observe_ended(state, now_ns);
         for (key, flow) in state.replay.flows() {
             let why = self.timeouts.ended(key, &flow.entry, u64::MAX).unwrap_or(Ended::Idle);
-            self.table.end(key, why, now_ns);
+            self.table.observe_ended(seen(key, flow, now_ns), why);
         }
         state.replay.forget();
     }
@@ -290,9 +295,11 @@ impl Player {
         let now_ns = self.clock.monotonic_ns();
         state.swept_ns = now_ns;
         for (key, why) in self.observe(state, now_ns) {
-            state.replay.remove(&key);
-            self.table.end(&key, why, now_ns);
+            if let Some(flow) = state.replay.remove(&key) {
+                self.table.observe_ended(seen(&key, &flow, now_ns), why);
+            }
         }
+        self.observe_ended(state, now_ns);
         self.table.finish_sweep(state.sweeps, self.timeouts.keep_ended_ns, now_ns);
         let live = state.replay.flows().count() as u64;
         let mut counters = HookCounters::default();
@@ -302,6 +309,7 @@ impl Player {
         self.publisher.publish(&Figures {
             counters,
             interfaces: state.points().map(|(point, hook)| self.interface(point, hook)).collect(),
+            services: services(&state.replay),
             naming: self.naming(state),
             departures: self.table.departures(),
             live,
@@ -309,6 +317,7 @@ impl Player {
             approximate: false,
             records: self.table.len() as u64,
             capacity: self.flows_max as u64,
+            embryonic_capacity: 0,
             memory_bytes: 0,
             sweeps: state.sweeps,
             duration_ns: self.clock.monotonic_ns().saturating_sub(now_ns),
@@ -319,14 +328,19 @@ impl Player {
     fn observe(&self, state: &State, now_ns: u64) -> Vec<(FlowKey, Ended)> {
         let mut ended = Vec::new();
         for (key, flow) in state.replay.flows() {
-            let samples = Some(&flow.rtt);
-            let instance = flow.entry.head.first_seen_ns;
-            self.table.observe(*key, &flow.entry, instance, samples, now_ns, state.sweeps);
+            self.table.observe(seen(key, flow, now_ns), state.sweeps);
             if let Some(why) = self.timeouts.ended(key, &flow.entry, now_ns) {
                 ended.push((*key, why));
             }
         }
         ended
+    }
+
+    /// Brings in what ended since its tuple was used again.
+    fn observe_ended(&self, state: &mut State, now_ns: u64) {
+        for (key, flow) in state.replay.take_ended() {
+            self.table.observe_ended(seen(&key, &flow, now_ns), Ended::replaced(&flow.entry));
+        }
     }
 
     /// The file's name; behind it the link type, where it is not the file's first one.
@@ -361,11 +375,21 @@ impl Player {
                 packets: counters.packets,
                 bytes: counters.bytes,
                 ledger: LedgerView::new(counters),
+                rtt: LatencySummary::of(&counters.rtt),
                 ..AttachmentView::default()
             }),
             ..InterfaceView::default()
         }
     }
+}
+
+const fn seen<'a>(key: &'a FlowKey, flow: &'a ReplayFlow, now_ns: u64) -> Seen<'a> {
+    Seen { key, entry: &flow.entry, samples: Some(&flow.rtt), now_ns }
+}
+
+fn services(replay: &Replay) -> Vec<ServiceView> {
+    let view = |(service, round_trips)| ServiceView::new(Some(service), &round_trips);
+    replay.services().map(view).collect()
 }
 
 /// What the first packet of a file starts with. Without packets: what they would start with, as far as the file says.

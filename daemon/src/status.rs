@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datapath::layout::HookCounters;
 
 use crate::{
-    board::{Board, ClockView, FlowTableView, InterfaceView, StatusView, SweepView},
+    board::{Board, ClockView, FlowTableView, InterfaceView, ServiceView, StatusView, SweepView},
     clock::Clock,
     flow::{
         table::Departures,
@@ -49,6 +49,8 @@ pub struct Figures {
     pub counters: HookCounters,
     /// The same by interface.
     pub interfaces: Vec<InterfaceView>,
+    /// Round trips by service.
+    pub services: Vec<ServiceView>,
     /// Names for rows.
     pub naming: Naming,
     /// Flows that left.
@@ -63,6 +65,8 @@ pub struct Figures {
     pub records: u64,
     /// Flows that fit into the kernel's table.
     pub capacity: u64,
+    /// Embryonic flows that fit into theirs.
+    pub embryonic_capacity: u64,
     /// Bytes that it takes.
     pub memory_bytes: u64,
     /// Number of this sweep.
@@ -107,6 +111,7 @@ impl Publisher {
         let balanced = figures.counters.seen.abs_diff(ledger.sum()) <= in_flight_max();
         self.board.naming.publish(figures.naming.clone());
         self.board.interfaces.publish(figures.interfaces.clone());
+        self.board.services.publish(figures.services.clone());
         self.board.loss.publish(LossView {
             seen: figures.counters.seen,
             ledger,
@@ -124,6 +129,7 @@ impl Publisher {
             updated_at: rfc3339(i128::from(self.clock.wall_ns())),
             flows: FlowTableView {
                 capacity: figures.capacity,
+                embryonic_capacity: figures.embryonic_capacity,
                 memory_bytes: figures.memory_bytes,
                 live: figures.live,
                 created: figures.counters.created,

@@ -6,18 +6,21 @@ use std::{
     time::Duration,
 };
 
-use datapath::{Direction, FlowKey, layout::HookCounters};
+use datapath::{Direction, FlowKey, embryonic::is_embryonic, layout::HookCounters};
 
 use crate::{
-    board::{AttachmentView, InterfaceView, Watched},
+    board::{AttachmentView, InterfaceView, ServiceView, Watched},
     clock::Clock,
     flow::{
-        FlowTable,
+        FlowTable, LatencySummary,
         expiry::Timeouts,
         record::Ended,
+        table::Seen,
         view::{HookNames, LedgerView, Naming, PointName},
     },
-    live::{AttachedHook, AttachedPoint, FlowMap, Hook, HookMap, LiveError, add, watch},
+    live::{
+        AttachedHook, AttachedPoint, FlowMap, Hook, HookMap, LiveError, ServiceMap, add, watch,
+    },
     offline,
     status::{Figures, Publisher},
 };
@@ -32,6 +35,8 @@ pub struct Sweeper {
     pub flow_map: FlowMap,
     /// The kernel's counters.
     pub hook_map: HookMap,
+    /// The kernel's round trips by service.
+    pub service_map: ServiceMap,
     /// What is watched.
     pub points: Vec<AttachedPoint>,
     /// Where flows go.
@@ -97,61 +102,81 @@ impl Sweeper {
         }
         let started_ns = self.clock.monotonic_ns();
         let created_before = self.counters()?.0.created;
-        let (live, ended) = self.read_flows(number, started_ns)?;
-        let mut gone = 0;
-        for (key, why) in ended {
-            gone += u64::from(self.end(&key, why, number)?);
+        let ended = self.read_flows(number, started_ns)?;
+        for (key, embryonic, why) in ended {
+            self.end(&key, embryonic, why)?;
         }
+        self.read_ended(started_ns)?;
         let now_ns = self.clock.monotonic_ns();
         self.table.finish_sweep(number, self.timeouts.keep_ended_ns, now_ns);
         let (counters, interfaces) = self.counters()?;
         let departures = self.table.departures();
+        let live = self.table.live_len() as u64;
+        let sizes = self.flow_map.sizes();
         self.publisher.publish(&Figures {
             counters,
             interfaces,
+            services: self.services()?,
             naming: self.naming(),
             departures,
-            live: live - gone,
-            evicted: counters
-                .created
-                .saturating_sub(departures.closed + departures.aged + live - gone),
+            live,
+            evicted: counters.created.saturating_sub(departures.closed + departures.aged + live),
             approximate: counters.created != created_before,
             records: self.table.len() as u64,
-            capacity: u64::from(self.flow_map.capacity()),
-            memory_bytes: self.flow_map.memory_bytes(),
+            capacity: u64::from(sizes.flows),
+            embryonic_capacity: u64::from(sizes.embryonic),
+            memory_bytes: sizes.flow_bytes(),
             sweeps: number,
             duration_ns: now_ns.saturating_sub(started_ns),
         });
         Ok(())
     }
 
-    /// Brings every entry into the table; returns how many there are, and which have ended.
+    /// Brings every entry into the table; returns which have ended, and whether they are embryonic.
     fn read_flows(
         &mut self,
         number: u64,
         now_ns: u64,
-    ) -> Result<(u64, Vec<(FlowKey, Ended)>), LiveError> {
-        let mut live = 0;
+    ) -> Result<Vec<(FlowKey, bool, Ended)>, LiveError> {
         let mut ended = Vec::new();
         let (table, timeouts) = (&self.table, &self.timeouts);
         self.flow_map.sweep(|key, entry| {
-            live += 1;
-            table.observe(*key, entry, entry.head.first_seen_ns, None, now_ns, number);
+            table.observe(Seen { key, entry, samples: None, now_ns }, number);
             if let Some(why) = timeouts.ended(key, entry, now_ns) {
-                ended.push((*key, why));
+                ended.push((*key, is_embryonic(entry), why));
             }
         })?;
-        Ok((live, ended))
+        Ok(ended)
     }
 
     /// Takes an ended flow out with its last value. A flow that came back to life meanwhile is kept by the table as
     /// what it was, and the next packet makes a new one.
-    fn end(&self, key: &FlowKey, why: Ended, number: u64) -> Result<bool, LiveError> {
-        let Some(entry) = self.flow_map.take(key)? else { return Ok(false) };
-        let now_ns = self.clock.monotonic_ns();
-        self.table.observe(*key, &entry, entry.head.first_seen_ns, None, now_ns, number);
-        self.table.end(key, why, now_ns);
-        Ok(true)
+    fn end(&self, key: &FlowKey, embryonic: bool, why: Ended) -> Result<(), LiveError> {
+        if let Some(entry) = self.flow_map.take(key, embryonic)? {
+            let now_ns = self.clock.monotonic_ns();
+            let seen = Seen { key, entry: &entry, samples: None, now_ns };
+            self.table.observe_ended(seen, why);
+        }
+        Ok(())
+    }
+
+    /// What ended at once, since its tuple was used again. To be read after what lives: whoever replaced a flow that was
+    /// met there has left it here before.
+    fn read_ended(&mut self, now_ns: u64) -> Result<(), LiveError> {
+        let table = &self.table;
+        self.flow_map.drain_ended(|key, entry| {
+            let seen = Seen { key, entry, samples: None, now_ns };
+            table.observe_ended(seen, Ended::replaced(entry));
+        })
+    }
+
+    /// Round trips by service.
+    fn services(&self) -> Result<Vec<ServiceView>, LiveError> {
+        let mut services = Vec::new();
+        self.service_map.read(|service, round_trips| {
+            services.push(ServiceView::new(service, round_trips));
+        })?;
+        Ok(services)
     }
 
     /// All counters, summed and by interface.
@@ -213,6 +238,7 @@ fn attachment(hook: &AttachedHook, counters: &HookCounters) -> AttachmentView {
         packets: counters.packets,
         bytes: counters.bytes,
         packets_approximate: hook.hook == Hook::XdpGeneric,
+        rtt: LatencySummary::of(&counters.rtt),
         ledger: LedgerView::new(counters),
     }
 }

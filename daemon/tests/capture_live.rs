@@ -72,7 +72,7 @@ struct Watch {
 impl Watch {
     fn new(name: &str, spec: &str, capture_ring_bytes: u32) -> Self {
         let pins = format!("/sys/fs/bpf/linnet-test-{}-{name}", std::process::id());
-        let sizes = MapSizes { flows: 4_096, capture_ring_bytes };
+        let sizes = MapSizes { flows: 4_096, embryonic: 4_096, capture_ring_bytes };
         let mut attacher = Attacher::new(Path::new(&pins), sizes).unwrap();
         let request: daemon::live::AttachRequest = spec.parse().unwrap();
         let Answer::Attached(attached) = attacher.perform(Verb::Attach(request.clone())).unwrap()
@@ -81,6 +81,7 @@ impl Watch {
         };
         let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
         let (flow_map, hook_map) = (attacher.flows().unwrap(), attacher.hooks().unwrap());
+        let service_map = attacher.services().unwrap();
         let ring = attacher.capture_ring().unwrap();
         let stage = Box::new(LabStage(Arc::new(Mutex::new(attacher))));
         let folder = tempfile::tempdir().unwrap();
@@ -100,6 +101,7 @@ impl Watch {
         let sweeper = Sweeper {
             flow_map,
             hook_map,
+            service_map,
             points: vec![AttachedPoint { request, attached }],
             table: Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000)),
             publisher,

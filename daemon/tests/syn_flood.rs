@@ -312,5 +312,5 @@ fn in_the_table(linnet: &Linnet) -> u64 {
         let map: aya::maps::HashMap<_, [u8; 48], [u8; 608]> = map.try_into().unwrap();
         map.keys().map(Result::unwrap).count() as u64
     };
-    count("FLOWS")
+    count("FLOWS") + count("EMBRYONIC")
 }

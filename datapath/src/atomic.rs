@@ -23,6 +23,15 @@ pub(crate) fn add(counter: &mut u64, amount: u64) {
     }
 }
 
+/// Adds one to a number that other CPUs add to as well; returns what it was before.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub(crate) fn fetch_increment(number: &mut u32) -> u32 {
+    use core::intrinsics::{AtomicOrdering::AcqRel, atomic_xadd};
+    // SAFETY: the reference is valid and aligned.
+    unsafe { atomic_xadd::<u32, u32, { AcqRel }>(number, 1) }
+}
+
 /// Takes the lock word (0 free, 1 held) or gives up after [`LOCK_TRIES_MAX`] tries.
 #[inline(always)]
 pub(crate) fn try_lock(word: &mut u32) -> bool {

@@ -1,6 +1,7 @@
 //! The only way to a packet's bytes. Implementations must never hand out a byte beyond the captured end.
 
 use crate::{
+    book,
     frame::Frame,
     layout::HookCounters,
     parse::{Headers, tcp},
@@ -23,7 +24,19 @@ pub trait PacketBytes {
         tcp::options(self, headers);
     }
 
-    /// [`pipeline::rest`]; in the kernel in a function of its own for the same reason.
+    /// [`book::book`]; in the kernel in a function of its own for the same reason.
+    #[inline(always)]
+    fn book<T: Tables>(
+        &self,
+        frame: &Frame,
+        headers: &mut Headers,
+        counters: &mut HookCounters,
+        tables: &mut T,
+    ) {
+        book::book(frame, headers, counters, tables);
+    }
+
+    /// [`pipeline::rest`]; as above.
     #[inline(always)]
     fn rest<T: Tables>(
         &self,
@@ -54,6 +67,17 @@ impl<P: PacketBytes + ?Sized> PacketBytes for &P {
     #[inline(always)]
     fn tcp_options(&self, headers: &mut Headers) {
         (**self).tcp_options(headers);
+    }
+
+    #[inline(always)]
+    fn book<T: Tables>(
+        &self,
+        frame: &Frame,
+        headers: &mut Headers,
+        counters: &mut HookCounters,
+        tables: &mut T,
+    ) {
+        (**self).book(frame, headers, counters, tables);
     }
 
     #[inline(always)]

@@ -22,8 +22,10 @@
 extern crate std;
 
 mod atomic;
+pub mod book;
 pub mod bytes;
 pub mod conntrack;
+pub mod embryonic;
 pub mod flow_key;
 pub mod frame;
 pub mod hint;
@@ -32,6 +34,7 @@ pub mod outcome;
 pub mod parse;
 pub mod pipeline;
 pub mod rtt;
+pub mod service;
 pub mod tables;
 pub mod tcp;
 pub mod time;

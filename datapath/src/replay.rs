@@ -6,7 +6,7 @@ use crate::{
     bytes::PacketBytes,
     flow_key::FlowKey,
     frame::Frame,
-    layout::{FlowEntry, HookCounters},
+    layout::{EMBRYONIC, FlowEntry, HookCounters, SERVICES_MAX, ServiceRtt},
     outcome::Outcome,
     parse::{
         Headers,
@@ -14,7 +14,8 @@ use crate::{
     },
     pipeline,
     rtt::RttTicks,
-    tables::Tables,
+    service,
+    tables::{Sample, Tables},
     time::Ktime,
 };
 
@@ -49,6 +50,9 @@ pub struct Replay {
 #[derive(Debug, Default)]
 struct ReplayTables {
     flows: HashMap<FlowKey, ReplayFlow>,
+    ended: Vec<(FlowKey, ReplayFlow)>,
+    services: HashMap<u32, u32>,
+    service_rtt: HashMap<u32, ServiceRtt>,
     fragments: HashMap<FlowKey, FirstFragment>,
     flows_max: Option<usize>,
     frame: u64,
@@ -101,9 +105,25 @@ impl Replay {
         &self.counters
     }
 
-    /// Every flow, in no particular order.
+    /// Every flow whose tuple has not been used for another one since, in no particular order.
     pub fn flows(&self) -> impl Iterator<Item = (&FlowKey, &ReplayFlow)> {
         self.tables.flows.iter()
+    }
+
+    /// Every other flow, in the order in which they ended.
+    pub fn ended(&self) -> impl Iterator<Item = (&FlowKey, &ReplayFlow)> {
+        self.tables.ended.iter().map(|(key, flow)| (key, flow))
+    }
+
+    /// Takes them out.
+    pub fn take_ended(&mut self) -> Vec<(FlowKey, ReplayFlow)> {
+        std::mem::take(&mut self.tables.ended)
+    }
+
+    /// Round trips by service ([`service::of`]).
+    pub fn services(&self) -> impl Iterator<Item = (u32, ServiceRtt)> {
+        let round_trips = |slot| self.tables.service_rtt.get(slot).copied().unwrap_or_default();
+        self.tables.services.iter().map(move |(service, slot)| (*service, round_trips(slot)))
     }
 
     /// The flow of `key`.
@@ -115,6 +135,7 @@ impl Replay {
     /// Forgets every flow and fragment: what comes next has nothing to do with what was. The counters stay.
     pub fn forget(&mut self) {
         self.tables.flows.clear();
+        self.tables.ended.clear();
         self.tables.fragments.clear();
     }
 
@@ -125,13 +146,20 @@ impl Replay {
 }
 
 impl Tables for ReplayTables {
-    fn flow(&mut self, headers: &Headers, now: Ktime, created: &mut u64) -> Option<&mut FlowEntry> {
-        let key = &headers.key;
-        let full = self.flows_max.is_some_and(|max| self.flows.len() >= max);
-        if full && !self.flows.contains_key(key) {
+    fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
+        Some(&mut self.flows.get_mut(key)?.entry)
+    }
+
+    fn create(
+        &mut self,
+        headers: &Headers,
+        now: Ktime,
+        created: &mut u64,
+    ) -> Option<&mut FlowEntry> {
+        if self.flows_max.is_some_and(|max| self.flows.len() + self.ended.len() >= max) {
             return None;
         }
-        let flow = self.flows.entry(*key).or_insert_with(|| {
+        let flow = self.flows.entry(headers.key).or_insert_with(|| {
             let mut entry = Box::new(FlowEntry::EMPTY);
             entry.initialize(now.0, headers);
             let order = *created;
@@ -141,8 +169,22 @@ impl Tables for ReplayTables {
         Some(&mut flow.entry)
     }
 
-    fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
-        Some(&mut self.flows.get_mut(key)?.entry)
+    fn promote(&mut self, key: &FlowKey) {
+        let Some(flow) = self.flows.get_mut(key) else { return };
+        if let Some(service) = service::of(key, &flow.entry) {
+            let next = u32::try_from(self.services.len()).map_or(SERVICES_MAX, |len| len + 1);
+            flow.entry.service = match self.services.get(&service) {
+                Some(slot) => *slot,
+                None if next < SERVICES_MAX => *self.services.entry(service).or_insert(next),
+                None => 0,
+            };
+        }
+        flow.entry.head.bits &= !EMBRYONIC;
+        flow.entry.head.lock = 0;
+    }
+
+    fn retire(&mut self, headers: &mut Headers) {
+        self.ended.extend(self.flows.remove_entry(&headers.key));
     }
 
     fn keep_first(&mut self, headers: &mut Headers, now: Ktime) {
@@ -158,11 +200,17 @@ impl Tables for ReplayTables {
         first.is_some_and(|first| fragment::complete(headers, &first, now))
     }
 
-    fn measured(&mut self, key: &FlowKey, acknowledger: u32, rtt: RttTicks) {
+    fn measured(&mut self, key: &FlowKey, sample: Sample) {
+        let round_trips = self.service_rtt.entry(sample.service).or_default();
+        if sample.from_originator {
+            round_trips.from_originator.add(sample.rtt);
+        } else {
+            round_trips.from_responder.add(sample.rtt);
+        }
         if let Some(flow) = self.flows.get_mut(key) {
-            let samples = &mut flow.rtt[(acknowledger & 1) as usize];
+            let samples = &mut flow.rtt[(sample.acknowledger & 1) as usize];
             if samples.len() < RTT_SAMPLES_MAX {
-                samples.push(rtt);
+                samples.push(sample.rtt);
             }
         }
     }

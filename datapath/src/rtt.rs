@@ -23,19 +23,14 @@ const RANGE_SET: u8 = 1 << 2;
 pub struct RttTicks(pub u32);
 
 impl RttTicks {
+    /// Of a packet that completed no round trip.
+    pub const NONE: Self = Self(0);
+
     /// In nanoseconds.
     #[must_use]
     pub const fn as_ns(self) -> u64 {
         self.0 as u64 * TICK_NS
     }
-}
-
-/// Forgets what is in flight, but not what was measured.
-#[inline(always)]
-pub(crate) fn restart(half: &mut Half) {
-    store(&mut half.range_left, 0);
-    store(&mut half.range_right, 0);
-    free_all(half);
 }
 
 #[inline(always)]
@@ -55,7 +50,8 @@ pub(crate) fn is_pure_duplicate(own: &Half, headers: &Headers) -> bool {
         && headers.tcp_flags & (SYN | FIN) == 0
 }
 
-/// Takes the segment's acknowledgment and its data into account; returns the round trip that it completes.
+/// Takes the segment's acknowledgment and its data into account; returns the round trip that it completes, or
+/// [`RttTicks::NONE`].
 #[inline(always)]
 pub(crate) fn measure(
     own: &mut Half,
@@ -63,12 +59,12 @@ pub(crate) fn measure(
     headers: &Headers,
     pure_duplicate: bool,
     now: Ktime,
-) -> Option<RttTicks> {
-    let mut sample = None;
+) -> RttTicks {
+    let mut sample = RttTicks::NONE;
     if headers.tcp_flags & (ACK | RST) == ACK {
         sample = acknowledged(peer, headers.acknowledgment, pure_duplicate, now.ticks());
-        if let Some(rtt) = sample {
-            record(own, rtt);
+        if sample != RttTicks::NONE {
+            record(own, sample);
         }
     }
     let control = u32::from(headers.tcp_flags & (SYN | FIN) != 0);
@@ -86,12 +82,12 @@ fn acknowledged(
     acknowledgment: u32,
     pure_duplicate: bool,
     now: u32,
-) -> Option<RttTicks> {
+) -> RttTicks {
     if sender.bits & RANGE_SET == 0 || sender.range_left == sender.range_right {
-        return None;
+        return RttTicks::NONE;
     }
     if before(acknowledgment, sender.range_left) || after(acknowledgment, sender.range_right) {
-        return None;
+        return RttTicks::NONE;
     }
     if acknowledgment == sender.range_left {
         if pure_duplicate {
@@ -99,7 +95,7 @@ fn acknowledged(
             sender.range_left = sender.range_right;
             free_all(sender);
         }
-        return None;
+        return RttTicks::NONE;
     }
     sender.range_left = acknowledgment;
     let mut ticks = 0;
@@ -107,7 +103,7 @@ fn acknowledged(
     settle(&mut sender.outstanding[1], acknowledgment, now, &mut ticks);
     settle(&mut sender.outstanding[2], acknowledgment, now, &mut ticks);
     settle(&mut sender.outstanding[3], acknowledgment, now, &mut ticks);
-    if ticks == 0 { None } else { Some(RttTicks(ticks)) }
+    RttTicks(ticks)
 }
 
 /// Matches one slot: an acknowledgment inside a segment counts too, since a super-packet is acknowledged in parts.
@@ -215,7 +211,7 @@ mod tests {
     fn an_exact_acknowledgment_measures() {
         let mut sender = half();
         sent(&mut sender, 100, 200, MS);
-        assert_eq!(acknowledged(&mut sender, 200, false, 21 * MS), Some(RttTicks(20 * MS)));
+        assert_eq!(acknowledged(&mut sender, 200, false, 21 * MS), RttTicks(20 * MS));
     }
 
     #[test]
@@ -223,7 +219,7 @@ mod tests {
         let mut sender = half();
         sent(&mut sender, 100, 200, MS);
         sent(&mut sender, 100, 200, 5 * MS);
-        assert_eq!(acknowledged(&mut sender, 200, false, 21 * MS), None);
+        assert_eq!(acknowledged(&mut sender, 200, false, 21 * MS), RttTicks::NONE);
     }
 
     #[test]
@@ -233,7 +229,10 @@ mod tests {
             sent(&mut sender, segment * 10, segment * 10 + 10, (segment + 1) * MS);
         }
         let samples = (0..40)
-            .filter_map(|n| acknowledged(&mut sender, n * 10 + 10, false, (n + 43) * MS))
+            .filter(|n| {
+                let at = (n + 43) * MS;
+                acknowledged(&mut sender, n * 10 + 10, false, at) != RttTicks::NONE
+            })
             .count();
         assert_eq!(samples, 4, "the oldest segments are kept, not overwritten");
     }
@@ -242,8 +241,8 @@ mod tests {
     fn an_acknowledgment_inside_a_super_packet_measures() {
         let mut sender = half();
         sent(&mut sender, 0, 65_000, MS);
-        assert_eq!(acknowledged(&mut sender, 1_448, false, 3 * MS), Some(RttTicks(2 * MS)));
-        assert_eq!(acknowledged(&mut sender, 65_000, false, 4 * MS), Some(RttTicks(3 * MS)));
+        assert_eq!(acknowledged(&mut sender, 1_448, false, 3 * MS), RttTicks(2 * MS));
+        assert_eq!(acknowledged(&mut sender, 65_000, false, 4 * MS), RttTicks(3 * MS));
     }
 
     #[test]

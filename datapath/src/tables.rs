@@ -2,14 +2,37 @@
 
 use crate::{flow_key::FlowKey, layout::FlowEntry, parse::Headers, rtt::RttTicks, time::Ktime};
 
+/// A round trip that a packet completed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// How long it took.
+    pub rtt: RttTicks,
+    /// Endpoint whose acknowledgment completed it: it was measured on data that the other one sent.
+    pub acknowledger: u32,
+    /// [`FlowEntry::service`] of its flow.
+    pub service: u32,
+    /// Whether that is the originator.
+    pub from_originator: bool,
+}
+
 /// Where the pipeline keeps what it learns.
 pub trait Tables {
-    /// The flow of the packet in `headers`, made and added to `created` when it is new; `None` when the table takes no
-    /// more.
-    fn flow(&mut self, headers: &Headers, now: Ktime, created: &mut u64) -> Option<&mut FlowEntry>;
-
-    /// The flow of `key`, if there is one.
+    /// The flow of `key`, if there is one, embryonic or not.
     fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry>;
+
+    /// A new flow for the packet in `headers`, embryonic and added to `created`; `None` when the table takes no more.
+    fn create(
+        &mut self,
+        headers: &Headers,
+        now: Ktime,
+        created: &mut u64,
+    ) -> Option<&mut FlowEntry>;
+
+    /// Moves a flow that is embryonic, and locked, to the flow table, and unlocks it there.
+    fn promote(&mut self, key: &FlowKey);
+
+    /// Takes the flow of the packet in `headers` out: it has ended, and whoever keeps its history is to get it.
+    fn retire(&mut self, headers: &mut Headers);
 
     /// Keeps a first fragment's ports for the later ones.
     fn keep_first(&mut self, headers: &mut Headers, now: Ktime);
@@ -17,6 +40,6 @@ pub trait Tables {
     /// Completes a later fragment's key; whether its first one is known.
     fn find_first(&mut self, headers: &mut Headers, now: Ktime) -> bool;
 
-    /// A round trip was measured on data that the flow's `sender ^ 1` endpoint sent. The entry has it already.
-    fn measured(&mut self, key: &FlowKey, acknowledger: u32, rtt: RttTicks);
+    /// A round trip was measured on the flow of `key`. The entry has it already.
+    fn measured(&mut self, key: &FlowKey, sample: Sample);
 }

@@ -92,6 +92,11 @@ impl kernel::Context for Skb {
     }
 
     #[inline(always)]
+    fn book(&self) {
+        linnet_tc_book(self.direction as u32);
+    }
+
+    #[inline(always)]
     fn step(&self) {
         linnet_tc_step(self.skb, self.direction as u32);
     }
@@ -131,9 +136,22 @@ pub(crate) extern "C" fn linnet_tc_options(skb: *mut __sk_buff) -> i32 {
 /// As above.
 #[unsafe(no_mangle)]
 #[inline(never)]
+pub(crate) extern "C" fn linnet_tc_book(direction: u32) -> i32 {
+    kernel::book(direction_of(direction));
+    0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
 pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> i32 {
-    let direction = if direction == 0 { Direction::Ingress } else { Direction::Egress };
+    let direction = direction_of(direction);
     fetch(skb);
     kernel::step(&linear(skb, direction), direction);
     0
+}
+
+#[inline(always)]
+const fn direction_of(number: u32) -> Direction {
+    if number == 0 { Direction::Ingress } else { Direction::Egress }
 }

@@ -80,6 +80,11 @@ impl kernel::Context for Md {
     }
 
     #[inline(always)]
+    fn book(&self) {
+        linnet_xdp_book();
+    }
+
+    #[inline(always)]
     fn step(&self) {
         linnet_xdp_step(self.0);
     }
@@ -97,6 +102,14 @@ fn window(md: *mut xdp_md) -> Window<Md> {
 #[inline(never)]
 pub(crate) extern "C" fn linnet_xdp_options(md: *mut xdp_md) -> i32 {
     kernel::tcp_options(&window(md));
+    0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_xdp_book() -> i32 {
+    kernel::book(Direction::Ingress);
     0
 }
 

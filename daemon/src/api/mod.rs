@@ -33,6 +33,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/version", get(status::version))
         .route("/status", get(status::status))
         .route("/interfaces", get(status::interfaces))
+        .route("/services", get(status::services))
         .route("/flows/{id}", get(flows::one))
         .route("/captures", get(captures::list).post(captures::start))
         .route("/captures/{id}", get(captures::one).delete(captures::remove))

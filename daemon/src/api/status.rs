@@ -25,6 +25,7 @@ pub(super) async fn version() -> Json<Value> {
         "version": env!("CARGO_PKG_VERSION"),
         "api": "v1",
         "datapath_abi": datapath::layout::ABI_VERSION,
+        "datapath_layout": format!("{:016x}", datapath::layout::LAYOUT_HASH),
         "datapath_built": crate::live::not_built_reason().is_none(),
     }))
 }
@@ -37,6 +38,11 @@ pub(super) async fn status(State(state): State<ApiState>) -> Json<Value> {
 pub(super) async fn interfaces(State(state): State<ApiState>) -> Json<Value> {
     let interfaces = state.board.interfaces.latest();
     Json(json!({ "interfaces": &*interfaces, "loss": &*state.board.loss.latest() }))
+}
+
+pub(super) async fn services(State(state): State<ApiState>) -> Json<Value> {
+    let services = state.board.services.latest();
+    Json(json!({ "services": &*services, "loss": &*state.board.loss.latest() }))
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {

@@ -2,12 +2,16 @@
 
 pub mod community_id;
 pub mod expiry;
+mod histogram;
+mod history;
 pub mod id;
 pub mod query;
 pub mod record;
 pub mod table;
 pub mod view;
 
+pub use histogram::LatencySummary;
+pub use history::RECORDS_DEFAULT;
 pub use id::{FlowId, FlowIdSource};
 pub use query::{FlowPage, FlowQuery, SortField};
 pub use record::{FlowRecord, HalfRecord, RttSummary};

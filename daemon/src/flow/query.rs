@@ -235,7 +235,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flow::FlowIdSource;
+    use crate::flow::{FlowIdSource, table::Seen};
 
     fn table(flows: u16) -> FlowTable {
         let table = FlowTable::new(FlowIdSource::new(b"test"), 1_000);
@@ -243,7 +243,7 @@ mod tests {
             let key = FlowKey { lower_port: port.to_be(), protocol: 6, ..FlowKey::default() };
             let mut entry = FlowEntry::EMPTY;
             entry.halves[0].bytes = u64::from(port / 3);
-            table.observe(key, &entry, 1, None, 0, 1);
+            table.observe(Seen { key: &key, entry: &entry, samples: None, now_ns: 0 }, 1);
         }
         table
     }
@@ -260,9 +260,9 @@ mod tests {
             let [first, last, packets, bytes, again, trips] = values.map(u32::from);
             let key = FlowKey { lower_port: u16::to_be(port), protocol: 6, ..FlowKey::default() };
             let mut entry = FlowEntry::EMPTY;
-            // Twice, so that there are rates.
-            table.observe(key, &entry, 1, None, 0, 1);
             entry.head.first_seen_ns = u64::from(first);
+            // Twice, so that there are rates.
+            table.observe(Seen { key: &key, entry: &entry, samples: None, now_ns: 0 }, 1);
             entry.head.handshake_rtt_ns = u64::from(trips);
             entry.head.bits = if trips > 0 { HANDSHAKE_MEASURED } else { 0 };
             entry.halves[0].last_seen_ns = u64::from(first + last);
@@ -272,7 +272,8 @@ mod tests {
             entry.halves[0].rtt_samples = 1;
             entry.halves[0].rtt_buckets[usize::from(values[5])] = 1;
             entry.halves[0].rtt_max_ticks = u32::MAX;
-            table.observe(key, &entry, 1, None, 1_000_000_000, 2);
+            let now_ns = 1_000_000_000;
+            table.observe(Seen { key: &key, entry: &entry, samples: None, now_ns }, 2);
         }
         table
     }

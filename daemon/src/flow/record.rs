@@ -3,7 +3,8 @@
 
 use datapath::{
     ConntrackState, FlowKey,
-    layout::{FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS, WAS_CONTENDED},
+    embryonic::is_embryonic,
+    layout::{FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS},
     rtt::{RttTicks, bucket_bounds_ns},
     tcp::classes::CLASSES,
 };
@@ -18,8 +19,19 @@ pub enum Ended {
     Closed,
     /// Nothing was seen of it for its protocol's idle time.
     Idle,
+    /// Another connection was opened on the same addresses and ports.
+    Replaced,
     /// The table needed the room.
     Evicted,
+}
+
+impl Ended {
+    /// Of a flow whose tuple is used by another one now.
+    #[must_use]
+    pub fn replaced(entry: &FlowEntry) -> Self {
+        let state = ConntrackState::from_u8(entry.head.state);
+        if state.is_some_and(ConntrackState::is_closed) { Self::Closed } else { Self::Replaced }
+    }
 }
 
 /// One flow instance.
@@ -39,6 +51,8 @@ pub struct FlowRecord {
     pub icmp_errors: (u64, [u8; 2]),
     /// Connection state.
     pub state: ConntrackState,
+    /// It has not, or not yet, proved to be more than an attempt.
+    pub embryonic: bool,
     /// Whether the originator is the key's upper endpoint.
     pub upper_originated: bool,
     /// First packet, in the source's time, ns.
@@ -197,6 +211,7 @@ impl FlowRecord {
             icmp_errors: (0, [0; 2]),
             parent: None,
             state: ConntrackState::None,
+            embryonic: false,
             upper_originated: false,
             first_seen_ns: 0,
             last_seen_ns: 0,
@@ -215,6 +230,14 @@ impl FlowRecord {
         const UDP: u8 = 17;
         const SCTP: u8 = 132;
         matches!(self.key.protocol, TCP | UDP | SCTP)
+    }
+
+    /// Nothing more comes.
+    pub(super) const fn stand_still(&mut self) {
+        self.from_originator.packets_per_second = 0.0;
+        self.from_originator.bits_per_second = 0.0;
+        self.from_responder.packets_per_second = 0.0;
+        self.from_responder.bits_per_second = 0.0;
     }
 
     /// Brings the record up to the entry.
@@ -236,7 +259,8 @@ impl FlowRecord {
         self.tunnel = (entry.encapsulation.kind, entry.encapsulation.id);
         let [.., kind, code] = entry.icmp.last.to_be_bytes();
         self.icmp_errors = (entry.icmp.count, [kind, code]);
-        self.contended = head.bits & WAS_CONTENDED != 0;
+        self.contended = head.contended != 0;
+        self.embryonic = is_embryonic(entry);
         let originator = usize::from(head.originator & 1);
         self.from_originator.observe(observation, originator);
         self.from_responder.observe(observation, originator ^ 1);

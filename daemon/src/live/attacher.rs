@@ -12,11 +12,11 @@ use aya::{
 };
 use datapath::{
     Direction,
-    layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point},
+    layout::{CaptureConfig, IFINDEX_MAX, Meta, POINTS_MAX, Point},
 };
 
 use super::{
-    FlowMap, HookMap, LiveError,
+    FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
     attach::{self, Link, Objects, program},
     namespace::{self, Device},
     objects::Object,
@@ -24,7 +24,7 @@ use super::{
     pod::Pod,
     records::FilterRecord,
     rings::CaptureRing,
-    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, MapSizes, StageConfig, Verb},
+    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, StageConfig, Verb},
 };
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
@@ -61,12 +61,30 @@ impl Attacher {
             pins,
         };
         attacher.objects_of(None)?;
+        attacher.set_meta()?;
         Ok(attacher)
     }
 
-    /// The flow table's descriptor.
+    /// Says beside the pinned maps what their layout is.
+    fn set_meta(&self) -> Result<(), LiveError> {
+        const NAME: &str = "META";
+        let failed = |source| LiveError::Map { name: NAME, source };
+        let mut map: Array<_, Pod<Meta>> =
+            Map::Array(self.shared(NAME)?).try_into().map_err(failed)?;
+        map.set(0, Pod(Meta::OURS), 0).map_err(failed)
+    }
+
+    /// The flow tables' descriptors.
     pub fn flows(&self) -> Result<FlowMap, LiveError> {
-        Ok(FlowMap::new(self.shared("FLOWS")?, self.sizes.flows))
+        let [embryonic, flows, ended] =
+            ["EMBRYONIC", "FLOWS", "ENDED"].map(|name| self.shared(name));
+        Ok(FlowMap::new(embryonic?, flows?, ended?, self.sizes))
+    }
+
+    /// The descriptors of the services' round trips.
+    pub fn services(&self) -> Result<ServiceMap, LiveError> {
+        let round_trips = Map::PerCpuArray(self.shared("SERVICE_RTT")?);
+        ServiceMap::new(self.shared("SERVICES")?, round_trips)
     }
 
     /// The counters' descriptor.
@@ -232,6 +250,8 @@ impl Attacher {
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
             .map_max_entries("FLOWS", self.sizes.flows)
+            .map_max_entries("EMBRYONIC", self.sizes.embryonic)
+            .map_max_entries("ENDED", self.sizes.ended())
             .map_max_entries("CAPTURE_RING", self.sizes.capture_ring_bytes)
             .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
         for name in SHARED {

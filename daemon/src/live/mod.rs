@@ -12,6 +12,7 @@ mod pod;
 mod qdisc;
 mod records;
 mod rings;
+mod sizes;
 mod tables;
 mod verb;
 pub mod watch;
@@ -21,8 +22,9 @@ pub use error::LiveError;
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};
 pub use rings::CaptureRing;
-pub use tables::{FlowMap, HookMap, add};
+pub use sizes::MapSizes;
+pub use tables::{FlowMap, HookMap, ServiceMap, add};
 pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
-    IngressChoice, MapSizes, ParseAttachError, StageConfig, Verb,
+    IngressChoice, ParseAttachError, StageConfig, Verb,
 };

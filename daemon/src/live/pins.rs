@@ -25,8 +25,14 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const FILTERS: &str = "filters";
 /// Maps that the objects of all namespaces share, by the names of their pins. A name that is given up has to stay in
 /// the list of [`clear`], or an earlier version's pin is left behind.
-pub(super) const SHARED: [&str; 7] = [
+pub(super) const SHARED: [&str; 13] = [
+    "META",
     "FLOWS",
+    "EMBRYONIC",
+    "ENDED",
+    "SERVICES",
+    "SERVICE_RTT",
+    "SERVICE_LAST",
     "FRAGMENTS",
     "HOOKS",
     "CAPTURE_CONFIG",

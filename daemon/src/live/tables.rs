@@ -5,87 +5,165 @@ use std::{io, os::fd::AsFd as _};
 use aya::maps::{Map, MapData, PerCpuArray};
 use datapath::{
     Direction, FlowKey,
-    layout::{FlowEntry, HookCounters},
+    layout::{EndedFlow, FlowEntry, HookCounters, RttHistogram, SERVICES_MAX, ServiceRtt},
 };
 
 use super::{
     LiveError,
     batch::{self, BatchCursor},
     pod::Pod,
+    sizes::MapSizes,
 };
 
 /// Elements per batch read: 4,096 of them are 2.4 MB, and a bucket is never that long.
 const BATCH: usize = 4_096;
 
-/// The kernel's flow table.
+/// The kernel's flows: those that live, embryonic or not, and those that ended at once.
 #[derive(Debug)]
 pub struct FlowMap {
-    map: MapData,
-    capacity: u32,
+    embryonic: MapData,
+    flows: MapData,
+    ended: MapData,
+    sizes: MapSizes,
     keys: Vec<FlowKey>,
+    ended_keys: Vec<EndedFlow>,
     entries: Vec<FlowEntry>,
 }
 
 impl FlowMap {
-    pub(super) fn new(map: MapData, capacity: u32) -> Self {
+    pub(super) fn new(embryonic: MapData, flows: MapData, ended: MapData, sizes: MapSizes) -> Self {
         Self {
-            map,
-            capacity,
+            embryonic,
+            flows,
+            ended,
+            sizes,
             keys: vec![FlowKey::default(); BATCH],
+            ended_keys: vec![EndedFlow::default(); BATCH],
             entries: vec![FlowEntry::EMPTY; BATCH],
         }
     }
 
-    /// Flows that fit.
+    /// How many of each fit.
     #[must_use]
-    pub const fn capacity(&self) -> u32 {
-        self.capacity
+    pub const fn sizes(&self) -> MapSizes {
+        self.sizes
     }
 
-    /// Bytes of kernel memory that the map takes: key, value, element header and bucket.
-    #[must_use]
-    pub const fn memory_bytes(&self) -> u64 {
-        /// `struct htab_elem` and the element's share of the buckets.
-        const OVERHEAD: u64 = 48 + 16;
-        self.capacity as u64 * (size_of::<FlowKey>() + size_of::<FlowEntry>()) as u64
-            + self.capacity as u64 * OVERHEAD
-    }
-
-    /// Calls `visit` with every entry, in batches: flows that come or go meanwhile may or may not be met.
+    /// Calls `visit` with every flow that lives, in batches: those that come or go meanwhile may or may not be met. One
+    /// that is promoted meanwhile is met, perhaps twice, since the table that it comes from is read first.
     pub fn sweep(&mut self, mut visit: impl FnMut(&FlowKey, &FlowEntry)) -> Result<(), LiveError> {
-        let failed = |source: io::Error| LiveError::Syscall {
-            call: "BPF_MAP_LOOKUP_BATCH",
-            map: "FLOWS",
-            source,
-        };
-        let mut from: Option<BatchCursor> = None;
-        loop {
-            let mut to = BatchCursor::default();
-            let batch = batch::lookup_batch(
-                self.map.fd().as_fd(),
-                from.as_ref(),
-                &mut to,
-                &mut self.keys,
-                &mut self.entries,
-            )
-            .map_err(failed)?;
-            for (key, entry) in self.keys.iter().zip(&self.entries).take(batch.count) {
-                visit(key, entry);
-            }
-            if batch.done {
-                return Ok(());
-            }
-            from = Some(to);
+        let (keys, entries) = (&mut self.keys[..], &mut self.entries[..]);
+        for (name, map) in [("EMBRYONIC", &self.embryonic), ("FLOWS", &self.flows)] {
+            read_all(map, keys, entries, &mut visit).map_err(|source| LiveError::Syscall {
+                call: "BPF_MAP_LOOKUP_BATCH",
+                map: name,
+                source,
+            })?;
         }
+        Ok(())
     }
 
-    /// Takes a flow out with its last value; `None` where it has gone meanwhile.
-    pub fn take(&self, key: &FlowKey) -> Result<Option<FlowEntry>, LiveError> {
+    /// Takes every flow out that ended at once, and calls `visit` with it.
+    pub fn drain_ended(
+        &mut self,
+        mut visit: impl FnMut(&FlowKey, &FlowEntry),
+    ) -> Result<(), LiveError> {
+        let mut taken = Vec::new();
+        read_all(&self.ended, &mut self.ended_keys, &mut self.entries, |ended, entry| {
+            visit(&ended.key, entry);
+            taken.push(*ended);
+        })
+        .map_err(|source| LiveError::Syscall {
+            call: "BPF_MAP_LOOKUP_BATCH",
+            map: "ENDED",
+            source,
+        })?;
+        batch::delete(self.ended.fd().as_fd(), &taken).map_err(|source| LiveError::Syscall {
+            call: "BPF_MAP_DELETE_BATCH",
+            map: "ENDED",
+            source,
+        })
+    }
+
+    /// Takes a flow out with its last value; `None` where it has gone meanwhile, or has been promoted.
+    pub fn take(&self, key: &FlowKey, embryonic: bool) -> Result<Option<FlowEntry>, LiveError> {
+        let (name, map) =
+            if embryonic { ("EMBRYONIC", &self.embryonic) } else { ("FLOWS", &self.flows) };
         let mut entry = FlowEntry::EMPTY;
-        let taken = batch::take(self.map.fd().as_fd(), key, &mut entry).map_err(|source| {
-            LiveError::Syscall { call: "BPF_MAP_LOOKUP_AND_DELETE_ELEM", map: "FLOWS", source }
+        let taken = batch::take(map.fd().as_fd(), key, &mut entry).map_err(|source| {
+            LiveError::Syscall { call: "BPF_MAP_LOOKUP_AND_DELETE_ELEM", map: name, source }
         })?;
         Ok(taken.map(|()| entry))
+    }
+}
+
+/// Calls `visit` with every element of a map.
+fn read_all<K, V>(
+    map: &MapData,
+    keys: &mut [K],
+    values: &mut [V],
+    mut visit: impl FnMut(&K, &V),
+) -> io::Result<()> {
+    let mut from: Option<BatchCursor> = None;
+    loop {
+        let mut to = BatchCursor::default();
+        let batch = batch::lookup_batch(map.fd().as_fd(), from.as_ref(), &mut to, keys, values)?;
+        for (key, value) in keys.iter().zip(&*values).take(batch.count) {
+            visit(key, value);
+        }
+        if batch.done {
+            return Ok(());
+        }
+        from = Some(to);
+    }
+}
+
+/// Round trips by service.
+pub struct ServiceMap {
+    slots: MapData,
+    round_trips: PerCpuArray<MapData, Pod<ServiceRtt>>,
+}
+
+impl std::fmt::Debug for ServiceMap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ServiceMap")
+    }
+}
+
+impl ServiceMap {
+    pub(super) fn new(slots: MapData, round_trips: Map) -> Result<Self, LiveError> {
+        let round_trips = PerCpuArray::try_from(round_trips)
+            .map_err(|source| LiveError::Map { name: "SERVICE_RTT", source })?;
+        Ok(Self { slots, round_trips })
+    }
+
+    /// Calls `visit` with every service ([`datapath::service`]) and its round trips; `None` is all those that have no
+    /// slot of their own, and flows from before they were promoted.
+    pub fn read(&self, mut visit: impl FnMut(Option<u32>, &ServiceRtt)) -> Result<(), LiveError> {
+        let size = SERVICES_MAX as usize;
+        let (mut services, mut slots) = (vec![0; size], vec![0; size]);
+        let mut known = vec![(None, 0)];
+        read_all(&self.slots, &mut services, &mut slots, |service: &u32, slot: &u32| {
+            known.push((Some(*service), *slot));
+        })
+        .map_err(|source| LiveError::Syscall {
+            call: "BPF_MAP_LOOKUP_BATCH",
+            map: "SERVICES",
+            source,
+        })?;
+        for (service, slot) in known {
+            let per_cpu = self
+                .round_trips
+                .get(&slot, 0)
+                .map_err(|source| LiveError::Map { name: "SERVICE_RTT", source })?;
+            let mut sum = ServiceRtt::default();
+            for Pod(round_trips) in per_cpu.iter() {
+                add_histogram(&mut sum.from_originator, &round_trips.from_originator);
+                add_histogram(&mut sum.from_responder, &round_trips.from_responder);
+            }
+            visit(service, &sum);
+        }
+        Ok(())
     }
 }
 
@@ -129,4 +207,11 @@ pub fn add(sum: &mut HookCounters, counters: &HookCounters) {
     sum.bytes += counters.bytes;
     sum.created += counters.created;
     sum.contended += counters.contended;
+    add_histogram(&mut sum.rtt, &counters.rtt);
+}
+
+fn add_histogram(sum: &mut RttHistogram, other: &RttHistogram) {
+    for (total, count) in sum.buckets.iter_mut().zip(other.buckets) {
+        *total += count;
+    }
 }

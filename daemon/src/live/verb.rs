@@ -239,15 +239,6 @@ pub struct StageConfig {
     pub point: Option<u32>,
 }
 
-/// Sizes of the maps, fixed when the first program is loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MapSizes {
-    /// Flows of the kernel's table, 1 to [`datapath::layout::FLOWS_MAX`].
-    pub flows: u32,
-    /// Bytes of the capture ring: a power of two, at least 4,096.
-    pub capture_ring_bytes: u32,
-}
-
 /// What may be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {

@@ -12,7 +12,8 @@ use aya::{
 use daemon::live::{self, Object};
 use datapath::{
     FlowKey, Frame, Ktime, Link,
-    layout::{FlowEntry, HookCounters, Point},
+    embryonic::is_embryonic,
+    layout::{EndedFlow, FlowEntry, HookCounters, Point, ServiceRtt},
     parse::fragment::FirstFragment,
     replay::Replay,
 };
@@ -42,6 +43,8 @@ struct Bytes<const N: usize>([u8; N]);
 unsafe impl<const N: usize> Pod for Bytes<N> {}
 
 const KEY: usize = size_of::<FlowKey>();
+const ENDED: usize = size_of::<EndedFlow>();
+const SERVICE: usize = size_of::<ServiceRtt>();
 const ENTRY: usize = size_of::<FlowEntry>();
 const COUNTERS: usize = size_of::<HookCounters>();
 
@@ -87,7 +90,10 @@ impl Door {
         let mut loader = EbpfLoader::new();
         let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
         loader.override_global("VIRTUAL_CLOCK", &1_u8, true);
-        loader.map_max_entries("CAPTURE_SCRATCH", cpus).map_max_entries("FLOWS", flows);
+        loader.map_max_entries("CAPTURE_SCRATCH", cpus);
+        for name in ["FLOWS", "EMBRYONIC", "ENDED"] {
+            loader.map_max_entries(name, flows);
+        }
         let mut object = loader.load(which.bytes().unwrap()).unwrap();
         let mut points: Array<_, Bytes<4>> = object.map_mut("POINTS").unwrap().try_into().unwrap();
         let point = Point { id: POINT, link: Link::Ethernet as u8, _pad: 0 };
@@ -139,10 +145,42 @@ impl Door {
         assert_eq!(verdict, pass, "a door passes every packet");
     }
 
-    fn flows(&self) -> HashMap<[u8; KEY], [u8; ENTRY]> {
-        let map: BpfHashMap<_, Bytes<KEY>, Bytes<ENTRY>> =
-            self.object.map("FLOWS").unwrap().try_into().unwrap();
+    fn entries<const N: usize>(&self, map: &str) -> HashMap<[u8; N], [u8; ENTRY]> {
+        let map: BpfHashMap<_, Bytes<N>, Bytes<ENTRY>> =
+            self.object.map(map).unwrap().try_into().unwrap();
         map.iter().map(|item| item.map(|(key, entry)| (key.0, entry.0)).unwrap()).collect()
+    }
+
+    /// Round trips by service.
+    fn services(&self) -> HashMap<u32, ServiceRtt> {
+        let slots: BpfHashMap<_, u32, u32> =
+            self.object.map("SERVICES").unwrap().try_into().unwrap();
+        let round_trips: PerCpuArray<_, Bytes<SERVICE>> =
+            self.object.map("SERVICE_RTT").unwrap().try_into().unwrap();
+        let read = |slot: u32| {
+            let per_cpu = round_trips.get(&slot, 0).unwrap();
+            let mut services =
+                per_cpu.iter().map(|bytes| ServiceRtt::read_from_bytes(&bytes.0).unwrap());
+            // A test run stays on one CPU at a time, but may change it from one packet to the next.
+            let mut sum = services.next().unwrap();
+            for service in services {
+                for (total, add) in [
+                    (&mut sum.from_originator, service.from_originator),
+                    (&mut sum.from_responder, service.from_responder),
+                ] {
+                    total
+                        .buckets
+                        .iter_mut()
+                        .zip(add.buckets)
+                        .for_each(|(total, add)| *total += add);
+                }
+            }
+            sum
+        };
+        slots
+            .iter()
+            .map(|item| item.map(|(service, slot)| (service, read(slot))).unwrap())
+            .collect()
     }
 
     fn counters(&self) -> HookCounters {
@@ -165,25 +203,44 @@ impl Door {
             "{name} {program}: {counters:?} against {:?}",
             host.counters()
         );
-        let flows = self.flows();
-        assert_eq!(flows.len(), host.flows().count(), "{name} {program}: number of flows");
+        let (embryonic, grown) = (self.entries("EMBRYONIC"), self.entries("FLOWS"));
+        let flows = embryonic.len() + grown.len();
+        assert_eq!(flows, host.flows().count(), "{name} {program}: number of flows");
         for (key, flow) in host.flows() {
-            let mut bytes = [0; KEY];
-            bytes.copy_from_slice(key.as_bytes());
-            let entry = flows.get(&bytes).unwrap_or_else(|| panic!("{name} {program}: no {key:?}"));
+            let map = if is_embryonic(&flow.entry) { &embryonic } else { &grown };
+            let entry = map
+                .get::<[u8; KEY]>(key.as_bytes().try_into().unwrap())
+                .unwrap_or_else(|| panic!("{name} {program}: no {key:?}"));
             assert_eq!(entry.as_slice(), flow.entry.as_bytes(), "{name} {program}: {key:?}");
+        }
+        let ended = self.entries("ENDED");
+        assert_eq!(ended.len(), host.ended().count(), "{name} {program}: replaced flows");
+        for (key, flow) in host.ended() {
+            let ended_flow = EndedFlow { key: *key, first_seen_ns: flow.entry.head.first_seen_ns };
+            let entry = ended
+                .get::<[u8; ENDED]>(ended_flow.as_bytes().try_into().unwrap())
+                .unwrap_or_else(|| panic!("{name} {program}: no ended {key:?}"));
+            assert_eq!(entry.as_slice(), flow.entry.as_bytes(), "{name} {program}: ended {key:?}");
+        }
+        let services = self.services();
+        assert_eq!(services.len(), host.services().count(), "{name} {program}: services");
+        for (service, round_trips) in host.services() {
+            let theirs = services.get(&service);
+            assert_eq!(theirs, Some(&round_trips), "{name} {program}: {service:x}");
         }
     }
 
-    /// Forgets flows and fragments, as [`Replay::forget`] does; the counters go on.
+    /// Forgets flows and fragments, as [`Replay::forget`] does; counters and services go on.
     pub(crate) fn forget(&mut self) {
-        self.empty::<ENTRY>("FLOWS");
-        self.empty::<{ size_of::<FirstFragment>() }>("FRAGMENTS");
+        self.empty::<KEY, ENTRY>("FLOWS");
+        self.empty::<KEY, ENTRY>("EMBRYONIC");
+        self.empty::<ENDED, ENTRY>("ENDED");
+        self.empty::<KEY, { size_of::<FirstFragment>() }>("FRAGMENTS");
     }
 
-    fn empty<const VALUE: usize>(&mut self, name: &str) {
+    fn empty<const N: usize, const VALUE: usize>(&mut self, name: &str) {
         let map = self.object.map_mut(name).unwrap();
-        let mut map: BpfHashMap<_, Bytes<KEY>, Bytes<VALUE>> = map.try_into().unwrap();
+        let mut map: BpfHashMap<_, Bytes<N>, Bytes<VALUE>> = map.try_into().unwrap();
         let keys: Vec<_> = map.keys().collect::<Result<_, _>>().unwrap();
         for key in keys {
             map.remove(&key).unwrap();

@@ -2,23 +2,50 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray},
 };
 
 use crate::{
     flow_key::FlowKey,
     frame::Frame,
     layout::{
-        FLOWS_DEFAULT, FRAGMENTS_DEFAULT, FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX,
-        POINTS_MAX, Point,
+        EMBRYONIC_DEFAULT, ENDED_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT, FlowEntry,
+        HOOKS_MAX, HookCounters, IFINDEX_MAX, Meta, POINTS_MAX, Point, SERVICES_MAX, ServiceRtt,
     },
     parse::{Headers, fragment::FirstFragment},
 };
 
-/// Flow key -> entry. The programs write; the daemon reads in batches and removes what has ended. Shared by both
-/// objects of every namespace. 65,536 x 720 B = 47 MB.
+/// Flow key -> entry of what has proved to be a flow. The programs write; the daemon reads in batches and removes what
+/// has ended. Shared by both objects of every namespace. 65,536 x 720 B = 47 MB.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(FLOWS_DEFAULT, 0);
+
+/// The same for what has not, or not yet. 16,384 x 720 B = 12 MB.
+#[map]
+pub static EMBRYONIC: LruHashMap<FlowKey, FlowEntry> =
+    LruHashMap::with_max_entries(EMBRYONIC_DEFAULT, 0);
+
+/// Flows that ended at once, for the daemon, which takes them out. Full, the flow is lost to history and counts as
+/// evicted. 8,192 x 728 B = 6 MB.
+#[map]
+pub static ENDED: HashMap<EndedFlow, FlowEntry> = HashMap::with_max_entries(ENDED_DEFAULT, 0);
+
+/// Service -> slot. The programs write, the daemon reads. Slot 0 is for services beyond the table's size. 128 x
+/// 64 B = 8 kB.
+#[map]
+pub static SERVICES: HashMap<u32, u32> = HashMap::with_max_entries(SERVICES_MAX, 0);
+
+/// Slot -> round trips, of this CPU. The programs write, the daemon reads. 128 x 3,840 B = 492 kB per CPU.
+#[map]
+pub static SERVICE_RTT: PerCpuArray<ServiceRtt> = PerCpuArray::with_max_entries(SERVICES_MAX, 0);
+
+/// The slot that was given away last.
+#[map]
+pub static SERVICE_LAST: Array<u32> = Array::with_max_entries(1, 0);
+
+/// What the layout of all these is. The daemon writes and compares.
+#[map]
+pub static META: Array<Meta> = Array::with_max_entries(1, 0);
 
 /// Datagram -> its ports, for later fragments. The programs write and read. Shared. 4,096 x 128 B = 0.5 MB.
 #[map]
@@ -26,7 +53,7 @@ pub static FRAGMENTS: LruHashMap<FlowKey, FirstFragment> =
     LruHashMap::with_max_entries(FRAGMENTS_DEFAULT, 0);
 
 /// Observation point x direction -> counters of this CPU. The programs write, the daemon reads. Shared. 256 x
-/// 184 B = 47 kB per CPU.
+/// 2,104 B = 539 kB per CPU.
 #[map]
 pub static HOOKS: PerCpuArray<HookCounters> = PerCpuArray::with_max_entries(HOOKS_MAX, 0);
 
@@ -48,3 +75,7 @@ pub static FRAME: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
 pub static FLOW_TEMPLATE: PerCpuArray<FlowEntry> = PerCpuArray::with_max_entries(1, 0);
 
 const _: () = assert!(POINTS_MAX * 2 == HOOKS_MAX);
+
+/// Scratch: the key of a flow that ends at once. 56 B per CPU.
+#[map]
+pub static ENDED_KEY: PerCpuArray<EndedFlow> = PerCpuArray::with_max_entries(1, 0);

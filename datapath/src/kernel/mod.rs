@@ -2,27 +2,21 @@
 
 pub mod capture;
 pub mod maps;
+mod tables;
 
 use crate::{
+    book,
     bytes::PacketBytes,
-    flow_key::FlowKey,
     frame::{Direction, Frame},
     hint::{forget, opaque},
-    layout::{FlowEntry, HookCounters, Point},
+    layout::{HookCounters, Point},
     outcome::Outcome,
-    parse::{
-        Headers, NOTHING,
-        fragment::{self, FirstFragment},
-    },
+    parse::{Headers, NOTHING},
     pipeline::{self, STEPS_MAX},
-    rtt::RttTicks,
     tables::Tables,
-    time::Ktime,
 };
-use maps::{FLOW_TEMPLATE, FLOWS, FRAGMENTS, FRAME, HEADERS, HOOKS, POINTS};
-
-/// `BPF_NOEXIST`: fail where another CPU made the entry first.
-const NO_EXIST: u64 = 1;
+use maps::{FRAME, HEADERS, HOOKS, POINTS};
+use tables::KernelTables;
 
 /// The bytes of a packet that the verifier lets a program read directly.
 #[derive(Debug)]
@@ -43,21 +37,40 @@ pub trait Context {
     /// [`tcp_options`] of this door.
     fn tcp_options(&self);
 
+    /// [`book`] of this door.
+    fn book(&self);
+
     /// [`step`] of this door.
     fn step(&self);
+}
+
+/// What [`process`] has left for the functions that it calls: frame, headers, and the counters of its hook.
+#[inline(always)]
+fn at_hand(
+    direction: Direction,
+) -> Option<(&'static Frame, &'static mut Headers, &'static mut HookCounters)> {
+    let frame = FRAME.get_ptr(0)?;
+    // SAFETY: this CPU's slots, as in `process`, which wrote them and waits for the function that asks.
+    unsafe {
+        let counters = HOOKS.get_ptr_mut((*frame).point * 2 + direction as u32)?;
+        Some((&*frame, &mut *HEADERS.get_ptr_mut(0)?, &mut *counters))
+    }
+}
+
+/// For a door's function: books the packet at hand.
+#[inline(always)]
+pub fn book(direction: Direction) {
+    if let Some((frame, headers, counters)) = at_hand(direction) {
+        book::book(frame, headers, counters, &mut KernelTables);
+    }
 }
 
 /// For a door's function: one step of the pipeline after the first.
 #[inline(always)]
 pub fn step<C: Context>(window: &Window<C>, direction: Direction) {
-    let Some(frame) = FRAME.get_ptr_mut(0) else { return };
-    let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
-    // SAFETY: as in `process`, which wrote the frame and calls this function.
-    let (frame, headers) = unsafe { (&*frame, &mut *headers) };
-    let Some(counters) = HOOKS.get_ptr_mut(frame.point * 2 + direction as u32) else { return };
-    // SAFETY: as above.
-    let counters = unsafe { &mut *counters };
-    pipeline::step(window, frame, headers, counters, &mut KernelTables);
+    if let Some((frame, headers, counters)) = at_hand(direction) {
+        pipeline::step(window, frame, headers, counters, &mut KernelTables);
+    }
 }
 
 /// For a door's function: reads the options of the packet at hand.
@@ -77,16 +90,24 @@ impl<C: Context> PacketBytes for Window<C> {
     }
 
     #[inline(always)]
+    fn book<T: Tables>(
+        &self,
+        _frame: &Frame,
+        _headers: &mut Headers,
+        _counters: &mut HookCounters,
+        _tables: &mut T,
+    ) {
+        self.context.book();
+    }
+
+    #[inline(always)]
     fn rest<T: Tables>(
         &self,
-        frame: &Frame,
+        _frame: &Frame,
         headers: &mut Headers,
         _counters: &mut HookCounters,
         _tables: &mut T,
     ) {
-        let Some(scratch) = FRAME.get_ptr_mut(0) else { return };
-        // SAFETY: this CPU's slot, as in `process`.
-        unsafe { scratch.write(*frame) };
         let mut steps = 0;
         while steps < STEPS_MAX {
             self.context.step();
@@ -122,65 +143,14 @@ pub fn point(ifindex: u32) -> Point {
 /// kernel rules out for slot 0, and the daemon for the counters of a point that it made.
 #[inline(always)]
 pub fn process<P: PacketBytes>(packet: &P, frame: &Frame, direction: Direction) {
+    let Some(scratch) = FRAME.get_ptr_mut(0) else { return };
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
     let Some(counters) = HOOKS.get_ptr_mut(frame.point * 2 + direction as u32) else { return };
     // SAFETY: a per-CPU slot is used by one program at a time: both hooks run with migration disabled and do not
     // nest on one CPU.
-    let (headers, counters) = unsafe { (&mut *headers, &mut *counters) };
+    let (headers, counters) = unsafe {
+        scratch.write(*frame);
+        (&mut *headers, &mut *counters)
+    };
     pipeline::process(packet, frame, headers, counters, &mut KernelTables);
-}
-
-struct KernelTables;
-
-impl Tables for KernelTables {
-    #[inline(always)]
-    fn flow(&mut self, headers: &Headers, now: Ktime, created: &mut u64) -> Option<&mut FlowEntry> {
-        let entry = match FLOWS.get_ptr_mut(&headers.key) {
-            Some(entry) => entry,
-            None => create(headers, now, created)?,
-        };
-        // SAFETY: the map keeps the element alive for this program run (RCU); other CPUs may write it too, which
-        // is what the atomic adds and the lock word are for. An eviction may hand the element to another flow
-        // meanwhile: then one packet is booked on that one.
-        Some(unsafe { &mut *entry })
-    }
-
-    #[inline(always)]
-    fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
-        // SAFETY: as in `flow`.
-        FLOWS.get_ptr_mut(key).map(|entry| unsafe { &mut *entry })
-    }
-
-    #[inline(always)]
-    fn keep_first(&mut self, headers: &mut Headers, now: Ktime) {
-        let first = FirstFragment::of(headers, now);
-        // A full table makes room by itself; where the kernel refuses, the later fragments are counted.
-        let _kept = fragment::with_key(headers, |key| FRAGMENTS.insert(key, &first, 0));
-    }
-
-    #[inline(always)]
-    fn find_first(&mut self, headers: &mut Headers, now: Ktime) -> bool {
-        match fragment::with_key(headers, |key| FRAGMENTS.get_ptr(key)) {
-            // SAFETY: the map keeps the element alive for this program run; another CPU may replace it meanwhile,
-            // as it may before.
-            Some(first) => fragment::complete(headers, unsafe { &*first }, now),
-            None => false,
-        }
-    }
-
-    #[inline(always)]
-    fn measured(&mut self, _key: &FlowKey, _acknowledger: u32, _rtt: RttTicks) {}
-}
-
-#[inline(always)]
-fn create(headers: &Headers, now: Ktime, created: &mut u64) -> Option<*mut FlowEntry> {
-    let template = FLOW_TEMPLATE.get_ptr_mut(0)?;
-    // SAFETY: this CPU's slot; nothing but `initialize` ever writes it.
-    let template = unsafe { &mut *template };
-    template.initialize(now.0, headers);
-    // Losing the race to another CPU is as good as winning it: the look-up finds its entry.
-    if FLOWS.insert(&headers.key, &*template, NO_EXIST).is_ok() {
-        *created += 1;
-    }
-    FLOWS.get_ptr_mut(&headers.key)
 }

@@ -13,11 +13,11 @@ pub const OUTSTANDING_MAX: usize = 4;
 pub const RTT_BUCKETS: usize = 24;
 
 /// `FlowHead::bits`: `handshake_rtt_ns` is valid (0 ns is a valid time).
-pub const HANDSHAKE_MEASURED: u16 = 1 << 0;
+pub const HANDSHAKE_MEASURED: u8 = 1 << 0;
 /// `FlowHead::bits`: a SYN was seen, so the originator is known for sure.
-pub const SYN_SEEN: u16 = 1 << 1;
-/// `FlowHead::bits`: a packet of this flow was counted but not analyzed; later classes can be off.
-pub const WAS_CONTENDED: u16 = 1 << 2;
+pub const SYN_SEEN: u8 = 1 << 1;
+/// `FlowHead::bits`: the entry is in the table of embryonic flows.
+pub const EMBRYONIC: u8 = 1 << 2;
 
 /// `Half::window_scale`: the handshake showed that windows are not scaled.
 pub const WINDOW_SCALE_NONE: u8 = u8::MAX;
@@ -36,8 +36,12 @@ pub struct FlowEntry {
     pub encapsulation: Encapsulation,
     /// ICMP errors about it.
     pub icmp: IcmpErrors,
+    /// Slot of [`super::ServiceRtt`] that its round trips are counted in; 0 until it is promoted.
+    pub service: u32,
+    /// Always 0.
+    pub _pad: u32,
     /// Always 0: keeps the elements of the table whole cache lines, and room for what is to come.
-    pub _reserved: [u64; 4],
+    pub _reserved: [u64; 3],
 }
 
 /// ICMP errors that quoted a packet of the flow.
@@ -87,8 +91,10 @@ pub struct FlowHead {
     pub state: u8,
     /// Endpoint that opened the flow: 0 lower, 1 upper.
     pub originator: u8,
-    /// `HANDSHAKE_MEASURED`, `SYN_SEEN`, `WAS_CONTENDED`.
-    pub bits: u16,
+    /// `HANDSHAKE_MEASURED`, `SYN_SEEN`, `EMBRYONIC`.
+    pub bits: u8,
+    /// 1 where a packet was counted but not analyzed, so that later classes can be off. Written without the lock.
+    pub contended: u8,
 }
 
 /// A segment whose acknowledgment is awaited.
@@ -217,18 +223,22 @@ impl FlowEntry {
             state: 0,
             originator: 0,
             bits: 0,
+            contended: 0,
         },
         halves: [Half::EMPTY; 2],
         encapsulation: Encapsulation::NONE,
         icmp: IcmpErrors { count: 0, last: 0, _pad: 0 },
-        _reserved: [0; 4],
+        service: 0,
+        _pad: 0,
+        _reserved: [0; 3],
     };
 
-    /// Makes a zeroed entry one that has seen nothing, first seen at `now_ns` in the packet of `headers`. The kernel
+    /// Makes a zeroed entry one that has seen nothing, embryonic and first seen at `now_ns` in the packet of `headers`. The kernel
     /// calls it on map memory, where a whole-entry copy would not fit the stack.
     #[inline(always)]
     pub const fn initialize(&mut self, now_ns: u64, headers: &Headers) {
         self.head.first_seen_ns = now_ns;
+        self.head.bits = EMBRYONIC;
         self.encapsulation.parent_tag = headers.parent_tag;
         self.encapsulation.id = headers.tunnel_id;
         self.encapsulation.kind = (headers.tunnel & 0xff) as u8;

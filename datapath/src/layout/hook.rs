@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::RttHistogram;
 use crate::{frame::Link, outcome::OUTCOMES};
 
 /// What one CPU counted at one observation point in one direction.
@@ -23,6 +24,9 @@ pub struct HookCounters {
     pub created: u64,
     /// Packets counted but not analyzed, since another CPU held their flow.
     pub contended: u64,
+    /// Round trips that were completed here: by acknowledgments received, of what lies beyond the interface; by
+    /// acknowledgments sent, of this side of it.
+    pub rtt: RttHistogram,
 }
 
 /// Value of the point table: the observation point of an interface index.

@@ -3,21 +3,33 @@
 //! Every change of a layout here is a change of [`ABI_VERSION`].
 
 mod capture;
+mod ended;
 mod flow;
+mod histogram;
 mod hook;
+mod meta;
 
 pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
+pub use ended::EndedFlow;
 pub use flow::{
-    Encapsulation, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, IcmpErrors, OUTSTANDING_MAX,
-    Outstanding, RTT_BUCKETS, SYN_SEEN, WAS_CONTENDED, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
+    EMBRYONIC, Encapsulation, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, IcmpErrors,
+    OUTSTANDING_MAX, Outstanding, RTT_BUCKETS, SYN_SEEN, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
 };
+pub use histogram::{HISTOGRAM_BUCKETS, RttHistogram, SUB_BUCKETS, ServiceRtt, bucket_ticks};
 pub use hook::{HookCounters, Point};
+pub use meta::{LAYOUT_HASH, Meta};
 
 /// Version of every layout in this module; pinned maps of another version are never read.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Flows in the table unless configured otherwise: 65,536 entries of 720 bytes are 47 MB.
 pub const FLOWS_DEFAULT: u32 = 65_536;
+/// Embryonic flows in their table unless configured otherwise: 12 MB.
+pub const EMBRYONIC_DEFAULT: u32 = 16_384;
+/// Flows that ended at once and wait for the next sweep, unless the table of flows is of another size: an eighth of it.
+pub const ENDED_DEFAULT: u32 = FLOWS_DEFAULT / 8;
+/// Services whose round trips are counted apart; slot 0 is all the others.
+pub const SERVICES_MAX: u32 = 128;
 /// Most flows that a table may be configured to hold.
 pub const FLOWS_MAX: u32 = 4 * 1024 * 1024;
 /// Fragmented datagrams whose ports are remembered.

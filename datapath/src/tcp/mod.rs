@@ -5,4 +5,4 @@ mod sequence;
 mod tracker;
 
 pub use sequence::{after, at_or_before, before};
-pub use tracker::track;
+pub use tracker::{has_answered, opens_anew, track};

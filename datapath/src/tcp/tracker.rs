@@ -6,13 +6,12 @@
 //! merge the paths ([`forget`]).
 
 use crate::{
-    hint::{forget, store},
-    layout::{FlowHead, HANDSHAKE_MEASURED, Half, SYN_SEEN, WINDOW_SCALE_NONE, WINDOW_UNKNOWN},
+    hint::forget,
+    layout::{FlowHead, HANDSHAKE_MEASURED, Half, SYN_SEEN, WINDOW_SCALE_NONE},
     parse::{
         Headers,
         tcp::{ACK, FIN, RST, SYN},
     },
-    rtt,
     tcp::{
         after, at_or_before, before,
         classes::{
@@ -36,7 +35,7 @@ const OUT_OF_ORDER_NS: i64 = 3_000_000;
 /// `Half::duplicate_acks` after an acknowledgment of unseen data, so that a run of them is flagged once.
 const UNSEEN_RUN: u16 = u16::MAX;
 
-/// Classifies the segment in `headers`, leaves its classes there, and updates both halves.
+/// Classifies the segment in `headers`, adds its classes to those there, and updates both halves.
 #[inline(always)]
 pub fn track(
     head: &mut FlowHead,
@@ -45,7 +44,7 @@ pub fn track(
     headers: &mut Headers,
     now: Ktime,
 ) {
-    headers.classes = connection(head, own, peer, headers);
+    headers.classes |= connection(own, headers);
     if headers.analyzable == 0 {
         return;
     }
@@ -62,45 +61,32 @@ pub fn track(
     handshake(head, own, peer, headers, now);
 }
 
-/// A SYN on used ports: a new connection where its sequence number is new.
+/// Whether the segment in `headers` opens a connection of its own on the tuple of another: a SYN with a sequence number
+/// that `own`, its sender's half, did not begin with.
 #[inline(always)]
-fn connection(head: &mut FlowHead, own: &mut Half, peer: &mut Half, headers: &Headers) -> u32 {
+pub fn opens_anew(own: &Half, headers: &Headers) -> bool {
+    own.bits & BASE_KNOWN != 0 && headers.sequence != own.base_sequence
+}
+
+/// Whether the segment in `headers` acknowledges that `peer`, its receiver's half, has begun to send.
+#[inline(always)]
+pub fn has_answered(peer: &Half, headers: &Headers) -> bool {
+    peer.bits & BASE_KNOWN != 0 && after(headers.acknowledgment, peer.base_sequence)
+}
+
+/// A SYN that repeats the one before, or an answer to it that does not.
+#[inline(always)]
+fn connection(own: &mut Half, headers: &Headers) -> u32 {
     if own.bits & BASE_KNOWN == 0 || headers.tcp_flags & SYN == 0 {
         return 0;
     }
-    let new_sequence = headers.sequence != own.base_sequence;
     if headers.tcp_flags & ACK == 0 {
-        if new_sequence {
-            restart(own);
-            restart(peer);
-            head.syn_ns = 0;
-            head.handshake_rtt_ns = 0;
-            head.bits &= !(HANDSHAKE_MEASURED | SYN_SEEN);
-            return REUSED_PORTS;
-        }
         own.next_sequence = own.contiguous;
-    } else if new_sequence {
+    } else if headers.sequence != own.base_sequence {
         own.base_sequence = headers.sequence;
         return REUSED_PORTS;
     }
     0
-}
-
-/// Forgets the connection before, but not what was counted.
-#[inline(always)]
-fn restart(half: &mut Half) {
-    store(&mut half.next_sequence, 0);
-    store(&mut half.contiguous, 0);
-    store(&mut half.last_acknowledgment, 0);
-    store(&mut half.window, WINDOW_UNKNOWN);
-    store(&mut half.duplicate_acks, 0);
-    store(&mut half.last_classes, 0);
-    store(&mut half.window_scale, 0);
-    store(&mut half.bits, 0);
-    store(&mut half.next_sequence_ns, 0);
-    store(&mut half.base_sequence, 0);
-    store(&mut half.last_seen_ns, 0);
-    rtt::restart(half);
 }
 
 #[inline(always)]

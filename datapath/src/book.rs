@@ -1,0 +1,209 @@
+//! Books one packet on its flow: counters by atomic adds and, under the entry's lock, everything that depends on order.
+//! An embryonic flow is counted under its lock too, since its entry may be about to move to the other table.
+
+use crate::{
+    atomic::{add, try_lock, unlock},
+    conntrack::{ConntrackState, after_segment},
+    embryonic::{self, is_embryonic},
+    frame::{Frame, NO_VLAN},
+    hint::forget,
+    layout::{FlowEntry, FlowHead, HookCounters, SYN_SEEN},
+    outcome::Outcome,
+    parse::{
+        Headers, fragment,
+        tcp::{ACK, SYN},
+    },
+    rtt::{self, RttTicks},
+    tables::{Sample, Tables},
+    tcp::{self, classes::REUSED_PORTS},
+};
+
+const TCP: u8 = 6;
+/// Bytes of a VLAN tag, which a hook may keep outside of the frame's bytes.
+const TAG_LEN: u32 = 4;
+
+/// Books the packet in `headers` on its flow, which is made where there is none. Wire packets and bytes of outermost
+/// packets are added to `counters`.
+#[inline(always)]
+pub fn book<T: Tables>(
+    frame: &Frame,
+    headers: &mut Headers,
+    counters: &mut HookCounters,
+    tables: &mut T,
+) {
+    let size = size(frame, headers);
+    if headers.tunnel == 0 {
+        counters.packets += size.packets;
+        counters.bytes += size.bytes;
+    }
+    let mut found = tables.existing(&headers.key);
+    if headers.tcp_flags & (SYN | ACK) == SYN
+        && found
+            .as_mut()
+            .is_some_and(|entry| tcp::opens_anew(entry.split(headers.sender).1, headers))
+    {
+        tables.retire(headers);
+        headers.classes = REUSED_PORTS;
+        found = None;
+    }
+    let entry = match found {
+        Some(entry) => Some(entry),
+        None => tables.create(headers, frame.now, &mut counters.created),
+    };
+    let Some(mut entry) = entry else {
+        headers.outcome = Outcome::TableFull as u32;
+        return;
+    };
+    let is_tcp = headers.key.protocol == TCP;
+    let mut held = (is_tcp || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
+    if !held && is_embryonic(entry) {
+        // Another CPU has it, perhaps to promote it: then it is in the other table by now.
+        let Some(again) = tables.existing(&headers.key) else {
+            headers.outcome = Outcome::TableFull as u32;
+            return;
+        };
+        entry = again;
+        held = try_lock(&mut entry.head.lock);
+    }
+    let Booked { contended, grown, sample } = update(entry, held, frame, forget(headers), &size);
+    if contended {
+        counters.contended += 1;
+    }
+    if sample.rtt != RttTicks::NONE {
+        counters.rtt.add(sample.rtt);
+        tables.measured(&headers.key, sample);
+    }
+    if grown {
+        tables.promote(&headers.key);
+    }
+    if fragment::is_first(headers) {
+        tables.keep_first(headers, frame.now);
+    }
+}
+
+/// What one frame stands for on the wire.
+struct Size {
+    packets: u64,
+    bytes: u64,
+    payload: u64,
+}
+
+/// Segmentation offload repeats the headers in each wire packet of a super-packet.
+#[inline(always)]
+fn size(frame: &Frame, headers: &Headers) -> Size {
+    let packets = if frame.segments > 1 {
+        frame.segments
+    } else if frame.segments == 0 && frame.segment_size != 0 {
+        let payload = headers.payload_len.saturating_add(frame.segment_size - 1);
+        match payload.checked_div(frame.segment_size) {
+            None | Some(0) => 1,
+            Some(packets) => packets,
+        }
+    } else {
+        1
+    };
+    let tag = if frame.vlan == NO_VLAN { 0 } else { TAG_LEN };
+    let repeated = u64::from(packets - 1) * u64::from(headers.header_len + tag);
+    Size {
+        packets: u64::from(packets),
+        bytes: u64::from(headers.original_len) + repeated,
+        payload: u64::from(headers.payload_len),
+    }
+}
+
+/// What came of a packet. Every field always has a value: one that only some paths set may share a register with a
+/// pointer on the others, which the verifier does not let a program spill.
+struct Booked {
+    /// Counted; another CPU held the flow, so it was not analyzed.
+    contended: bool,
+    /// The flow is to be promoted, and is left locked until then.
+    grown: bool,
+    /// The round trip that the packet completed, if any.
+    sample: Sample,
+}
+
+/// Counters by atomic adds, so that they are right without the lock too; the rest only where it is `held`.
+#[inline(always)]
+fn update(
+    entry: &mut FlowEntry,
+    held: bool,
+    frame: &Frame,
+    headers: &mut Headers,
+    size: &Size,
+) -> Booked {
+    let service = entry.service;
+    let (head, own, peer) = entry.split(headers.sender);
+    add(&mut own.packets, size.packets);
+    add(&mut own.bytes, size.bytes);
+    add(&mut own.skbs, 1);
+    add(&mut own.payload_bytes, size.payload);
+
+    let mut rtt = RttTicks::NONE;
+    let mut contended = false;
+    let mut grown = false;
+    if headers.key.protocol != TCP {
+        other_state(head, headers.sender);
+    } else if held {
+        orient(head, headers);
+        let from_originator = u32::from(head.originator) == headers.sender;
+        head.state = after_segment(head.state, headers.tcp_flags, from_originator);
+        let headers = forget(headers);
+        let pure_duplicate = rtt::is_pure_duplicate(own, headers);
+        tcp::track(head, own, peer, headers, frame.now);
+        let headers = forget(headers);
+        if headers.classes != 0 {
+            count_classes(&mut own.classes, headers.classes);
+        }
+        if headers.analyzable != 0 {
+            rtt = rtt::measure(own, peer, headers, pure_duplicate, frame.now);
+        }
+    } else {
+        head.contended = 1;
+        contended = true;
+    }
+    own.last_seen_ns = frame.now.0;
+    if held {
+        grown = embryonic::has_grown(head, own, peer, headers, frame.now);
+        if !grown {
+            unlock(&mut head.lock);
+        }
+    }
+    let acknowledger = headers.sender;
+    let from_originator = u32::from(head.originator) != acknowledger;
+    Booked { contended, grown, sample: Sample { rtt, acknowledger, service, from_originator } }
+}
+
+/// Who opened the flow: the first packet's sender, until a SYN says otherwise.
+#[inline(always)]
+fn orient(head: &mut FlowHead, headers: &Headers) {
+    let handshake = headers.tcp_flags & (SYN | ACK);
+    let fresh = head.state == ConntrackState::None as u8;
+    let sender = (headers.sender & 1) as u8;
+    if handshake == SYN && head.bits & SYN_SEEN == 0 {
+        head.originator = sender;
+    } else if fresh {
+        head.originator = if handshake == SYN | ACK { sender ^ 1 } else { sender };
+    }
+}
+
+/// Without TCP, a flow is replied once both sides have sent.
+#[inline(always)]
+fn other_state(head: &mut FlowHead, sender: u32) {
+    if head.state == ConntrackState::None as u8 {
+        head.originator = (sender & 1) as u8;
+        head.state = ConntrackState::Unreplied as u8;
+    } else if u32::from(head.originator) != sender {
+        head.state = ConntrackState::Replied as u8;
+    }
+}
+
+/// One add for each class that is set; unrolled, since the verifier walks loops one by one.
+#[inline(always)]
+fn count_classes(counters: &mut [u32; tcp::classes::CLASSES], classes: u32) {
+    macro_rules! each {
+        ($($bit:literal)*) => {
+            $(if classes & (1 << $bit) != 0 { counters[$bit] = counters[$bit].wrapping_add(1); })*
+        };
+    }
+    each!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+}

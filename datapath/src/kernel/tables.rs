@@ -1,0 +1,147 @@
+//! The pipeline's tables as kernel maps. A pointer into a map outlives what it points to: an eviction may hand the
+//! element to another flow meanwhile, and then one packet is booked on that one.
+
+use super::maps::{
+    EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICE_RTT,
+    SERVICES,
+};
+use crate::{
+    atomic::{fetch_increment, unlock},
+    flow_key::FlowKey,
+    hint::opaque,
+    layout::{EMBRYONIC as EMBRYONIC_BIT, FlowEntry, SERVICES_MAX},
+    parse::{
+        Headers,
+        fragment::{self, FirstFragment},
+    },
+    service,
+    tables::{Sample, Tables},
+    time::Ktime,
+};
+
+/// `BPF_NOEXIST`: fail where another CPU made the entry first.
+const NO_EXIST: u64 = 1;
+
+pub(super) struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
+        let entry = match FLOWS.get_ptr_mut(key) {
+            Some(entry) => entry,
+            None => EMBRYONIC.get_ptr_mut(key)?,
+        };
+        // SAFETY: the map keeps the element alive for this program run (RCU); other CPUs may write it too, which
+        // is what the atomic adds and the lock word are for.
+        Some(unsafe { &mut *entry })
+    }
+
+    #[inline(always)]
+    fn create(
+        &mut self,
+        headers: &Headers,
+        now: Ktime,
+        created: &mut u64,
+    ) -> Option<&mut FlowEntry> {
+        let template = FLOW_TEMPLATE.get_ptr_mut(0)?;
+        // SAFETY: this CPU's slot; nothing but `initialize` ever writes it.
+        let template = unsafe { &mut *template };
+        template.initialize(now.0, headers);
+        // Losing the race to another CPU is as good as winning it: the look-up finds its entry.
+        if EMBRYONIC.insert(&headers.key, &*template, NO_EXIST).is_ok() {
+            *created += 1;
+        }
+        // SAFETY: as in `existing`.
+        EMBRYONIC.get_ptr_mut(&headers.key).map(|entry| unsafe { &mut *entry })
+    }
+
+    #[inline(always)]
+    fn promote(&mut self, key: &FlowKey) {
+        // Evicted while its packet was booked.
+        let Some(entry) = EMBRYONIC.get_ptr_mut(key) else { return };
+        // SAFETY: as in `existing`; this CPU holds the entry's lock.
+        let entry = unsafe { &mut *entry };
+        entry.service = slot_of(key, entry);
+        entry.head.bits &= !EMBRYONIC_BIT;
+        // The copy is locked as well, so that nobody is ahead of the removal.
+        if FLOWS.insert(key, &*entry, NO_EXIST).is_err() {
+            entry.head.bits |= EMBRYONIC_BIT;
+            unlock(&mut entry.head.lock);
+            return;
+        }
+        // Evicted by another CPU's packet: then it is gone from both.
+        let _gone = EMBRYONIC.remove(key);
+        if let Some(entry) = FLOWS.get_ptr_mut(key) {
+            // SAFETY: as in `existing`.
+            unlock(unsafe { &mut (*entry).head.lock });
+        }
+    }
+
+    #[inline(always)]
+    fn retire(&mut self, headers: &mut Headers) {
+        let Some(ended) = ENDED_KEY.get_ptr_mut(0) else { return };
+        let flow = FLOWS.get_ptr_mut(&headers.key);
+        let Some(entry) = flow.or_else(|| EMBRYONIC.get_ptr_mut(&headers.key)) else { return };
+        // SAFETY: this CPU's slot, and as in `existing`.
+        unsafe {
+            (*ended).key = headers.key;
+            (*ended).first_seen_ns = (*entry).head.first_seen_ns;
+            // Full, its history is lost, and it counts as evicted.
+            let _kept = ENDED.insert(&*ended, &*entry, 0);
+        }
+        // One of the two has it.
+        let _gone = FLOWS.remove(&headers.key);
+        let _gone = EMBRYONIC.remove(&headers.key);
+    }
+
+    #[inline(always)]
+    fn keep_first(&mut self, headers: &mut Headers, now: Ktime) {
+        let first = FirstFragment::of(headers, now);
+        // A full table makes room by itself; where the kernel refuses, the later fragments are counted.
+        let _kept = fragment::with_key(headers, |key| FRAGMENTS.insert(key, &first, 0));
+    }
+
+    #[inline(always)]
+    fn find_first(&mut self, headers: &mut Headers, now: Ktime) -> bool {
+        match fragment::with_key(headers, |key| FRAGMENTS.get_ptr(key)) {
+            // SAFETY: the map keeps the element alive for this program run; another CPU may replace it meanwhile,
+            // as it may before.
+            Some(first) => fragment::complete(headers, unsafe { &*first }, now),
+            None => false,
+        }
+    }
+
+    #[inline(always)]
+    fn measured(&mut self, _key: &FlowKey, sample: Sample) {
+        let slot = opaque(sample.service as usize) as u32;
+        let Some(round_trips) = SERVICE_RTT.get_ptr_mut(slot) else { return };
+        // SAFETY: this CPU's slot.
+        let round_trips = unsafe { &mut *round_trips };
+        if sample.from_originator {
+            round_trips.from_originator.add(sample.rtt);
+        } else {
+            round_trips.from_responder.add(sample.rtt);
+        }
+    }
+}
+
+/// The slot of a flow's service; a new one where it is new and there are any left.
+#[inline(always)]
+fn slot_of(key: &FlowKey, entry: &FlowEntry) -> u32 {
+    let Some(service) = service::of(key, entry) else { return 0 };
+    // SAFETY: a slot is written once, before it can be found.
+    if let Some(slot) = unsafe { SERVICES.get(&service) } {
+        return *slot;
+    }
+    let Some(last) = SERVICE_LAST.get_ptr_mut(0) else { return 0 };
+    // SAFETY: the element is there for good; other CPUs only add to it.
+    let last = unsafe { &mut *last };
+    if *last + 1 >= SERVICES_MAX {
+        return 0;
+    }
+    let slot = fetch_increment(last) + 1;
+    if slot >= SERVICES_MAX || SERVICES.insert(&service, &slot, NO_EXIST).is_err() {
+        return 0;
+    }
+    slot
+}
