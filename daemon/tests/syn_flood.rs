@@ -242,10 +242,11 @@ impl Memory {
             values.map(|value| value.parse::<u64>().unwrap()).sum::<u64>()
         };
         let bound = printed("bytes_max=") + BESIDE_BYTES;
-        println!("before {before:?}\nafter {self:?}, at most {bound} resident");
+        let grown = self.resident_bytes.saturating_sub(before.resident_bytes) >> 20;
+        println!("before {before:?}\nafter {self:?}: {grown} MiB more, at most {bound} resident");
         assert!(self.resident_most_bytes < bound, "{} resident", self.resident_most_bytes);
         assert_eq!(self.maps_bytes, before.maps_bytes, "the kernel's maps take what they took");
-        let tables = printed("flow_table_bytes=") + printed("capture_ring_bytes=");
+        let tables = printed("flow_tables_bytes=") + printed("capture_ring_bytes=");
         // Scratch, counters and tables of interfaces are a few MB.
         assert!(self.maps_bytes < tables + tables / 20 + (8 << 20), "{} of maps", self.maps_bytes);
     }
