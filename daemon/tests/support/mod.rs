@@ -17,6 +17,7 @@ pub(crate) mod served;
 pub(crate) mod stack;
 pub(crate) mod traffic;
 pub(crate) mod tshark;
+pub(crate) mod tun;
 
 use std::{
     path::{Path, PathBuf},
