@@ -16,6 +16,7 @@ use crate::{
     flow::{
         FlowId, FlowIdSource, FlowRecord, FlowView,
         community_id::community_id,
+        expiry::Timeouts,
         record::Observation,
         view::{LedgerView, Naming},
     },
@@ -102,6 +103,7 @@ fn read(input: impl Read, path: &Path, flows_max: usize) -> Result<Analysis, Ana
 
 /// The flows of a replay, in order of their first packet.
 fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
+    let timeouts = &Timeouts::default();
     let mut flows: Vec<_> = replay.flows().chain(replay.ended()).collect();
     flows.sort_unstable_by_key(|(_, flow)| flow.order);
     let tags: HashMap<u64, FlowId> =
@@ -112,7 +114,7 @@ fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
             let id = ids.id(key, flow.first_frame);
             let mut record = FlowRecord::new(id, *key, community_id(key));
             let (entry, samples) = (&*flow.entry, Some(&flow.rtt));
-            record.observe(Observation { entry, before: None, samples });
+            record.observe(Observation { entry, before: None, samples, timeouts });
             record.parent = tags.get(&entry.encapsulation.parent_tag).copied();
             record
         })

@@ -122,7 +122,7 @@ async fn serve_until_stopped(
         capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
             .map_err(|error| no_captures(&dir, error))?;
     let captures = Arc::new(captures);
-    let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max));
+    let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max, config.timeouts));
     tracing::info!(
         records = config.records_max,
         bytes_max = FlowTable::bytes_max(
@@ -321,7 +321,7 @@ fn start_feed(
     clock: &Arc<Clock>,
 ) -> anyhow::Result<Feed> {
     let (table, clock) = (Arc::clone(table), Arc::clone(clock));
-    let (timeouts, interval) = (config.timeouts, config.sweep_interval);
+    let interval = config.sweep_interval;
     match (source, kernel) {
         (Source::Live, Some(kernel)) => {
             let ring = RingReader::start(kernel.ring, recorder, Arc::clone(&clock))?;
@@ -333,7 +333,6 @@ fn start_feed(
                 table,
                 publisher,
                 clock,
-                timeouts,
                 interval,
             };
             Ok(Feed::Live { sweeper: sweeper.start()?, ring, attacher: kernel.attacher })
@@ -341,8 +340,7 @@ fn start_feed(
         (Source::Replay(path), _) => {
             let path = path.clone();
             let flows_max = usize::try_from(config.sizes.flows).unwrap_or(usize::MAX);
-            let player =
-                Player { path, table, publisher, recorder, clock, flows_max, timeouts, interval };
+            let player = Player { path, table, publisher, recorder, clock, flows_max, interval };
             Ok(Feed::Replay(player.start()?))
         }
         (Source::Live, None) => anyhow::bail!("the kernel side was not set up"),

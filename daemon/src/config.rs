@@ -1,6 +1,7 @@
 //! Configuration: a TOML file, then the environment, then flags; the later wins. What passes here is valid.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -51,6 +52,7 @@ struct RawFlows {
     records: Option<Spanned<usize>>,
     sweep_interval_ms: Option<Spanned<u64>>,
     keep_ended_seconds: Option<u64>,
+    timeouts: BTreeMap<String, Spanned<u32>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -112,7 +114,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,records,sweep_interval_ms,keep_ended_seconds}}, capture.ring_mib)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib)"
     )]
     Syntax {
         /// The file.
@@ -229,7 +231,7 @@ impl Config {
             let problem = format!("{} is no power of two up to {RING_MAX_MIB}", ring_mib.value);
             return Err(ring_mib.bad(problem));
         }
-        let mut timeouts = Timeouts::default();
+        let mut timeouts = timeouts(written, raw.flows.timeouts)?;
         if let Some(seconds) = raw.flows.keep_ended_seconds {
             timeouts.keep_ended_ns = seconds.saturating_mul(1_000_000_000);
         }
@@ -252,6 +254,29 @@ impl Config {
             timeouts,
         })
     }
+}
+
+/// When flows end: what the file says, else nf_conntrack's timeouts.
+fn timeouts(
+    written: Written<'_>,
+    file: BTreeMap<String, Spanned<u32>>,
+) -> Result<Timeouts, ConfigError> {
+    let mut timeouts = Timeouts::default();
+    for (key, seconds) in file {
+        let seconds = written.value(&format!("flows.timeouts.{key}"), seconds);
+        let Some(timeout) = timeouts.get_mut(&key) else {
+            let known = Timeouts::KEYS.join(", ");
+            return Err(seconds.bad(format!("unknown key; known are {known}")));
+        };
+        if !Timeouts::BOUNDS.contains(&seconds.value) {
+            let (from, to) = (Timeouts::BOUNDS.start(), Timeouts::BOUNDS.end());
+            return Err(
+                seconds.bad(format!("{} is not between {from} and {to} seconds", seconds.value))
+            );
+        }
+        *timeout = seconds.value;
+    }
+    Ok(timeouts)
 }
 
 /// What to watch: each interface once.
@@ -328,6 +353,9 @@ mod tests {
             ("schema = 1\n[flows]\nrecords = 0", 3, "flows.records"),
             ("schema = 1\n\n[flows]\nsweep_interval_ms = 5", 4, "flows.sweep_interval_ms"),
             ("schema = 1\n[capture]\nring_mib = 3", 3, "capture.ring_mib"),
+            ("schema = 1\n[flows.timeouts]\nudp = 0", 3, "flows.timeouts.udp"),
+            ("schema = 1\n[flows.timeouts]\nicmp = 2_592_001", 3, "flows.timeouts.icmp"),
+            ("schema = 1\n[flows.timeouts]\n\ntcp_wait = 9", 4, "flows.timeouts.tcp_wait"),
             ("schema = 1\ninterfaces = [\n'eth0',\n'a b']", 4, "interfaces"),
             ("schema = 1\ninterfaces = [\n'eth0',\n'eth0,egress=off']", 4, "interfaces"),
         ] {
@@ -335,6 +363,16 @@ mod tests {
             let place = format!("`/x/linnet.toml`, line {line}: `{key}`: ");
             assert!(error.starts_with(&place), "{error}");
         }
+    }
+
+    #[test]
+    fn timeouts_are_the_defaults_unless_the_file_says_otherwise() {
+        let text = "schema = 1\n[flows.timeouts]\ntcp_time_wait = 5\n";
+        let timeouts = parse(text, Overrides::default()).unwrap().timeouts;
+        assert_eq!(timeouts, Timeouts { tcp_time_wait: 5, ..Timeouts::default() });
+        let text = "schema = 1\n[flows.timeouts]\nudp = -1\n";
+        let error = parse(text, Overrides::default()).unwrap_err();
+        assert!(error.contains("line 3"), "{error}");
     }
 
     #[test]

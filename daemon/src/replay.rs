@@ -28,7 +28,6 @@ use crate::{
     clock::Clock,
     flow::{
         FlowTable, LatencySummary,
-        expiry::Timeouts,
         record::Ended,
         table::Seen,
         view::{HookNames, LedgerView, Naming, PointName, RingsView},
@@ -74,8 +73,6 @@ pub struct Player {
     pub clock: Arc<Clock>,
     /// Flows of the table; packets of further ones are counted as `table_full`.
     pub flows_max: usize,
-    /// When flows have ended.
-    pub timeouts: Timeouts,
     /// From one publication to the next.
     pub interval: Duration,
 }
@@ -259,7 +256,8 @@ impl Player {
         let now_ns = self.clock.monotonic_ns();
         self.observe_ended(state, now_ns);
         for (key, flow) in state.replay.flows() {
-            let why = self.timeouts.ended(key, &flow.entry, u64::MAX).unwrap_or(Ended::Idle);
+            let why =
+                self.table.timeouts().ended(key, &flow.entry, u64::MAX).unwrap_or(Ended::Idle);
             self.table.observe_ended(seen(key, flow, now_ns), why);
         }
         state.replay.forget();
@@ -300,7 +298,7 @@ impl Player {
             }
         }
         self.observe_ended(state, now_ns);
-        self.table.finish_sweep(state.sweeps, self.timeouts.keep_ended_ns, now_ns);
+        self.table.finish_sweep(state.sweeps, now_ns);
         let live = state.replay.flows().count() as u64;
         let mut counters = HookCounters::default();
         for hook in &state.hooks {
@@ -329,7 +327,7 @@ impl Player {
         let mut ended = Vec::new();
         for (key, flow) in state.replay.flows() {
             self.table.observe(seen(key, flow, now_ns), state.sweeps);
-            if let Some(why) = self.timeouts.ended(key, &flow.entry, now_ns) {
+            if let Some(why) = self.table.timeouts().ended(key, &flow.entry, now_ns) {
                 ended.push((*key, why));
             }
         }

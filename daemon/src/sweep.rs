@@ -13,7 +13,6 @@ use crate::{
     clock::Clock,
     flow::{
         FlowTable, LatencySummary,
-        expiry::Timeouts,
         record::Ended,
         table::Seen,
         view::{HookNames, LedgerView, Naming, PointName},
@@ -45,8 +44,6 @@ pub struct Sweeper {
     pub publisher: Publisher,
     /// Time.
     pub clock: Arc<Clock>,
-    /// When flows have ended.
-    pub timeouts: Timeouts,
     /// From one sweep to the next.
     pub interval: Duration,
 }
@@ -108,7 +105,7 @@ impl Sweeper {
         }
         self.read_ended(started_ns)?;
         let now_ns = self.clock.monotonic_ns();
-        self.table.finish_sweep(number, self.timeouts.keep_ended_ns, now_ns);
+        self.table.finish_sweep(number, now_ns);
         let (counters, interfaces) = self.counters()?;
         let departures = self.table.departures();
         let live = self.table.live_len() as u64;
@@ -139,7 +136,7 @@ impl Sweeper {
         now_ns: u64,
     ) -> Result<Vec<(FlowKey, bool, Ended)>, LiveError> {
         let mut ended = Vec::new();
-        let (table, timeouts) = (&self.table, &self.timeouts);
+        let (table, timeouts) = (&self.table, self.table.timeouts());
         self.flow_map.sweep(|key, entry| {
             table.observe(Seen { key, entry, samples: None, now_ns }, number);
             if let Some(why) = timeouts.ended(key, entry, now_ns) {

@@ -36,6 +36,36 @@ fn pages_hold_the_flows_in_order_and_every_list_its_losses() {
 }
 
 #[test]
+fn services_and_interfaces_have_the_round_trips_of_the_flows() {
+    let daemon = Daemon::start();
+    let samples = |summary: &Value| summary["samples"].as_u64().unwrap();
+    // The file is played again and again, and its flows end with it: what is there is at least one pass.
+    let services = support::wait_for("a service with round trips", || {
+        let services = daemon.get("/api/v1/services").1["services"].take();
+        let services = services.as_array().unwrap().clone();
+        services.iter().any(|service| samples(&service["from_originator"]) > 0).then_some(services)
+    });
+    for service in &services {
+        assert_eq!(service["protocol"], "tcp");
+        assert!(service["port"].as_u64().unwrap() > 0);
+        for half in ["from_originator", "from_responder"] {
+            let summary = &service[half];
+            let value = |name: &str| summary[name].as_u64().unwrap();
+            let rising = ["min_ns", "p50_ns", "p95_ns", "p99_ns", "max_ns"].map(value);
+            assert!(rising.is_sorted(), "{summary}");
+            assert_eq!(summary["error_factor"], 1.125);
+        }
+    }
+    let interfaces = daemon.get("/api/v1/interfaces").1["interfaces"].take();
+    let all = samples(&interfaces[0]["ingress"]["rtt"]);
+    let by_service: u64 = services
+        .iter()
+        .map(|service| samples(&service["from_originator"]) + samples(&service["from_responder"]))
+        .sum();
+    assert!(all >= by_service && by_service > 0, "{all} in all, {by_service} of services");
+}
+
+#[test]
 fn a_bad_request_says_what_is_wrong() {
     let daemon = Daemon::start();
     for (path, status, code, word) in [
@@ -54,6 +84,7 @@ fn a_bad_request_says_what_is_wrong() {
         ("/api/v1/flows?limit=1&limit=2", 400, "invalid_parameter", "twice"),
         ("/api/v1/flows?colour=red", 400, "invalid_parameter", "protocol, address"),
         ("/api/v1/interfaces?limit=1", 400, "invalid_parameter", "has none"),
+        ("/api/v1/services?port=80", 400, "invalid_parameter", "has none"),
         ("/api/v1/captures?state=running", 400, "invalid_parameter", "`state`"),
         ("/api/v1/status?x", 400, "invalid_parameter", "`x`"),
         ("/api/v1/flows?cursor=x", 400, "invalid_parameter", "next"),

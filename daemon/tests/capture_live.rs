@@ -103,10 +103,13 @@ impl Watch {
             hook_map,
             service_map,
             points: vec![AttachedPoint { request, attached }],
-            table: Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000)),
+            table: Arc::new(FlowTable::new(
+                FlowIdSource::new(b"test"),
+                10_000,
+                Timeouts::default(),
+            )),
             publisher,
             clock,
-            timeouts: Timeouts::default(),
             interval: Duration::from_secs(1),
         };
         let mut watch = Self { manager, board, sweeper, sweeps: 0, reader: Some(reader), folder };

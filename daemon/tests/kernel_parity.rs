@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 
 use captures::PacketReader;
 use daemon::offline;
-use datapath::{Frame, Ktime, Link, Outcome, parse::tunnel, replay::Replay};
+use datapath::{ConntrackState, Frame, Ktime, Link, Outcome, parse::tunnel, replay::Replay};
 use support::door::{Door, Sample};
 
 /// Feeds both sides and holds every byte of one against the other.
@@ -97,6 +97,9 @@ fn the_kernel_and_the_host_agree_on_whole_packets_of_every_kind() {
     let kinds: BTreeSet<_> =
         host.flows().map(|(_, flow)| tunnel::name(flow.entry.encapsulation.kind)).collect();
     assert_eq!(kinds.len(), 11, "{kinds:?}");
+    let states: BTreeSet<_> = host.flows().map(|(_, flow)| flow.entry.head.state).collect();
+    let sctp = states.iter().filter(|state| **state >= ConntrackState::SctpClosed as u8).count();
+    assert!(sctp >= 4, "states of SCTP are in the mix: {states:?}");
     let errors: u64 = host.flows().map(|(_, flow)| flow.entry.icmp.count).sum();
     assert!(errors > 10, "{errors} ICMP errors about known flows");
     let count = |outcome: Outcome| host.counters().outcomes[outcome as usize];

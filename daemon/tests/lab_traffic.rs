@@ -16,7 +16,7 @@ use daemon::{
     board::Board,
     clock::Clock,
     flow::{
-        FlowIdSource, FlowQuery, FlowRecord, FlowTable,
+        FlowIdSource, FlowQuery, FlowRecord, FlowTable, LatencySummary,
         expiry::Timeouts,
         query::{FlowFilter, sent_again},
         view::RingsView,
@@ -57,7 +57,8 @@ impl Watch {
             }
         }
         let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
-        let table = Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000));
+        let table =
+            Arc::new(FlowTable::new(FlowIdSource::new(b"test"), 10_000, Timeouts::default()));
         let rings = Arc::new(RingsView::default);
         let publisher =
             Publisher::new(Arc::clone(&board), Arc::clone(&clock), rings, "live", 0, Vec::new());
@@ -69,7 +70,6 @@ impl Watch {
             table: Arc::clone(&table),
             publisher,
             clock,
-            timeouts: Timeouts::default(),
             interval: Duration::from_secs(1),
         };
         Self { attacher, sweeper, table, board, sweeps: 0 }
@@ -139,6 +139,28 @@ fn paced_round_trips_have_the_delay_that_was_set() {
     assert_eq!(tcp, captured, "linnet's packets and tcpdump's ({counts:?})");
     assert_eq!(watch.flows(7_000, &router).len(), 1, "XDP and TC on the router are one row");
     watch.assert_balanced();
+
+    // The same round trips by service and by interface, in buckets of an eighth.
+    let within = |name: &str, summary: &LatencySummary, exact: [u64; 3]| {
+        println!("{name}: {summary:?} against {exact:?}");
+        for (ours, exact) in [summary.p50_ns, summary.p95_ns, summary.p99_ns].iter().zip(exact) {
+            // tcpdump and linnet look at different moments.
+            let bound = ((*ours).min(exact) + 50_000) as f64 * summary.error_factor;
+            assert!((*ours).max(exact) as f64 <= bound, "{name}: {ours} for {exact}");
+        }
+    };
+    let services = watch.board.services.latest();
+    let service = services.iter().find(|service| service.port == Some(7_000)).unwrap();
+    assert_eq!(service.protocol.as_deref(), Some("tcp"));
+    // Of two interfaces.
+    assert!(service.from_originator.samples > rtt.samples);
+    let interfaces = watch.board.interfaces.latest();
+    let interface = interfaces.iter().find(|interface| interface.name == client).unwrap();
+    let received = &interface.ingress.as_ref().unwrap().rtt;
+    within("acknowledgments received", received, flow.from_originator.rtt.quantiles_ns);
+    let sent = &interface.egress.as_ref().unwrap().rtt;
+    assert_eq!(sent.samples, flow.from_responder.rtt.samples);
+    within("acknowledgments sent", sent, flow.from_responder.rtt.quantiles_ns);
     drop(watch.attacher);
 }
 

@@ -3,7 +3,10 @@
 
 use crate::{
     atomic::{add, try_lock, unlock},
-    conntrack::{ConntrackState, after_segment},
+    conntrack::{
+        ConntrackState, sctp,
+        tcp::{after_segment, originates},
+    },
     embryonic::{self, is_embryonic},
     frame::{Frame, NO_VLAN},
     hint::forget,
@@ -38,9 +41,7 @@ pub fn book<T: Tables>(
     }
     let mut found = tables.existing(&headers.key);
     if headers.tcp_flags & (SYN | ACK) == SYN
-        && found
-            .as_mut()
-            .is_some_and(|entry| tcp::opens_anew(entry.split(headers.sender).1, headers))
+        && found.as_mut().is_some_and(|entry| tcp::opens_anew(entry, headers))
     {
         tables.retire(headers);
         headers.classes = REUSED_PORTS;
@@ -54,8 +55,8 @@ pub fn book<T: Tables>(
         headers.outcome = Outcome::TableFull as u32;
         return;
     };
-    let is_tcp = headers.key.protocol == TCP;
-    let mut held = (is_tcp || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
+    let ordered = headers.key.protocol == TCP || headers.chunks != 0;
+    let mut held = (ordered || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
     if !held && is_embryonic(entry) {
         // Another CPU has it, perhaps to promote it: then it is in the other table by now.
         let Some(again) = tables.existing(&headers.key) else {
@@ -65,13 +66,16 @@ pub fn book<T: Tables>(
         entry = again;
         held = try_lock(&mut entry.head.lock);
     }
-    let Booked { contended, grown, sample } = update(entry, held, frame, forget(headers), &size);
-    if contended {
+    if ordered && !held {
+        entry.head.contended = 1;
         counters.contended += 1;
     }
-    if sample.rtt != RttTicks::NONE {
-        counters.rtt.add(sample.rtt);
-        tables.measured(&headers.key, sample);
+    let Booked { rtt, grown } = updated(entry, held, frame, forget(headers), &size);
+    if rtt != RttTicks::NONE {
+        let from_originator = u32::from(entry.head.originator) != headers.sender;
+        let (acknowledger, service) = (headers.sender, entry.service);
+        counters.rtt.add(rtt);
+        tables.measured(&headers.key, Sample { rtt, acknowledger, service, from_originator });
     }
     if grown {
         tables.promote(&headers.key);
@@ -82,10 +86,10 @@ pub fn book<T: Tables>(
 }
 
 /// What one frame stands for on the wire.
-struct Size {
-    packets: u64,
-    bytes: u64,
-    payload: u64,
+pub(crate) struct Size {
+    pub(crate) packets: u64,
+    pub(crate) bytes: u64,
+    pub(crate) payload: u64,
 }
 
 /// Segmentation offload repeats the headers in each wire packet of a super-packet.
@@ -111,27 +115,41 @@ fn size(frame: &Frame, headers: &Headers) -> Size {
     }
 }
 
-/// What came of a packet. Every field always has a value: one that only some paths set may share a register with a
-/// pointer on the others, which the verifier does not let a program spill.
-struct Booked {
-    /// Counted; another CPU held the flow, so it was not analyzed.
-    contended: bool,
+/// What came of a packet.
+pub(crate) struct Booked {
+    /// The round trip that it completed, or none.
+    pub(crate) rtt: RttTicks,
     /// The flow is to be promoted, and is left locked until then.
-    grown: bool,
-    /// The round trip that the packet completed, if any.
-    sample: Sample,
+    pub(crate) grown: bool,
 }
 
-/// Counters by atomic adds, so that they are right without the lock too; the rest only where it is `held`.
+/// [`update`]; in the kernel a function of its own, which the verifier walks once for the entries of all tables.
 #[inline(always)]
-fn update(
+fn updated(
     entry: &mut FlowEntry,
     held: bool,
     frame: &Frame,
     headers: &mut Headers,
     size: &Size,
 ) -> Booked {
-    let service = entry.service;
+    #[cfg(target_arch = "bpf")]
+    {
+        let _at_hand = (frame, headers);
+        crate::kernel::update(entry, held, size)
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    update(entry, held, frame, headers, size)
+}
+
+/// Counters by atomic adds, so that they are right without the lock too; the rest only where it is `held`.
+#[inline(always)]
+pub(crate) fn update(
+    entry: &mut FlowEntry,
+    held: bool,
+    frame: &Frame,
+    headers: &mut Headers,
+    size: &Size,
+) -> Booked {
     let (head, own, peer) = entry.split(headers.sender);
     add(&mut own.packets, size.packets);
     add(&mut own.bytes, size.bytes);
@@ -139,10 +157,12 @@ fn update(
     add(&mut own.payload_bytes, size.payload);
 
     let mut rtt = RttTicks::NONE;
-    let mut contended = false;
     let mut grown = false;
     if headers.key.protocol != TCP {
         other_state(head, headers.sender);
+        if headers.chunks != 0 && held {
+            sctp::track(head, headers);
+        }
     } else if held {
         orient(head, headers);
         let from_originator = u32::from(head.originator) == headers.sender;
@@ -157,9 +177,6 @@ fn update(
         if headers.analyzable != 0 {
             rtt = rtt::measure(own, peer, headers, pure_duplicate, frame.now);
         }
-    } else {
-        head.contended = 1;
-        contended = true;
     }
     own.last_seen_ns = frame.now.0;
     if held {
@@ -168,31 +185,29 @@ fn update(
             unlock(&mut head.lock);
         }
     }
-    let acknowledger = headers.sender;
-    let from_originator = u32::from(head.originator) != acknowledger;
-    Booked { contended, grown, sample: Sample { rtt, acknowledger, service, from_originator } }
+    Booked { rtt, grown }
 }
 
 /// Who opened the flow: the first packet's sender, until a SYN says otherwise.
 #[inline(always)]
 fn orient(head: &mut FlowHead, headers: &Headers) {
-    let handshake = headers.tcp_flags & (SYN | ACK);
-    let fresh = head.state == ConntrackState::None as u8;
+    let syn_seen = head.bits & SYN_SEEN != 0;
     let sender = (headers.sender & 1) as u8;
-    if handshake == SYN && head.bits & SYN_SEEN == 0 {
-        head.originator = sender;
-    } else if fresh {
-        head.originator = if handshake == SYN | ACK { sender ^ 1 } else { sender };
+    match originates(head.state, headers.tcp_flags, syn_seen) {
+        Some(true) => head.originator = sender,
+        Some(false) => head.originator = sender ^ 1,
+        None => {}
     }
 }
 
-/// Without TCP, a flow is replied once both sides have sent.
+/// Without TCP, a flow is replied once both sides have sent. SCTP's states are set by [`sctp::track`].
 #[inline(always)]
 fn other_state(head: &mut FlowHead, sender: u32) {
     if head.state == ConntrackState::None as u8 {
         head.originator = (sender & 1) as u8;
         head.state = ConntrackState::Unreplied as u8;
-    } else if u32::from(head.originator) != sender {
+    } else if head.state == ConntrackState::Unreplied as u8 && u32::from(head.originator) != sender
+    {
         head.state = ConntrackState::Replied as u8;
     }
 }

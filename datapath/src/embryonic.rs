@@ -26,7 +26,8 @@ pub const fn is_embryonic(entry: &FlowEntry) -> bool {
 }
 
 /// Whether the packet in `headers`, booked already, shows that its flow is more than an attempt: TCP by the originator's
-/// acknowledgment of the answer to its SYN, others by the first reply, and any after some packets over some time.
+/// acknowledgment of the answer to its SYN, SCTP by the cookie that comes back, others by the first reply, and any after
+/// some packets over some time.
 #[inline(always)]
 pub(crate) fn has_grown(
     head: &FlowHead,
@@ -50,7 +51,9 @@ pub(crate) fn has_grown(
         if completes {
             return true;
         }
-    } else if head.state >= ConntrackState::Replied as u8 {
+    } else if head.state == ConntrackState::Replied as u8
+        || head.state >= ConntrackState::SctpCookieEchoed as u8
+    {
         return true;
     }
     let packets = own.packets.wrapping_add(peer.packets);

@@ -33,6 +33,14 @@ impl RttTicks {
     }
 }
 
+/// Forgets what is in flight, but not what was measured.
+#[inline(always)]
+pub(crate) fn restart(half: &mut Half) {
+    store(&mut half.range_left, 0);
+    store(&mut half.range_right, 0);
+    free_all(half);
+}
+
 #[inline(always)]
 fn free_all(half: &mut Half) {
     store(&mut half.outstanding[0].sent_ticks, 0);

@@ -1,6 +1,6 @@
 //! `/flows`: pages of the flow table.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use axum::{
     Json,
@@ -122,9 +122,11 @@ fn live(text: &str) -> Result<bool, ApiError> {
 }
 
 fn conntrack_state(text: &str) -> Result<ConntrackState, ApiError> {
-    let mut states = (0..=u8::MAX).filter_map(ConntrackState::from_u8);
+    let mut states = ConntrackState::ALL.iter().copied();
     states.clone().find(|state| state.name().eq_ignore_ascii_case(text)).ok_or_else(|| {
-        let known: Vec<_> = states.by_ref().map(ConntrackState::name).collect();
+        // TCP and SCTP share some names.
+        let known: BTreeSet<_> = states.by_ref().map(ConntrackState::name).collect();
+        let known: Vec<_> = known.into_iter().collect();
         let detail = format!("`{text}` is no state; known are {}", known.join(", "));
         ApiError::parameter("state", detail)
     })

@@ -104,7 +104,7 @@ impl FlowFilter {
         let ports = [u16::from_be(key.lower_port), u16::from_be(key.upper_port)];
         self.protocol.is_none_or(|protocol| key.protocol == protocol)
             && self.port.is_none_or(|port| ports.contains(&port))
-            && self.state.is_none_or(|state| record.state == state)
+            && self.state.is_none_or(|state| record.state.name() == state.name())
             && self.point.is_none_or(|point| key.observation_point == point)
             && self.live.is_none_or(|live| record.ended.is_none() == live)
             && self.address.is_none_or(|wanted| {
@@ -235,10 +235,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::flow::{FlowIdSource, table::Seen};
+    use crate::flow::{FlowIdSource, expiry::Timeouts, table::Seen};
 
     fn table(flows: u16) -> FlowTable {
-        let table = FlowTable::new(FlowIdSource::new(b"test"), 1_000);
+        let table = FlowTable::new(FlowIdSource::new(b"test"), 1_000, Timeouts::default());
         for port in 0..flows {
             let key = FlowKey { lower_port: port.to_be(), protocol: 6, ..FlowKey::default() };
             let mut entry = FlowEntry::EMPTY;
@@ -255,7 +255,7 @@ mod tests {
 
     /// A table in which each flow has these values of its sort fields; ids are in no order.
     fn table_of(flows: &[[u8; 6]]) -> FlowTable {
-        let table = FlowTable::new(FlowIdSource::new(b"test"), 1_000);
+        let table = FlowTable::new(FlowIdSource::new(b"test"), 1_000, Timeouts::default());
         for (port, values) in (0..).zip(flows) {
             let [first, last, packets, bytes, again, trips] = values.map(u32::from);
             let key = FlowKey { lower_port: u16::to_be(port), protocol: 6, ..FlowKey::default() };

@@ -9,7 +9,10 @@ use datapath::{
     tcp::classes::CLASSES,
 };
 
-use super::FlowId;
+use super::{
+    FlowId,
+    expiry::{Timeouts, last_seen_ns},
+};
 
 /// Why a flow is no longer in the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -59,6 +62,8 @@ pub struct FlowRecord {
     pub first_seen_ns: u64,
     /// Last packet, ns.
     pub last_seen_ns: u64,
+    /// How long after its last packet it ends, ns.
+    pub timeout_ns: u64,
     /// SYN to the ACK that completes the handshake, ns.
     pub handshake_rtt_ns: Option<u64>,
     /// A packet was counted but not analyzed: later classes can be off.
@@ -197,6 +202,8 @@ pub struct Observation<'a> {
     pub before: Option<(&'a FlowEntry, u64)>,
     /// Exact samples by acknowledging endpoint, offline.
     pub samples: Option<&'a [Vec<RttTicks>; 2]>,
+    /// When flows end.
+    pub timeouts: &'a Timeouts,
 }
 
 impl FlowRecord {
@@ -215,6 +222,7 @@ impl FlowRecord {
             upper_originated: false,
             first_seen_ns: 0,
             last_seen_ns: 0,
+            timeout_ns: 0,
             handshake_rtt_ns: None,
             contended: false,
             ended: None,
@@ -252,8 +260,8 @@ impl FlowRecord {
         }
         self.state = ConntrackState::from_u8(head.state).unwrap_or(ConntrackState::None);
         self.first_seen_ns = head.first_seen_ns;
-        self.last_seen_ns =
-            entry.halves.iter().map(|half| half.last_seen_ns).fold(head.first_seen_ns, u64::max);
+        self.last_seen_ns = last_seen_ns(entry);
+        self.timeout_ns = observation.timeouts.timeout_ns(&self.key, entry);
         self.handshake_rtt_ns =
             (head.bits & HANDSHAKE_MEASURED != 0).then_some(head.handshake_rtt_ns);
         self.tunnel = (entry.encapsulation.kind, entry.encapsulation.id);

@@ -16,6 +16,7 @@ use datapath::{FlowKey, layout::FlowEntry, parse::tunnel::tag, rtt::RttTicks};
 use super::{
     FlowId, FlowIdSource, FlowRecord,
     community_id::community_id,
+    expiry::Timeouts,
     history::{History, map_bytes},
     record::{Ended, Observation},
 };
@@ -26,6 +27,7 @@ use super::{
 pub struct FlowTable {
     source: FlowIdSource,
     history: History,
+    timeouts: Timeouts,
     live: DashMap<FlowKey, Live>,
     /// Flows whose keys others have now, until the end of the sweep that found out. Fewer than `live`.
     displaced: Mutex<HashMap<FlowId, Live>>,
@@ -84,10 +86,11 @@ impl FlowTable {
 
     /// An empty table of one origin's flows.
     #[must_use]
-    pub fn new(source: FlowIdSource, records_max: usize) -> Self {
+    pub fn new(source: FlowIdSource, records_max: usize, timeouts: Timeouts) -> Self {
         Self {
             source,
             history: History::new(records_max),
+            timeouts,
             live: DashMap::new(),
             displaced: Mutex::default(),
             tags: DashMap::new(),
@@ -95,6 +98,12 @@ impl FlowTable {
             aged: AtomicU64::new(0),
             evicted: AtomicU64::new(0),
         }
+    }
+
+    /// When flows end.
+    #[must_use]
+    pub const fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
     }
 
     /// Brings in an entry of a flow that lives. When it was first seen tells flows of one key apart. Where there is no
@@ -126,16 +135,17 @@ impl FlowTable {
 
     fn record(&self, id: FlowId, seen: Seen<'_>, before: Option<&Live>) {
         let Seen { key, entry, samples, now_ns } = seen;
+        let timeouts = &self.timeouts;
         let parent = self.tags.get(&entry.encapsulation.parent_tag).map(|parent| *parent);
         if let Some(mut record) = self.history.get_mut(id) {
             let before = before.map(|live| (&*live.entry, now_ns.saturating_sub(live.seen_at_ns)));
-            record.observe(Observation { entry, before, samples });
+            record.observe(Observation { entry, before, samples, timeouts });
             record.parent = record.parent.or(parent);
             return;
         }
         let is_recorded = self.history.add(id, || {
             let mut record = FlowRecord::new(id, *key, community_id(key));
-            record.observe(Observation { entry, before: None, samples });
+            record.observe(Observation { entry, before: None, samples, timeouts });
             record.parent = parent;
             record
         });
@@ -145,7 +155,7 @@ impl FlowTable {
     }
 
     /// After a whole sweep: what it did not meet has been evicted. What has been kept long enough goes.
-    pub fn finish_sweep(&self, sweep: u64, keep_ended_ns: u64, now_ns: u64) {
+    pub fn finish_sweep(&self, sweep: u64, now_ns: u64) {
         let mut gone: Vec<_> = self.displaced().drain().map(|(id, _)| id).collect();
         self.live.retain(|key, live| {
             let met = live.sweep == sweep;
@@ -158,7 +168,7 @@ impl FlowTable {
         for id in gone {
             self.depart(id, Ended::Evicted, now_ns);
         }
-        self.history.expire(keep_ended_ns, now_ns);
+        self.history.expire(self.timeouts.keep_ended_ns, now_ns);
     }
 
     fn displaced(&self) -> MutexGuard<'_, HashMap<FlowId, Live>> {
@@ -227,7 +237,8 @@ mod tests {
     use super::*;
 
     fn table() -> FlowTable {
-        FlowTable::new(FlowIdSource::new(b"test"), 4)
+        let timeouts = Timeouts { keep_ended_ns: 100, ..Timeouts::default() };
+        FlowTable::new(FlowIdSource::new(b"test"), 4, timeouts)
     }
 
     fn key(port: u16) -> FlowKey {
@@ -260,11 +271,11 @@ mod tests {
     fn what_a_sweep_does_not_meet_was_evicted_and_is_kept() {
         let table = table();
         let id = table.observe(seen(&key(1), &entry(1), 0), 1);
-        table.finish_sweep(2, 100, 50);
+        table.finish_sweep(2, 50);
         assert_eq!(table.live_len(), 0);
         assert_eq!(table.get(id).unwrap().ended, Some((Ended::Evicted, 50)));
         assert_eq!(table.departures().evicted, 1);
-        table.finish_sweep(3, 100, 150);
+        table.finish_sweep(3, 150);
         assert!(table.get(id).is_none());
     }
 
@@ -276,7 +287,7 @@ mod tests {
         other.head.first_seen_ns = 2;
         let second = table.observe(seen(&key(1), &other, 10), 2);
         assert_ne!(first, second);
-        table.finish_sweep(2, 100, 11);
+        table.finish_sweep(2, 11);
         assert_eq!(table.get(first).unwrap().ended, Some((Ended::Evicted, 11)));
         assert_eq!(table.live_id(&key(1)), Some(second));
     }
@@ -296,7 +307,7 @@ mod tests {
             if !replaced_is_read_first {
                 replaced();
             }
-            table.finish_sweep(2, 100, 11);
+            table.finish_sweep(2, 11);
             let record = table.get(first).unwrap();
             assert_eq!(record.from_originator.packets, 3);
             assert_eq!(record.ended, Some((Ended::Replaced, 10)));
@@ -330,7 +341,7 @@ mod tests {
             for port in 0..6 {
                 table.observe(seen(&key(port), &entry(sweep), sweep), sweep);
             }
-            table.finish_sweep(sweep, u64::MAX, sweep);
+            table.finish_sweep(sweep, sweep);
             assert_eq!((table.len(), table.live_len()), (4, 6));
             assert_eq!(table.departures().forgotten, 2);
         }

@@ -8,7 +8,9 @@
     reason = "a test fails by panicking, says what it measured, and makes its own numbers"
 )]
 
+pub(crate) mod conntrack;
 pub(crate) mod door;
+pub(crate) mod forged;
 pub(crate) mod held;
 pub(crate) mod linnet;
 pub(crate) mod pair;
@@ -122,7 +124,7 @@ impl Random {
 }
 
 /// A frame of one of a few flows: VLAN tags, labels, options, extension headers, fragments, tunnels up to a few levels,
-/// TCP with options, UDP, ICMP.
+/// TCP with options, UDP, ICMP, SCTP with several chunks.
 pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
     let (mut kind, mut packet) = packet(random);
     for _ in 0..random.below(11).saturating_sub(4) {
@@ -197,7 +199,7 @@ fn packet(random: &mut Random) -> (u16, Vec<u8>) {
 
 fn plain_packet(random: &mut Random) -> (u16, Vec<u8>) {
     let (host, protocol) =
-        (random.below(3) as u8 + 1, [6, 6, 6, 17, 1, 47][random.below(6) as usize]);
+        (random.below(3) as u8 + 1, [6, 6, 6, 17, 1, 47, 132, 132][random.below(8) as usize]);
     let swap = random.below(2) == 1;
     let transport = transport(random, protocol, swap);
     let (source, destination) = if swap { (9, host) } else { (host, 9) };
@@ -277,6 +279,18 @@ fn transport(random: &mut Random, protocol: u8, swap: bool) -> Vec<u8> {
             bytes.extend(ports);
             bytes.extend(u16::try_from(8 + payload.len()).unwrap().to_be_bytes());
             bytes.extend([0, 0]);
+        }
+        132 => {
+            bytes.extend(ports);
+            bytes.extend([0; 8]);
+            for _ in 0..random.below(11) {
+                let kind = random.below(17) as u8;
+                // Padding is not part of the length.
+                let length = 4 + random.below(9) as u8;
+                bytes.extend([kind, 0, 0, length]);
+                bytes.extend(vec![0; usize::from(length - 1) / 4 * 4]);
+            }
+            return bytes;
         }
         1 => bytes.extend([[8, 0, 3, 128][random.below(4) as usize], 0, 0, 0, 0, 5, 0, 1]),
         _ => {}

@@ -5,14 +5,15 @@ pub mod maps;
 mod tables;
 
 use crate::{
-    book,
+    book::{self, Booked, Size},
     bytes::PacketBytes,
     frame::{Direction, Frame},
     hint::{forget, opaque},
-    layout::{HookCounters, Point},
+    layout::{FlowEntry, HookCounters, Point},
     outcome::Outcome,
     parse::{Headers, NOTHING},
     pipeline::{self, STEPS_MAX},
+    rtt::RttTicks,
     tables::Tables,
 };
 use maps::{FRAME, HEADERS, HOOKS, POINTS};
@@ -63,6 +64,37 @@ pub fn book(direction: Direction) {
     if let Some((frame, headers, counters)) = at_hand(direction) {
         book::book(frame, headers, counters, &mut KernelTables);
     }
+}
+
+/// Calls [`linnet_update`] with the packet at hand.
+#[inline(always)]
+pub(crate) fn update(entry: &mut FlowEntry, held: bool, size: &Size) -> Booked {
+    let booked = linnet_update(entry, u32::from(held), size.packets, size.bytes, size.payload);
+    Booked { rtt: RttTicks(booked as u32), grown: booked & GROWN != 0 }
+}
+
+/// Beside the round trip in what [`linnet_update`] returns: the flow has grown.
+const GROWN: u64 = 1 << 32;
+
+/// [`book::update`] as a function for the verifier to walk once, wherever the entry lies.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn linnet_update(
+    entry: *mut FlowEntry,
+    held: u32,
+    packets: u64,
+    bytes: u64,
+    payload: u64,
+) -> u64 {
+    // SAFETY: the one caller passes a reference; the verifier wants to see that it is none to nothing.
+    let Some(entry) = (unsafe { entry.as_mut() }) else { return 0 };
+    let Some(frame) = FRAME.get_ptr(0) else { return 0 };
+    let Some(headers) = HEADERS.get_ptr_mut(0) else { return 0 };
+    let size = Size { packets, bytes, payload };
+    // SAFETY: as in `at_hand`.
+    let (frame, headers) = unsafe { (&*frame, &mut *headers) };
+    let Booked { rtt, grown } = book::update(entry, held != 0, frame, headers, &size);
+    u64::from(rtt.0) | if grown { GROWN } else { 0 }
 }
 
 /// For a door's function: one step of the pipeline after the first.

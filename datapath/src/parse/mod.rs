@@ -10,6 +10,7 @@ mod ipv6;
 mod link;
 #[cfg(not(target_arch = "bpf"))]
 mod offline_link;
+pub mod sctp;
 pub mod tcp;
 mod transport;
 pub mod tunnel;
@@ -32,6 +33,8 @@ pub struct Headers {
     pub key: FlowKey,
     /// [`tunnel::tag`] of the packet around this one; 0 for the outermost.
     pub parent_tag: u64,
+    /// Types of the chunks of an SCTP packet ([`sctp`]), the first in the lowest byte; 0 where there is none.
+    pub chunks: u64,
     /// Which endpoint of the key sent it: 0 lower, 1 upper.
     pub sender: u32,
     /// Bytes of transport payload; valid where `analyzable` is not 0 or the protocol has no options.
@@ -79,6 +82,8 @@ pub struct Headers {
     pub(crate) transport_len: u32,
     pub(crate) fragment: u32,
     pub(crate) option_offset: u32,
+    pub(crate) bundle: u32,
+    pub(crate) _pad: u32,
     /// [`Frame::original_len`], here for the verifier's sake: comparisons would teach it bounds of a register, and it
     /// would walk what follows once for each of them.
     pub(crate) original_len: u32,
@@ -101,6 +106,8 @@ pub(crate) const LATER_FRAGMENT: u32 = 2;
 
 /// `Headers::pending`: nothing is left to read.
 pub const NOTHING: u32 = 0;
+/// `Headers::pending`: the SCTP packet, since the chunks are read in [`resume`] alone.
+pub const SCTP_PACKET: u32 = 250;
 /// `Headers::pending`: everything, since headers lie where the door has to fetch them first.
 pub const WHOLE_FRAME: u32 = 251;
 /// `Headers::pending`: the packet that an ICMP error quotes, to find the flow that it is about.
@@ -136,7 +143,11 @@ pub fn parse<P: PacketBytes>(
         headers.pending = EXTENSION_HEADERS;
         return Err(Outcome::MalformedIpv6);
     }
-    ports(packet, headers)
+    if headers.protocol == sctp::PROTOCOL {
+        headers.pending = SCTP_PACKET;
+        return Err(Outcome::MalformedSctp);
+    }
+    ports::<FIRST_PASS, P>(packet, headers)
 }
 
 /// Forgets what was read, so that [`resume`] begins anew.
@@ -156,7 +167,7 @@ pub fn resume<P: PacketBytes>(
 ) -> Result<(), Outcome> {
     let pending = headers.pending;
     headers.pending = NOTHING;
-    if pending != EXTENSION_HEADERS {
+    if pending != EXTENSION_HEADERS && pending != SCTP_PACKET {
         let vlan = headers.key.vlan;
         if pending == WHOLE_FRAME {
             link::first(packet, frame.link, headers)?;
@@ -179,7 +190,7 @@ pub fn resume<P: PacketBytes>(
     if headers.ethertype == link::IPV6 {
         ipv6::extensions(packet, headers)?;
     }
-    ports(packet, forget(headers))
+    ports::<LATER_PASS, P>(packet, forget(headers))
 }
 
 /// The network layer's fixed header.
@@ -194,15 +205,28 @@ fn network<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outc
     }
 }
 
+/// [`ports`] in [`parse`], which leaves SCTP to [`resume`].
+const FIRST_PASS: bool = false;
+/// [`ports`] in [`resume`].
+const LATER_PASS: bool = true;
+
 /// The transport layer, which completes the key.
 #[inline(always)]
-fn ports<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+fn ports<const PASS: bool, P: PacketBytes>(
+    packet: &P,
+    headers: &mut Headers,
+) -> Result<(), Outcome> {
     if headers.fragment == LATER_FRAGMENT {
         fragment::later(headers);
         headers.pending = FRAGMENT_PORTS;
         return Err(Outcome::FragmentWithoutFirst);
     }
-    headers.outcome = transport::parse(packet, headers)? as u32;
+    let outcome = if PASS == LATER_PASS && headers.protocol == sctp::PROTOCOL {
+        sctp::parse(packet, headers)?
+    } else {
+        transport::parse(packet, headers)?
+    };
+    headers.outcome = outcome as u32;
     let headers = forget(headers);
     headers.sender = headers.key.canonicalize() as u32;
     Ok(())
@@ -227,6 +251,7 @@ fn reset(frame: &Frame, headers: &mut Headers) {
 /// Forgets what was read of another packet of the same frame.
 #[inline(always)]
 fn start(headers: &mut Headers) {
+    store(&mut headers.chunks, 0);
     store(&mut headers.payload_len, 0);
     store(&mut headers.analyzable, 0);
     store(&mut headers.sequence, 0);

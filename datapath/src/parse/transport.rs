@@ -1,4 +1,4 @@
-//! From the IP protocol to ports: which transport it is, and UDP and SCTP, whose headers are fixed.
+//! From the IP protocol to ports: which transport it is, and UDP, whose header is fixed.
 
 use crate::{
     bytes::{PacketBytes, be16, wire16},
@@ -10,10 +10,8 @@ pub(crate) const ICMP: u32 = 1;
 pub(crate) const TCP: u32 = 6;
 pub(crate) const UDP: u32 = 17;
 pub(crate) const ICMPV6: u32 = 58;
-pub(crate) const SCTP: u32 = 132;
 
 const UDP_HEADER: u32 = 8;
-const SCTP_HEADER: u32 = 12;
 
 #[inline(always)]
 pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
@@ -23,7 +21,6 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
         TCP => tcp::parse(packet, headers),
         UDP => udp(packet, headers),
         ICMP | ICMPV6 => icmp::parse(packet, headers),
-        SCTP => sctp(packet, headers),
         _ => {
             headers.payload_len = headers.transport_len;
             headers.pending = tunnel::candidate(headers, 0, 0);
@@ -65,16 +62,4 @@ fn udp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Out
     let bad_length = length != 0 && length < UDP_HEADER;
     let beyond = length > headers.transport_len && headers.fragment == WHOLE;
     if bad_length || beyond { Ok(Outcome::MalformedUdp) } else { Ok(Outcome::Tracked) }
-}
-
-/// RFC 9260, 3.1.
-#[inline(always)]
-fn sctp<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
-    ports(packet, headers, Outcome::MalformedSctp)?;
-    headers.header_len = headers.offset + SCTP_HEADER;
-    headers.payload_len = headers.transport_len.saturating_sub(SCTP_HEADER);
-    if headers.transport_len < SCTP_HEADER {
-        return Ok(Outcome::MalformedSctp);
-    }
-    Ok(Outcome::Tracked)
 }

@@ -6,12 +6,16 @@
 //! merge the paths ([`forget`]).
 
 use crate::{
-    hint::forget,
-    layout::{FlowHead, HANDSHAKE_MEASURED, Half, SYN_SEEN, WINDOW_SCALE_NONE},
+    conntrack::ConntrackState,
+    hint::{forget, store},
+    layout::{
+        FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, SYN_SEEN, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
+    },
     parse::{
         Headers,
         tcp::{ACK, FIN, RST, SYN},
     },
+    rtt,
     tcp::{
         after, at_or_before, before,
         classes::{
@@ -44,7 +48,7 @@ pub fn track(
     headers: &mut Headers,
     now: Ktime,
 ) {
-    headers.classes |= connection(own, headers);
+    headers.classes |= connection(head, own, peer, headers);
     if headers.analyzable == 0 {
         return;
     }
@@ -61,11 +65,14 @@ pub fn track(
     handshake(head, own, peer, headers, now);
 }
 
-/// Whether the segment in `headers` opens a connection of its own on the tuple of another: a SYN with a sequence number
-/// that `own`, its sender's half, did not begin with.
+/// Whether a SYN in `headers` opens a connection of its own on the tuple of another: its sequence number is not the one
+/// that its sender began with. In a handshake the responder's SYN opens nothing, whatever it sent before (a split one).
 #[inline(always)]
-pub fn opens_anew(own: &Half, headers: &Headers) -> bool {
-    own.bits & BASE_KNOWN != 0 && headers.sequence != own.base_sequence
+pub fn opens_anew(entry: &mut FlowEntry, headers: &Headers) -> bool {
+    let (head, own, _) = entry.split(headers.sender);
+    let answers =
+        head.state == ConntrackState::SynSent as u8 && u32::from(head.originator) != headers.sender;
+    own.bits & BASE_KNOWN != 0 && headers.sequence != own.base_sequence && !answers
 }
 
 /// Whether the segment in `headers` acknowledges that `peer`, its receiver's half, has begun to send.
@@ -74,19 +81,45 @@ pub fn has_answered(peer: &Half, headers: &Headers) -> bool {
     peer.bits & BASE_KNOWN != 0 && after(headers.acknowledgment, peer.base_sequence)
 }
 
-/// A SYN that repeats the one before, or an answer to it that does not.
+/// A SYN that repeats the one before or begins anew, or an answer that does not repeat the one before.
 #[inline(always)]
-fn connection(own: &mut Half, headers: &Headers) -> u32 {
+fn connection(head: &mut FlowHead, own: &mut Half, peer: &mut Half, headers: &Headers) -> u32 {
     if own.bits & BASE_KNOWN == 0 || headers.tcp_flags & SYN == 0 {
         return 0;
     }
+    let new_sequence = headers.sequence != own.base_sequence;
     if headers.tcp_flags & ACK == 0 {
+        if new_sequence {
+            restart(own);
+            restart(peer);
+            head.syn_ns = 0;
+            head.handshake_rtt_ns = 0;
+            head.bits &= !(HANDSHAKE_MEASURED | SYN_SEEN);
+            return REUSED_PORTS;
+        }
         own.next_sequence = own.contiguous;
-    } else if headers.sequence != own.base_sequence {
+    } else if new_sequence {
         own.base_sequence = headers.sequence;
         return REUSED_PORTS;
     }
     0
+}
+
+/// Forgets the connection before, but not what was counted.
+#[inline(always)]
+fn restart(half: &mut Half) {
+    store(&mut half.next_sequence, 0);
+    store(&mut half.contiguous, 0);
+    store(&mut half.last_acknowledgment, 0);
+    store(&mut half.window, WINDOW_UNKNOWN);
+    store(&mut half.duplicate_acks, 0);
+    store(&mut half.last_classes, 0);
+    store(&mut half.window_scale, 0);
+    store(&mut half.bits, 0);
+    store(&mut half.next_sequence_ns, 0);
+    store(&mut half.base_sequence, 0);
+    store(&mut half.last_seen_ns, 0);
+    rtt::restart(half);
 }
 
 #[inline(always)]
