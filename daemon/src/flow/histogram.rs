@@ -62,7 +62,7 @@ fn percentile_ns(buckets: &[u64; HISTOGRAM_BUCKETS], samples: u64, percent: u64)
     for (bucket, count) in buckets.iter().enumerate() {
         if below + count >= rank {
             let from = bucket_ticks(bucket) * TICK_NS;
-            let width = bucket_ticks(bucket + 1) * TICK_NS - from;
+            let width = (bucket_ticks(bucket + 1) - 1) * TICK_NS - from;
             // At most 274 s times a count that fits 64 bits.
             let share = u128::from(width) * u128::from(rank - below) / u128::from(*count);
             return from + u64::try_from(share).unwrap_or(width);
@@ -85,6 +85,8 @@ mod tests {
             let mut histogram = RttHistogram::default();
             samples.iter().for_each(|ticks| histogram.add(RttTicks(*ticks)));
             let summary = LatencySummary::of(&histogram);
+            let LatencySummary { min_ns, p50_ns, p95_ns, p99_ns, max_ns, .. } = summary;
+            prop_assert!([min_ns, p50_ns, p95_ns, p99_ns, max_ns].is_sorted());
             let mut sorted = samples;
             sorted.sort_unstable();
             let exact = |percent: usize| {

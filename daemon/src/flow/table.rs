@@ -10,8 +10,9 @@ use std::{
     },
 };
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use datapath::{FlowKey, layout::FlowEntry, parse::tunnel::tag, rtt::RttTicks};
+use zerocopy::IntoBytes as _;
 
 use super::{
     FlowId, FlowIdSource, FlowRecord,
@@ -45,7 +46,24 @@ struct Live {
     entry: Box<FlowEntry>,
     seen_at_ns: u64,
     sweep: u64,
+    /// Its record says all that the entry does, and that nothing moves: there is nothing to do until something does.
+    rests: bool,
 }
+
+impl Live {
+    /// Whether an entry of its key is of the same flow.
+    const fn is_of(&self, entry: &FlowEntry) -> bool {
+        self.entry.head.first_seen_ns == entry.head.first_seen_ns
+    }
+
+    fn new(id: FlowId, seen: Seen<'_>, sweep: u64) -> Self {
+        let entry = Box::new(*seen.entry);
+        Self { id, entry, seen_at_ns: seen.now_ns, sweep, rests: false }
+    }
+}
+
+/// An entry at the look before, and how long ago that was, ns.
+type Before = (FlowEntry, u64);
 
 /// An entry of the kernel's table, or of a replay's, as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -110,14 +128,37 @@ impl FlowTable {
     /// room for its record it is counted as forgotten, once, and gets one as soon as there is room.
     pub fn observe(&self, seen: Seen<'_>, sweep: u64) -> FlowId {
         let Seen { key, entry, now_ns, .. } = seen;
-        let id = self.source.id(key, entry.head.first_seen_ns);
-        self.tags.insert(tag(key), id);
-        let live = Live { id, entry: Box::new(*entry), seen_at_ns: now_ns, sweep };
-        let mut before = self.live.insert(*key, live);
-        if let Some(other) = before.take_if(|before| before.id != id) {
-            self.displaced().insert(other.id, other);
+        let mut before: Option<Before> = None;
+        let (id, moved) = match self.live.entry(*key) {
+            Entry::Occupied(mut known) if known.get().is_of(entry) => {
+                let live = known.get_mut();
+                live.sweep = sweep;
+                let moved = live.entry.as_bytes() != entry.as_bytes();
+                if live.rests && !moved {
+                    live.seen_at_ns = now_ns;
+                    return live.id;
+                }
+                let ago_ns = now_ns.saturating_sub(std::mem::replace(&mut live.seen_at_ns, now_ns));
+                before = Some((std::mem::replace(&mut *live.entry, *entry), ago_ns));
+                (live.id, moved)
+            }
+            known @ (Entry::Occupied(_) | Entry::Vacant(_)) => {
+                let id = self.source.id(key, entry.head.first_seen_ns);
+                let live = Live::new(id, seen, sweep);
+                if let Entry::Occupied(mut other) = known {
+                    let other = other.insert(live);
+                    self.displaced().insert(other.id, other);
+                } else {
+                    known.insert(live);
+                }
+                self.tags.insert(tag(key), id);
+                (id, true)
+            }
+        };
+        let recorded = self.record(id, seen, before.as_ref());
+        if let Some(mut live) = self.live.get_mut(key) {
+            live.rests = recorded && !moved;
         }
-        self.record(id, seen, before.as_ref());
         id
     }
 
@@ -126,22 +167,27 @@ impl FlowTable {
         let Seen { key, entry, now_ns, .. } = seen;
         let id = self.source.id(key, entry.head.first_seen_ns);
         let live = self.live.remove_if(key, |_, live| live.id == id).map(|(_, live)| live);
-        let before = live.or_else(|| self.displaced().remove(&id));
+        let live = live.or_else(|| self.displaced().remove(&id));
+        let before = live.map(|live| (*live.entry, now_ns.saturating_sub(live.seen_at_ns)));
         self.tags.remove_if(&tag(key), |_, other| *other == id);
         self.record(id, seen, before.as_ref());
         self.depart(id, why, now_ns);
         id
     }
 
-    fn record(&self, id: FlowId, seen: Seen<'_>, before: Option<&Live>) {
-        let Seen { key, entry, samples, now_ns } = seen;
+    /// Brings the record of a flow up to date; whether there is room for one.
+    fn record(&self, id: FlowId, seen: Seen<'_>, before: Option<&Before>) -> bool {
+        let Seen { key, entry, samples, .. } = seen;
         let timeouts = &self.timeouts;
-        let parent = self.tags.get(&entry.encapsulation.parent_tag).map(|parent| *parent);
+        let parent = match entry.encapsulation.parent_tag {
+            0 => None,
+            tag => self.tags.get(&tag).map(|parent| *parent),
+        };
         if let Some(mut record) = self.history.get_mut(id) {
-            let before = before.map(|live| (&*live.entry, now_ns.saturating_sub(live.seen_at_ns)));
+            let before = before.map(|(entry, ago_ns)| (entry, *ago_ns));
             record.observe(Observation { entry, before, samples, timeouts });
             record.parent = record.parent.or(parent);
-            return;
+            return true;
         }
         let is_recorded = self.history.add(id, || {
             let mut record = FlowRecord::new(id, *key, community_id(key));
@@ -152,6 +198,7 @@ impl FlowTable {
         if !is_recorded && before.is_none() {
             self.history.forget();
         }
+        is_recorded
     }
 
     /// After a whole sweep: what it did not meet has been evicted. What has been kept long enough goes.
@@ -265,6 +312,24 @@ mod tests {
         let record = table.get(id).unwrap();
         assert!((record.from_originator.packets_per_second - 10.0).abs() < 1e-9);
         assert!((record.from_originator.bits_per_second - 8_000.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_flow_that_rests_has_no_rate_and_wakes_again() {
+        let table = table();
+        let at = |packets, second: u64| {
+            let id = table.observe(seen(&key(1), &entry(packets), second * 1_000_000_000), second);
+            table.get(id).unwrap().from_originator
+        };
+        at(10, 1);
+        assert!(at(30, 2).packets_per_second > 19.0);
+        for second in 3..6 {
+            let rests = at(30, second);
+            assert_eq!((rests.packets, rests.packets_per_second.to_bits()), (30, 0));
+        }
+        let woken = at(37, 6);
+        assert_eq!(woken.packets, 37);
+        assert!((woken.packets_per_second - 7.0).abs() < 1e-9, "of the last second");
     }
 
     #[test]
