@@ -88,7 +88,14 @@ impl Lab {
                 namespace.run(|| offload::wire_truth(interface))??;
             }
         }
-        let relays = router.as_ref().map(|router| start_relays(router, &plan)).transpose()?;
+        let relays = match &router {
+            Some(router) if plan.bridge => {
+                start_bridge(router)?;
+                None
+            }
+            Some(router) => Some(start_relays(router, &plan)?),
+            None => None,
+        };
         Ok(Self { relays, client, router, server, plan })
     }
 
@@ -156,7 +163,7 @@ impl Lab {
         ends
     }
 
-    /// What the relays did so far; all zero in a direct lab.
+    /// What the relays did so far; all zero in a lab without them.
     #[must_use]
     pub fn report(&self) -> LabReport {
         let Some(relays) = &self.relays else { return LabReport::default() };
@@ -226,6 +233,25 @@ fn configure_end(
          link set {interface} up\n"
     );
     ip_batch(namespace, &script)
+}
+
+/// Joins the router's interfaces by a bridge that says nothing by itself.
+fn start_bridge(router: &Namespace) -> Result<(), LabError> {
+    let (r0, r1) = (ROUTER_CLIENT_INTERFACE, ROUTER_SERVER_INTERFACE);
+    router.run(|| {
+        let (path, value) = ("/proc/sys/net/ipv6/conf/all/disable_ipv6", "1");
+        fs::write(path, value).map_err(|source| {
+            let namespace = router.name().to_owned();
+            LabError::Sysctl { path: path.to_owned(), value, namespace, source }
+        })
+    })??;
+    let script = format!(
+        "link add bridge0 type bridge forward_delay 0 mcast_snooping 0\n\
+         link set bridge0 addrgenmode none up\n\
+         link set {r0} master bridge0\n\
+         link set {r1} master bridge0\n"
+    );
+    ip_batch(router, &script)
 }
 
 fn start_relays(router: &Namespace, plan: &Plan) -> Result<Relays, LabError> {

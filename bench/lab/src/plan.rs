@@ -19,11 +19,14 @@ pub const RATE_BITS_PER_S_MAX: u64 = 100_000_000_000;
 pub struct Plan {
     /// Part of the namespaces' names: 1 to [`LABEL_BYTES_MAX`] of `a-z`, `0-9`, `-`.
     pub label: String,
-    /// Keep the kernel's segmentation and checksum offloads. Only where `direct` is set, since the
-    /// relay's counts are wire truth.
+    /// Keep the kernel's segmentation and checksum offloads at the ends. Not with the relay, whose
+    /// counts are wire truth.
     pub offload: bool,
     /// Join client and server by one veth pair, without router and impairments.
     pub direct: bool,
+    /// Let the kernel's bridge carry frames in the router, instead of the relay: no impairments, and
+    /// its interfaces send and count wire packets whatever the ends do.
+    pub bridge: bool,
     /// What frames from client to server meet.
     pub to_server: Impairment,
     /// What frames from server to client meet.
@@ -86,6 +89,7 @@ impl Plan {
             label: label.to_owned(),
             offload: false,
             direct: false,
+            bridge: false,
             to_server: Impairment::default(),
             to_client: Impairment::default(),
             seed: 1,
@@ -96,6 +100,12 @@ impl Plan {
     #[must_use]
     pub fn direct(label: &str) -> Self {
         Self { direct: true, offload: true, ..Self::new(label) }
+    }
+
+    /// Through a bridge, with or without the kernel's offloads at the ends.
+    #[must_use]
+    pub fn bridged(label: &str, offload: bool) -> Self {
+        Self { bridge: true, offload, ..Self::new(label) }
     }
 
     /// Half of `rtt` in each direction.
@@ -123,14 +133,22 @@ impl Plan {
                 format!("is `{}`; use 1 to {LABEL_BYTES_MAX} of a-z, 0-9 and -", self.label);
             return Err(LabError::Plan { field: "label", problem });
         }
-        if self.offload && !self.direct {
-            let problem = "needs `direct`: the router's relay handles wire frames".to_owned();
+        if self.offload && !(self.direct || self.bridge) {
+            let problem =
+                "needs `direct` or `bridge`: the router's relay handles wire frames".to_owned();
             return Err(LabError::Plan { field: "offload", problem });
         }
-        if self.direct && !(self.to_server.is_clean() && self.to_client.is_clean()) {
-            let problem =
-                "has no router that could impair; leave both impairments empty".to_owned();
+        if self.direct && self.bridge {
+            let problem = "has no router for a bridge; choose one of the two".to_owned();
             return Err(LabError::Plan { field: "direct", problem });
+        }
+        let is_clean = self.to_server.is_clean() && self.to_client.is_clean();
+        for (field, is_set) in [("direct", self.direct), ("bridge", self.bridge)] {
+            if is_set && !is_clean {
+                let problem =
+                    "has no relay that could impair; leave both impairments empty".to_owned();
+                return Err(LabError::Plan { field, problem });
+            }
         }
         self.to_server.check()?;
         self.to_client.check()

@@ -9,13 +9,17 @@
 )]
 
 pub(crate) mod conntrack;
+pub(crate) mod door;
 pub(crate) mod forged;
 pub(crate) mod held;
 pub(crate) mod linnet;
 pub(crate) mod pair;
+pub(crate) mod poller;
 pub(crate) mod served;
+pub(crate) mod stack;
 pub(crate) mod traffic;
 pub(crate) mod tshark;
+pub(crate) mod tun;
 
 use std::{
     path::{Path, PathBuf},
@@ -75,6 +79,11 @@ pub(crate) fn root(what: &str) -> bool {
         println!("skipped: {what}: it needs root");
     }
     root
+}
+
+/// Whether the long versions run: `cargo xtask test --full`.
+pub(crate) fn full() -> bool {
+    std::env::var_os("LINNET_FULL").is_some()
 }
 
 /// Every capture of the corpus folder, if it is present, and of the project's own test data.

@@ -20,11 +20,22 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn open(lab: &Lab, port: u16) -> Self {
+        let [pair] = <[Self; 1]>::try_from(Self::many(lab, port, 1)).unwrap();
+        pair
+    }
+
+    /// So many connections to one port, in order.
+    pub(crate) fn many(lab: &Lab, port: u16, count: usize) -> Vec<Self> {
         let at = lab.server_socket(Family::V4, port);
         let listener = lab.server().run(|| TcpListener::bind(at)).unwrap().unwrap();
-        let connect = || TcpStream::connect_timeout(&at, ANSWER_MAX);
-        let client = lab.client().run(connect).unwrap().unwrap();
-        let server = listener.accept().unwrap().0;
+        let connect = || {
+            let client = TcpStream::connect_timeout(&at, ANSWER_MAX).unwrap();
+            Self::of(client, listener.accept().unwrap().0)
+        };
+        lab.client().run(|| (0..count).map(|_| connect()).collect()).unwrap()
+    }
+
+    fn of(client: TcpStream, server: TcpStream) -> Self {
         for end in [&client, &server] {
             end.set_nodelay(true).unwrap();
             end.set_read_timeout(Some(ANSWER_MAX)).unwrap();

@@ -42,7 +42,7 @@ pub fn frames<'a>(
     })?
 }
 
-fn open(name: &str) -> io::Result<Box<dyn DataLinkSender>> {
+pub(super) fn open(name: &str) -> io::Result<Box<dyn DataLinkSender>> {
     let interfaces = datalink::interfaces();
     let interface = interfaces.iter().find(|interface| interface.name == name);
     let interface = interface.ok_or(io::ErrorKind::NotFound)?;

@@ -11,6 +11,7 @@ mod limits;
 pub mod ping;
 pub mod request_response;
 mod samples;
+pub mod syn_flood;
 mod tcp_facts;
 pub mod udp_stream;
 
