@@ -65,7 +65,7 @@ fn rule(random: &mut support::Random) -> Rule {
         let mut ipv6 = [0; 16];
         (ipv6[0], ipv6[15]) = (0xfd, host);
         let prefix = [0, 8, 24, 28, 30, 31, 32, 32][(number / 6 % 8) as usize];
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             Network::v4([10, 0, 0, host], prefix).unwrap()
         } else {
             Network::v6(ipv6, 96 + prefix).unwrap()
@@ -73,7 +73,7 @@ fn rule(random: &mut support::Random) -> Rule {
     };
     let ports = |number: u64| {
         let first = [0, 443, 443, 4_789, 6_081, 40_000][(number % 6) as usize];
-        Ports { first, last: if number % 5 == 0 { 65_535 } else { first } }
+        Ports { first, last: if number.is_multiple_of(5) { 65_535 } else { first } }
     };
     let action = match random.below(3) {
         0 => Action::Track,
@@ -89,7 +89,7 @@ fn rule(random: &mut support::Random) -> Rule {
         protocol: maybe(random, |number| [6, 17, 1, 58, 47, 4][(number % 6) as usize]),
         point: maybe(random, |number| u32::from(number % 4 == 0) + u32::from(POINT)),
         direction: maybe(random, |number| {
-            if number % 2 == 0 { Direction::Ingress } else { Direction::Egress }
+            if number.is_multiple_of(2) { Direction::Ingress } else { Direction::Egress }
         }),
     }
 }
