@@ -15,5 +15,6 @@ pub mod measure;
 pub mod report;
 pub mod results;
 pub mod throughput;
+pub mod turn;
 
 pub use error::BenchError;

@@ -14,6 +14,7 @@ use bench::{
     machine::{Machine, Noise, load_average},
     measure, report,
     results::{self, Results},
+    turn,
 };
 use clap::Parser;
 
@@ -76,8 +77,9 @@ fn measure(write: bool) -> Result<Vec<String>, BenchError> {
     let before = load_average()?;
     let sizes = gates::sizes(gates::LOADS)?;
     let costs = measure::all()?;
+    let in_turn = turn::all()?;
     let noise = Noise { before, after: load_average()? };
-    let results = Results { machine, noise, sizes, costs };
+    let results = Results { machine, noise, sizes, costs, in_turn };
     print!("{}", results.markdown());
     if write {
         report::write_section(&package.join("RESULTS.md"), "kernel_ns", &results.markdown())?;

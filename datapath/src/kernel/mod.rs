@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod maps;
 mod tables;
+pub mod turn;
 
 use crate::{
     book::{self, Booked, Size},
