@@ -12,7 +12,7 @@ use aya::{
 use daemon::live::{Object, add};
 use datapath::{
     FlowKey, Link,
-    layout::{FlowEntry, HookCounters, Point},
+    layout::{EMBRYONIC, FLOWS_DEFAULT, FlowEntry, HookCounters, Point},
 };
 
 use crate::BenchError;
@@ -69,14 +69,20 @@ pub struct Door {
 }
 
 impl Door {
-    /// Loads the object and makes its maps; loopback becomes observation point [`POINT`].
+    /// Loads the object and makes its maps, with the usual room; loopback becomes observation point [`POINT`].
     pub fn open(object: Object) -> Result<Self, BenchError> {
+        Self::with_room(object, FLOWS_DEFAULT)
+    }
+
+    /// The same with room for so many flows.
+    pub fn with_room(object: Object, flows: u32) -> Result<Self, BenchError> {
         let cpus =
             aya::util::nr_cpus().map_err(|(path, source)| BenchError::Cpus { path, source })?;
         let mut loader = EbpfLoader::new();
         loader
             .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
+            .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX))
+            .map_max_entries("FLOWS", flows);
         let ebpf = loader
             .load(object.bytes()?)
             .map_err(|source| BenchError::Load { object: object.name(), source })?;
@@ -158,17 +164,28 @@ impl Door {
         Ok(sum)
     }
 
-    /// The entry of a flow, embryonic or not; `None` where there is none.
-    pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowEntry>, BenchError> {
-        match self.entry("FLOWS", key)? {
-            None => self.entry("EMBRYONIC", key),
-            found => Ok(found),
+    /// Puts flows into the table as what has proved to be some: else they would change tables while they are measured.
+    pub fn settle<'a>(
+        &mut self,
+        flows: impl IntoIterator<Item = (FlowKey, &'a FlowEntry)>,
+    ) -> Result<(), BenchError> {
+        const NAME: &str = "FLOWS";
+        let map = self.ebpf.map_mut(NAME).ok_or_else(|| missing(self.object, NAME))?;
+        let failed = |source| BenchError::Map { name: NAME, source };
+        let mut map: HashMap<_, Pod<FlowKey>, Pod<FlowEntry>> = map.try_into().map_err(failed)?;
+        for (key, entry) in flows {
+            let mut entry = *entry;
+            entry.head.bits &= !EMBRYONIC;
+            map.insert(Pod(key), Pod(entry), 0).map_err(failed)?;
         }
+        Ok(())
     }
 
-    fn entry(&self, name: &'static str, key: &FlowKey) -> Result<Option<FlowEntry>, BenchError> {
-        let map = self.ebpf.map(name).ok_or_else(|| missing(self.object, name))?;
-        let failed = |source| BenchError::Map { name, source };
+    /// The entry of a flow that has proved to be one; `None` where there is none.
+    pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowEntry>, BenchError> {
+        const NAME: &str = "FLOWS";
+        let map = self.ebpf.map(NAME).ok_or_else(|| missing(self.object, NAME))?;
+        let failed = |source| BenchError::Map { name: NAME, source };
         let flows: HashMap<_, Pod<FlowKey>, Pod<FlowEntry>> = map.try_into().map_err(failed)?;
         match flows.get(&Pod(*key), 0) {
             Ok(Pod(entry)) => Ok(Some(entry)),

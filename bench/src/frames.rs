@@ -13,6 +13,9 @@ const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9];
 /// IPv4 option (RFC 2113).
 const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
 const FULL_SEGMENT: usize = 1_448;
+const VXLAN_PORT: u16 = 4_789;
+/// What a fragment carries in a packet of 1,500 bytes.
+const FRAGMENT: usize = 1_480;
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -27,8 +30,14 @@ pub enum Path {
     Retransmission,
     /// An acknowledgment from before data that was sent since.
     OldAck,
+    /// As [`Self::DuplicateAck`], on a flow inside of another one.
+    InnerDuplicateAck,
     /// A datagram: no TCP analysis.
     Datagram,
+    /// A datagram's first fragment, whose ports are kept for the others.
+    FirstFragment,
+    /// One of the others, whose ports are looked up.
+    LaterFragment,
     /// On no flow.
     NotIp,
 }
@@ -41,7 +50,10 @@ impl Path {
             Self::DuplicateAck => "duplicate ACK, flagged",
             Self::Retransmission => "retransmission, flagged",
             Self::OldAck => "old ACK, not flagged",
+            Self::InnerDuplicateAck => "datagram, and inside of it a duplicate ACK, flagged",
             Self::Datagram => "datagram",
+            Self::FirstFragment => "fragment, its ports kept",
+            Self::LaterFragment => "fragment, its ports looked up",
             Self::NotIp => "not IP, no flow",
         }
     }
@@ -50,18 +62,26 @@ impl Path {
     #[must_use]
     pub const fn is_flagged(self) -> bool {
         match self {
-            Self::DuplicateAck | Self::Retransmission => true,
-            Self::OldAck | Self::Datagram | Self::NotIp => false,
+            Self::DuplicateAck | Self::Retransmission | Self::InnerDuplicateAck => true,
+            Self::OldAck
+            | Self::Datagram
+            | Self::FirstFragment
+            | Self::LaterFragment
+            | Self::NotIp => false,
         }
     }
 
     /// What the ledger says.
     pub const fn outcome(self) -> Outcome {
         match self {
-            Self::DuplicateAck | Self::Retransmission | Self::OldAck | Self::Datagram => {
-                Outcome::Tracked
-            }
             Self::NotIp => Outcome::NotIp,
+            Self::DuplicateAck
+            | Self::Retransmission
+            | Self::OldAck
+            | Self::InnerDuplicateAck
+            | Self::Datagram
+            | Self::FirstFragment
+            | Self::LaterFragment => Outcome::Tracked,
         }
     }
 }
@@ -95,7 +115,7 @@ pub fn all() -> Vec<Sample> {
             ..sample("TCP ACK, timestamps", Path::OldAck, tcp(&ack(port(1))))
         },
         sample("TCP data 1448 B, timestamps", Path::Retransmission, tcp(&data(port(2)))),
-        sample("UDP, frame of 64 B", Path::Datagram, udp(&udp_datagram(port(3), 22))),
+        sample("UDP, frame of 64 B", Path::Datagram, udp(&datagram(port(3), 22))),
         sample(
             "IPv6, hop-by-hop, TCP ACK",
             Path::DuplicateAck,
@@ -107,15 +127,29 @@ pub fn all() -> Vec<Sample> {
             Path::DuplicateAck,
             ethernet(ipv4(TCP, &ROUTER_ALERT, &ack(port(6)))),
         ),
+        sample("VXLAN, TCP ACK", Path::InnerDuplicateAck, vxlan(port(7), &tcp(&ack(port(7))))),
+        sample(
+            "UDP, first fragment of 1500 B",
+            Path::FirstFragment,
+            fragment(8, 0, &long_datagram(port(8))[..FRAGMENT]),
+        ),
+        Sample {
+            earlier: Some(fragment(9, 0, &long_datagram(port(9))[..FRAGMENT])),
+            ..sample(
+                "UDP, last fragment of 84 B",
+                Path::LaterFragment,
+                fragment(9, FRAGMENT, &long_datagram(port(9))[FRAGMENT..]),
+            )
+        },
         sample("ARP", Path::NotIp, arp()),
     ]
 }
 
-/// The datagram among them.
+/// The smallest datagram among them.
 #[must_use]
-pub fn datagram() -> Sample {
-    let is_it = |sample: &Sample| sample.path == Path::Datagram;
-    all().into_iter().find(is_it).expect("one of the frames is a datagram")
+pub fn smallest_datagram() -> Sample {
+    let datagrams = all().into_iter().filter(|sample| sample.path == Path::Datagram);
+    datagrams.min_by_key(|sample| sample.bytes.len()).expect("one of the frames is a datagram")
 }
 
 /// A payload and the ethertype that announces it.
@@ -173,12 +207,39 @@ fn segment(source_port: u16, sequence: u32, options: &[u8], payload: usize) -> V
     bytes
 }
 
-fn udp_datagram(source_port: u16, payload: usize) -> Vec<u8> {
+fn datagram(source_port: u16, payload: usize) -> Vec<u8> {
     let mut bytes = [source_port.to_be_bytes(), PORT.to_be_bytes()].concat();
     bytes.extend(length(8 + payload));
     bytes.extend([0, 0]);
     bytes.extend(vec![0x55; payload]);
     bytes
+}
+
+/// An Ethernet frame in a datagram (RFC 7348).
+fn vxlan(source_port: u16, frame: &[u8]) -> Vec<u8> {
+    let header = [0x08, 0, 0, 0, 0, 0, 42, 0];
+    let payload = [&header, frame].concat();
+    let mut bytes = [source_port.to_be_bytes(), VXLAN_PORT.to_be_bytes()].concat();
+    bytes.extend(length(8 + payload.len()));
+    bytes.extend([0, 0]);
+    bytes.extend(payload);
+    ethernet(ipv4(UDP, &[], &bytes))
+}
+
+/// A datagram that takes two fragments.
+fn long_datagram(source_port: u16) -> Vec<u8> {
+    datagram(source_port, FRAGMENT + 64 - 8)
+}
+
+/// The part of a datagram from `offset` on, a multiple of eight; the others of it have the same identification.
+fn fragment(identification: u8, offset: usize, part: &[u8]) -> Vec<u8> {
+    const MORE: u16 = 0x2000;
+    let mut network = ipv4(UDP, &[], part);
+    let more = if offset == 0 { MORE } else { 0 };
+    let place = u16::try_from(offset / 8).expect("datagrams here are short") | more;
+    network.bytes[4..6].copy_from_slice(&[0, identification]);
+    network.bytes[6..8].copy_from_slice(&place.to_be_bytes());
+    ethernet(network)
 }
 
 fn arp() -> Vec<u8> {
@@ -203,18 +264,23 @@ mod tests {
 
     use super::*;
 
+    /// A sample's frames through the datapath.
+    fn pass(host: &mut Replay, sample: &Sample) -> Outcome {
+        let mut pass = |bytes: &Vec<u8>| {
+            let length = u32::try_from(bytes.len()).unwrap();
+            host.frame(bytes.as_slice(), &Frame::plain(Ktime(1), length))
+        };
+        if let Some(earlier) = &sample.earlier {
+            assert_eq!(pass(earlier), Outcome::Tracked, "{}", sample.name);
+        }
+        pass(&sample.bytes)
+    }
+
     #[test]
     fn each_frame_has_the_outcome_it_is_measured_as() {
         for sample in all() {
-            let mut host = Replay::default();
-            let length = u32::try_from(sample.bytes.len()).unwrap();
-            let _counted = host.frame(sample.bytes.as_slice(), &Frame::plain(Ktime(1), length));
-            assert_eq!(
-                host.counters().outcomes[sample.path.outcome() as usize],
-                1,
-                "{}",
-                sample.name
-            );
+            let outcome = pass(&mut Replay::default(), &sample);
+            assert_eq!(outcome, sample.path.outcome(), "{}", sample.name);
         }
     }
 
@@ -222,12 +288,12 @@ mod tests {
     fn frames_are_of_different_flows() {
         let mut host = Replay::default();
         for sample in all() {
-            let length = u32::try_from(sample.bytes.len()).unwrap();
-            let _counted = host.frame(sample.bytes.as_slice(), &Frame::plain(Ktime(1), length));
+            let _outcome = pass(&mut host, &sample);
         }
         let tracked =
             all().iter().filter(|sample| sample.path.outcome() == Outcome::Tracked).count();
-        assert_eq!(host.flows().count(), tracked);
+        let around = all().iter().filter(|sample| sample.path == Path::InnerDuplicateAck).count();
+        assert_eq!(host.flows().count(), tracked + around);
     }
 
     #[test]
@@ -236,5 +302,7 @@ mod tests {
         assert_eq!(length("UDP, frame of 64 B"), Some(64));
         assert_eq!(length("TCP data 1448 B, timestamps"), Some(1_514));
         assert_eq!(length("TCP ACK, timestamps"), Some(66));
+        assert_eq!(length("UDP, first fragment of 1500 B"), Some(1_514));
+        assert_eq!(length("UDP, last fragment of 84 B"), Some(98));
     }
 }

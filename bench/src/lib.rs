@@ -16,5 +16,6 @@ pub mod report;
 pub mod results;
 pub mod rules;
 pub mod throughput;
+pub mod turn;
 
 pub use error::BenchError;

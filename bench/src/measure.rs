@@ -3,7 +3,7 @@
 
 use daemon::live::Object;
 use datapath::{
-    FlowKey, Frame, Ktime, Outcome,
+    Frame, Ktime, Outcome,
     layout::{FlowEntry, HookCounters},
     replay::Replay,
 };
@@ -49,7 +49,8 @@ const PLANS: [Plan; 2] = [
 pub struct Rounds(Vec<u64>);
 
 impl Rounds {
-    pub(crate) fn push(&mut self, ns: u64) {
+    /// Takes in another round.
+    pub fn push(&mut self, ns: u64) {
         let at = self.0.partition_point(|other| *other <= ns);
         self.0.insert(at, ns);
     }
@@ -105,17 +106,20 @@ pub fn all() -> Result<Vec<Cost>, BenchError> {
             door.load(program, 1)?;
         }
         for sample in frames::all() {
-            costs.extend(on_frame(&door, plan, &sample)?);
+            costs.extend(on_frame(&mut door, plan, &sample)?);
         }
     }
     Ok(costs)
 }
 
-fn on_frame(door: &Door, plan: &Plan, sample: &Sample) -> Result<Vec<Cost>, BenchError> {
-    let before = door.counters()?;
+fn on_frame(door: &mut Door, plan: &Plan, sample: &Sample) -> Result<Vec<Cost>, BenchError> {
+    let host = on_the_host(sample);
+    door.settle(host.flows().map(|(key, flow)| (*key, &*flow.entry)))?;
+    let key = host.headers().key;
     if let Some(earlier) = &sample.earlier {
         run(door, plan, sample, plan.trackers[0], earlier, 1)?;
     }
+    let before = State { counters: door.counters()?, flow: door.flow(&key)? };
     let mut empty = Rounds::default();
     let mut trackers = vec![Rounds::default(); plan.trackers.len()];
     for round in 0..=ROUNDS {
@@ -132,7 +136,7 @@ fn on_frame(door: &Door, plan: &Plan, sample: &Sample) -> Result<Vec<Cost>, Benc
     }
     let rounds = ((ROUNDS + 1) * plan.trackers.len()) as u64;
     let claim = Claim { plan, sample, repeated: rounds * u64::from(REPEATS) };
-    claim.hold(&before, &door.counters()?, door.flow(&key(sample))?.as_ref())?;
+    claim.hold(&before, &State { counters: door.counters()?, flow: door.flow(&key)? })?;
     let cost = |(tracker, program): (Rounds, &&'static str)| Cost {
         program,
         frame: sample.name,
@@ -159,13 +163,30 @@ fn run(
     Ok(run.ns)
 }
 
-/// The key under which the datapath books a frame at [`POINT`], by the same code on the host.
-fn key(sample: &Sample) -> FlowKey {
-    let length = u32::try_from(sample.bytes.len()).expect("frames here are short");
-    let frame = Frame { point: u32::from(POINT), ..Frame::plain(Ktime(1), length) };
+/// The sample's frames through the same code on the host, at [`POINT`]: which flows they are of.
+fn on_the_host(sample: &Sample) -> Replay {
     let mut host = Replay::default();
-    let _outcome = host.frame(sample.bytes.as_slice(), &frame);
-    host.headers().key
+    for bytes in sample.earlier.iter().chain([&sample.bytes]) {
+        let length = u32::try_from(bytes.len()).expect("frames here are short");
+        let frame = Frame { point: u32::from(POINT), ..Frame::plain(Ktime(1), length) };
+        let _outcome = host.frame(bytes.as_slice(), &frame);
+    }
+    host
+}
+
+/// What was counted by a moment, and the innermost flow of the frame.
+struct State {
+    counters: HookCounters,
+    flow: Option<FlowEntry>,
+}
+
+impl State {
+    /// Packets on the flow, and segments in any class.
+    fn booked(&self) -> (u64, u64) {
+        let halves = || self.flow.iter().flat_map(|flow| &flow.halves);
+        let flagged = halves().flat_map(|half| half.classes).map(u64::from).sum();
+        (halves().map(|half| half.packets).sum(), flagged)
+    }
 }
 
 /// That the frame took the path that the table names, each time.
@@ -176,31 +197,24 @@ struct Claim<'a> {
 }
 
 impl Claim<'_> {
-    fn hold(
-        &self,
-        before: &HookCounters,
-        after: &HookCounters,
-        flow: Option<&FlowEntry>,
-    ) -> Result<(), BenchError> {
-        let fed = self.repeated + u64::from(self.sample.earlier.is_some());
-        let outcome = self.sample.path.outcome() as usize;
-        self.equal("`seen`", after.seen - before.seen, fed)?;
-        self.equal("its outcome", after.outcomes[outcome] - before.outcomes[outcome], fed)?;
-        self.equal("`contended`", after.contended - before.contended, 0)?;
-        let tracked = self.sample.path.outcome() == Outcome::Tracked;
-        self.equal("`created`", after.created - before.created, u64::from(tracked))?;
-        self.equal("flow entries", u64::from(flow.is_some()), u64::from(tracked))?;
-        let Some(flow) = flow else { return Ok(()) };
-        let halves = flow.halves.iter();
-        self.equal(
-            "packets in the flow entry",
-            halves.clone().map(|half| half.packets).sum(),
-            fed,
-        )?;
-        let flagged: u64 = halves.flat_map(|half| half.classes).map(u64::from).sum();
-        // The first of them is what the others repeat.
-        let expected = if self.sample.path.is_flagged() { fed - 1 } else { 0 };
-        self.equal("flagged segments", flagged, expected)
+    fn hold(&self, before: &State, after: &State) -> Result<(), BenchError> {
+        let fed = self.repeated;
+        let outcome = self.sample.path.outcome();
+        let counted =
+            |figure: fn(&HookCounters) -> u64| figure(&after.counters) - figure(&before.counters);
+        self.equal("`seen`", counted(|counters| counters.seen), fed)?;
+        let outcomes = |state: &State| state.counters.outcomes[outcome as usize];
+        self.equal("its outcome", outcomes(after) - outcomes(before), fed)?;
+        self.equal("`contended`", counted(|counters| counters.contended), 0)?;
+        self.equal("`created`", counted(|counters| counters.created), 0)?;
+        let tracked = outcome == Outcome::Tracked;
+        self.equal("flow entries", u64::from(after.flow.is_some()), u64::from(tracked))?;
+        let (packets, flagged) = after.booked();
+        let (packets_before, flagged_before) = before.booked();
+        let packets_fed = if tracked { fed } else { 0 };
+        self.equal("packets in the flow entry", packets - packets_before, packets_fed)?;
+        let expected = if self.sample.path.is_flagged() { fed } else { 0 };
+        self.equal("flagged segments", flagged - flagged_before, expected)
     }
 
     fn equal(&self, what: &'static str, found: u64, expected: u64) -> Result<(), BenchError> {

@@ -14,7 +14,7 @@ use bench::{
     machine::{Machine, Noise, load_average},
     measure, report,
     results::{self, Results},
-    rules,
+    rules, turn,
 };
 use clap::Parser;
 
@@ -94,8 +94,9 @@ fn measure(write: bool) -> Result<Vec<String>, BenchError> {
     let sizes = gates::sizes(gates::LOADS)?;
     let costs = measure::all()?;
     let rules = rules::all()?;
+    let in_turn = turn::all()?;
     let noise = Noise { before, after: load_average()? };
-    let results = Results { machine, noise, sizes, costs, rules };
+    let results = Results { machine, noise, sizes, costs, rules, in_turn };
     print!("{}", results.markdown());
     if write {
         report::write_section(&package.join("RESULTS.md"), "kernel_ns", &results.markdown())?;

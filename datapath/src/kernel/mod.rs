@@ -4,6 +4,7 @@ pub mod capture;
 pub mod maps;
 mod rules;
 mod tables;
+pub mod turn;
 
 use crate::{
     book::{self, Booked, Size},
