@@ -115,7 +115,7 @@ pub fn all() -> Vec<Sample> {
             ..sample("TCP ACK, timestamps", Path::OldAck, tcp(&ack(port(1))))
         },
         sample("TCP data 1448 B, timestamps", Path::Retransmission, tcp(&data(port(2)))),
-        sample("UDP, frame of 64 B", Path::Datagram, udp(&datagram(port(3), 22))),
+        sample("UDP, frame of 64 B", Path::Datagram, udp(&udp_datagram(port(3), 22))),
         sample(
             "IPv6, hop-by-hop, TCP ACK",
             Path::DuplicateAck,
@@ -143,6 +143,13 @@ pub fn all() -> Vec<Sample> {
         },
         sample("ARP", Path::NotIp, arp()),
     ]
+}
+
+/// The datagram among them.
+#[must_use]
+pub fn datagram() -> Sample {
+    let is_it = |sample: &Sample| sample.path == Path::Datagram;
+    all().into_iter().find(is_it).expect("one of the frames is a datagram")
 }
 
 /// A payload and the ethertype that announces it.
@@ -200,7 +207,7 @@ fn segment(source_port: u16, sequence: u32, options: &[u8], payload: usize) -> V
     bytes
 }
 
-fn datagram(source_port: u16, payload: usize) -> Vec<u8> {
+fn udp_datagram(source_port: u16, payload: usize) -> Vec<u8> {
     let mut bytes = [source_port.to_be_bytes(), PORT.to_be_bytes()].concat();
     bytes.extend(length(8 + payload));
     bytes.extend([0, 0]);
@@ -221,7 +228,7 @@ fn vxlan(source_port: u16, frame: &[u8]) -> Vec<u8> {
 
 /// A datagram that takes two fragments.
 fn long_datagram(source_port: u16) -> Vec<u8> {
-    datagram(source_port, FRAGMENT + 64 - 8)
+    udp_datagram(source_port, FRAGMENT + 64 - 8)
 }
 
 /// The part of a datagram from `offset` on, a multiple of eight; the others of it have the same identification.

@@ -14,6 +14,7 @@ pub mod machine;
 pub mod measure;
 pub mod report;
 pub mod results;
+pub mod rules;
 pub mod throughput;
 pub mod turn;
 

@@ -8,6 +8,7 @@ use crate::{
     machine::{Machine, Noise},
     measure::{Cost, REPEATS, ROUNDS},
     report::provenance,
+    rules::{NEW_FLOWS, RuleCost},
     turn::{self, InTurn, PARTS},
 };
 
@@ -35,6 +36,8 @@ pub struct Results {
     pub costs: Vec<Cost>,
     /// Of one tracker with many flows.
     pub in_turn: Vec<InTurn>,
+    /// Of rules.
+    pub rules: Vec<RuleCost>,
 }
 
 impl Results {
@@ -54,6 +57,9 @@ impl Results {
         push(&mut text, "### Many flows in turn\n");
         push(&mut text, &IN_TURN_TEXT.replace("{repeats}", &thousands(turn::REPEATS)));
         push(&mut text, &in_turn(&self.in_turn));
+        push(&mut text, "### Rules\n");
+        push(&mut text, &RULES_TEXT.replace("{flows}", &thousands(u32::from(NEW_FLOWS))));
+        push(&mut text, &rules(&self.rules));
         push(&mut text, "### Beside the prototype\n");
         push(&mut text, PROTOTYPE_TEXT);
         push(&mut text, PROTOTYPE);
@@ -82,6 +88,12 @@ round, in a table with room for the flows' next power of two (65,536 at least), 
 are never attached make the frame the next flow's first, which is the floor of the lines below it; the frame is an old \
 ACK. The look-up alone waits for its bucket and the element's key, the counter for one line of the entry, the tracker \
 for all that it touches: what the look-up takes more with many flows than with one is memory's latency, not work.
+";
+
+const RULES_TEXT: &str = "\
+The datagram under lists of rules of which the last one matches. A packet of a known flow is repeated as above. A new \
+flow is one of {flows} different ones, each measured by itself: so the kernel's clock is in the figure, the caches \
+are colder, and a tracked one makes an entry.
 ";
 
 const PROTOTYPE_TEXT: &str = "\
@@ -131,6 +143,29 @@ pub fn in_turn(measured: &[InTurn]) -> String {
             let (least, median) = flows.net_ns(part);
             write!(line, " {least} / {median} |").expect("writing into a string cannot fail");
         }
+        push(&mut text, &line);
+    }
+    text
+}
+
+/// The cost of rules, one line for each case and program.
+#[must_use]
+pub fn rules(costs: &[RuleCost]) -> String {
+    let mut text = String::from(
+        "| program | packet of a | rules | net, min | net, median | whole, min | empty, min |\n\
+         |---|---|--:|--:|--:|--:|--:|\n",
+    );
+    for cost in costs {
+        let line = format!(
+            "| `{}` | {} | {} | {} | {} | {} | {} |",
+            cost.program,
+            cost.packet,
+            cost.rules.map_or_else(|| "none ever".to_owned(), |count| count.to_string()),
+            cost.tracker.min().saturating_sub(cost.empty.min()),
+            cost.tracker.median().saturating_sub(cost.empty.median()),
+            cost.tracker.min(),
+            cost.empty.min(),
+        );
         push(&mut text, &line);
     }
     text

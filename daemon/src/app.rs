@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use datapath::layout::RULES_BYTES;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +24,11 @@ use crate::{
     flow::{FlowIdSource, FlowTable},
     live::{
         Answer, AttachRequest, Attached, AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap,
-        ServiceMap, StageConfig, Verb, watch,
+        RuleRequest, ServiceMap, StageConfig, Verb, watch,
     },
     metrics,
     replay::{NoStage, Player, Playing},
+    rules::{NoRules, RuleSink, Rules, RulesError},
     status::Publisher,
     sweep::{Running, Sweeper},
 };
@@ -50,6 +52,16 @@ impl LiveStage {
     fn perform(&self, verb: Verb) -> anyhow::Result<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).perform(verb)?;
         Ok(())
+    }
+}
+
+impl RuleSink for LiveStage {
+    fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
+        let mut attacher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match attacher.perform(Verb::SetRules(rules))? {
+            Answer::RulesSet { generation } => Ok(generation),
+            Answer::Attached(_) | Answer::Done => Ok(0),
+        }
     }
 }
 
@@ -117,6 +129,14 @@ async fn serve_until_stopped(
         Some(kernel) => Box::new(LiveStage(Arc::clone(&kernel.attacher))),
         None => Box::new(NoStage),
     };
+    let sink: Box<dyn RuleSink> = match &kernel {
+        Some(kernel) => Box::new(LiveStage(Arc::clone(&kernel.attacher))),
+        None => Box::new(NoRules),
+    };
+    let rules = Arc::new(Rules::new(sink));
+    if kernel.is_some() && !config.rules.is_empty() {
+        rules.set(config.rules.clone()).map_err(|error| rules_of_config(&error))?;
+    }
     let dir = config.state_dir.join("captures");
     let (captures, capture_recorder) =
         capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
@@ -143,6 +163,7 @@ async fn serve_until_stopped(
         flows,
         board,
         captures: Arc::clone(&captures),
+        rules,
         access: Arc::clone(&access),
         metrics: recorder,
     };
@@ -157,6 +178,15 @@ async fn serve_until_stopped(
     server.await?;
     tokio::task::spawn_blocking(move || stop_feed(feed)).await?;
     Ok(())
+}
+
+/// The configuration's rules are a mistake of the configuration, unless the kernel refuses them.
+fn rules_of_config(error: &RulesError) -> ExitWith {
+    let code = match error {
+        RulesError::Rule(_) | RulesError::Unavailable(_) => exit::USAGE,
+        RulesError::Failed(_) => exit::FAILED,
+    };
+    ExitWith { code, message: format!("the configuration's rules: {error}") }
 }
 
 /// Prints the line that a person opens in a browser.
@@ -225,7 +255,7 @@ fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<
                 log_attached(&request, &attached);
                 points.push(AttachedPoint { request, attached });
             }
-            Ok(Answer::Done) => {}
+            Ok(Answer::Done | Answer::RulesSet { .. }) => {}
             Err(error) if by_default && error.is_of_one_interface() => {
                 notices.push(format!("the interface `{request}` is not watched: {error}"));
             }
@@ -255,6 +285,7 @@ fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<
         embryonic = config.sizes.embryonic,
         flow_tables_bytes = config.sizes.flow_bytes(),
         capture_ring_bytes = config.sizes.capture_ring_bytes,
+        rules_bytes = RULES_BYTES,
         "kernel memory"
     );
     let attacher = Arc::new(Mutex::new(attacher));
@@ -297,13 +328,16 @@ fn publisher(
 ) -> Publisher {
     let (mode, notices) = match source {
         Source::Live => ("live", unwatched),
-        Source::Replay(path) => (
-            "replay",
-            vec![format!(
+        Source::Replay(path) => {
+            let mut notices = vec![format!(
                 "this is `{}` played in real time; run as root with --interface to watch this host",
                 path.display()
-            )],
-        ),
+            )];
+            if !config.rules.is_empty() {
+                notices.push("the configuration's rules do not apply to a replay, which tracks every packet of its file".to_owned());
+            }
+            ("replay", notices)
+        }
     };
     let captures = Arc::clone(captures);
     let interval_ns = u64::try_from(config.sweep_interval.as_nanos()).unwrap_or(u64::MAX);

@@ -155,6 +155,11 @@ impl Client {
         self.runtime.block_on(self.json(Method::POST, path, Some(body)))
     }
 
+    /// What `PUT path` answers to a body of JSON.
+    pub fn put(&self, path: &str, body: &Value) -> Result<Value, ClientError> {
+        self.runtime.block_on(self.json(Method::PUT, path, Some(body)))
+    }
+
     /// `DELETE path`.
     pub fn delete(&self, path: &str) -> Result<(), ClientError> {
         self.runtime.block_on(self.json(Method::DELETE, path, None)).map(drop)

@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use datapath::layout::{EMBRYONIC_DEFAULT, FLOWS_DEFAULT, FLOWS_MAX};
+use datapath::layout::{EMBRYONIC_DEFAULT, FLOWS_DEFAULT, FLOWS_MAX, RULES_MAX};
 use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
     flow::{RECORDS_DEFAULT, expiry::Timeouts},
     live::{AttachRequest, MapSizes, ParseAttachError},
+    rules::{self, ReadRule, RuleError},
 };
 
 /// Where the file is looked for when none is named.
@@ -42,6 +43,7 @@ struct RawConfig {
     pin_dir: Option<PathBuf>,
     flows: RawFlows,
     capture: RawCapture,
+    rules: Vec<Spanned<serde_json::Value>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -99,6 +101,8 @@ pub struct Config {
     pub sweep_interval: Duration,
     /// When flows have ended.
     pub timeouts: Timeouts,
+    /// What is tracked, until it is changed.
+    pub rules: Vec<ReadRule>,
 }
 
 /// A configuration that cannot be used.
@@ -114,7 +118,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
     )]
     Syntax {
         /// The file.
@@ -252,6 +256,7 @@ impl Config {
             records_max: records.value,
             sweep_interval: Duration::from_millis(sweep_ms.value),
             timeouts,
+            rules: rules(written, raw.rules)?,
         })
     }
 }
@@ -306,6 +311,27 @@ fn interfaces(
     Ok(requests)
 }
 
+/// The rules, each with its line where it cannot be used.
+fn rules(
+    written: Written<'_>,
+    rules: Vec<Spanned<serde_json::Value>>,
+) -> Result<Vec<ReadRule>, ConfigError> {
+    let place = |key: &str, at: usize| written.place(key, at);
+    if let Some(beyond) = rules.get(RULES_MAX) {
+        let problem = format!("{} rules are more than {RULES_MAX}, the most", rules.len());
+        return Err(ConfigError::Value { place: place("rules", beyond.span().start), problem });
+    }
+    let read = |(number, rule): (usize, Spanned<serde_json::Value>)| {
+        let at = rule.span().start;
+        rules::text::read(number, rule.into_inner()).map_err(|error| match &error {
+            RuleError::NoList(problem) | RuleError::Field { problem, .. } => {
+                ConfigError::Value { place: place(&error.place(), at), problem: problem.clone() }
+            }
+        })
+    };
+    rules.into_iter().enumerate().map(read).collect()
+}
+
 fn listen(text: &Given<String>) -> Result<SocketAddr, ConfigError> {
     let listen: SocketAddr = text.value.parse().map_err(|_| {
         text.bad(format!("`{}` is no ADDRESS:PORT, like {LISTEN_DEFAULT}", text.value))
@@ -353,6 +379,11 @@ mod tests {
             ("schema = 1\n[flows]\nrecords = 0", 3, "flows.records"),
             ("schema = 1\n\n[flows]\nsweep_interval_ms = 5", 4, "flows.sweep_interval_ms"),
             ("schema = 1\n[capture]\nring_mib = 3", 3, "capture.ring_mib"),
+            (
+                "schema = 1\n[[rules]]\naction = 'track'\n[[rules]]\naction = 'stop'",
+                4,
+                "rules[1].action",
+            ),
             ("schema = 1\n[flows.timeouts]\nudp = 0", 3, "flows.timeouts.udp"),
             ("schema = 1\n[flows.timeouts]\nicmp = 2_592_001", 3, "flows.timeouts.icmp"),
             ("schema = 1\n[flows.timeouts]\n\ntcp_wait = 9", 4, "flows.timeouts.tcp_wait"),

@@ -14,5 +14,6 @@ pub mod live;
 pub mod metrics;
 pub mod offline;
 pub mod replay;
+pub mod rules;
 pub mod status;
 pub mod sweep;

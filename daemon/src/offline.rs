@@ -1,7 +1,7 @@
 //! A packet of a file as the datapath wants to see it: link type, lengths and time. Shared by `analyze` and replay.
 
 use captures::{LinkType, format::read::ReadPacket};
-use datapath::{Frame, Ktime, Link, frame::NO_VLAN};
+use datapath::{Direction, Frame, Ktime, Link, frame::NO_VLAN};
 
 /// LINKTYPE_* numbers that the datapath reads (www.tcpdump.org/linktypes.html).
 mod linktype {
@@ -56,6 +56,7 @@ pub fn frame(read: &ReadPacket<'_>) -> Frame {
     Frame {
         now: Ktime(read.packet.time_ns),
         point: 0,
+        direction: Direction::Ingress,
         link: link(read.link_type),
         // Some files claim less than they hold; what is there was there.
         original_len: read.packet.original_len.max(read.packet.captured_len()),

@@ -53,7 +53,9 @@ impl Watch {
             let request: daemon::live::AttachRequest = spec.parse().unwrap();
             match attacher.perform(Verb::Attach(request.clone())).unwrap() {
                 Answer::Attached(attached) => points.push(AttachedPoint { request, attached }),
-                Answer::Done => panic!("attaching says what was attached"),
+                Answer::Done | Answer::RulesSet { .. } => {
+                    panic!("attaching says what was attached")
+                }
             }
         }
         let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));

@@ -13,10 +13,11 @@ use crate::{
     layout::{FlowEntry, FlowHead, HookCounters, SYN_SEEN},
     outcome::Outcome,
     parse::{
-        Headers, fragment,
+        Headers, NOTHING, fragment,
         tcp::{ACK, SYN},
     },
     rtt::{self, RttTicks},
+    rules,
     tables::{Sample, Tables},
     tcp::{self, classes::REUSED_PORTS},
 };
@@ -39,7 +40,21 @@ pub fn book<T: Tables>(
         counters.packets += size.packets;
         counters.bytes += size.bytes;
     }
+    if fragment::is_first(headers) {
+        // Also where it is not tracked: nor are the later ones then, and they have to be found out.
+        tables.keep_first(headers, frame.now);
+    }
+    let headers = forget(headers);
+    let stamp = rules::stamp(tables.generation(), frame.direction as u32);
     let mut found = tables.existing(&headers.key);
+    if !is_decided(found.as_deref_mut(), headers.sender, stamp) {
+        let known = found.is_some();
+        if tables.refuses(headers, stamp, known) {
+            return;
+        }
+        found = tables.existing(&headers.key);
+    }
+    let headers = forget(headers);
     if headers.tcp_flags & (SYN | ACK) == SYN
         && found.as_mut().is_some_and(|entry| tcp::opens_anew(entry, headers))
     {
@@ -55,6 +70,7 @@ pub fn book<T: Tables>(
         headers.outcome = Outcome::TableFull as u32;
         return;
     };
+    entry.split(headers.sender).1.rules = (stamp & 0xff) as u8;
     let ordered = headers.key.protocol == TCP || headers.chunks != 0;
     let mut held = (ordered || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
     if !held && is_embryonic(entry) {
@@ -80,9 +96,36 @@ pub fn book<T: Tables>(
     if grown {
         tables.promote(&headers.key);
     }
-    if fragment::is_first(headers) {
-        tables.keep_first(headers, frame.now);
+}
+
+/// Whether packets like the one at hand are known to be tracked under the rules in force, if there are any.
+#[inline(always)]
+fn is_decided(found: Option<&mut FlowEntry>, sender: u32, stamp: u32) -> bool {
+    if rules::generation_of(stamp) == 0 {
+        return true;
     }
+    found.is_some_and(|entry| u32::from(entry.split(sender).1.rules) == stamp)
+}
+
+/// Whether the rules of a stamp keep the packet from being tracked. Then it is not looked into either, and its flow, where
+/// one is `known`, ends, unless the other endpoint's packets are tracked.
+#[inline(always)]
+pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32, known: bool) -> bool {
+    let outcome = tables.judge(headers, stamp);
+    let headers = forget(headers);
+    if !rules::is_refusal(outcome) {
+        return false;
+    }
+    headers.outcome = outcome;
+    headers.pending = NOTHING;
+    if known && let Some(entry) = tables.existing(&headers.key) {
+        let (_, own, peer) = entry.split(headers.sender);
+        if rules::generation_of(u32::from(peer.rules)) != rules::generation_of(stamp) {
+            own.rules = rules::DISOWNED;
+            peer.rules = rules::DISOWNED;
+        }
+    }
+    true
 }
 
 /// What one frame stands for on the wire.

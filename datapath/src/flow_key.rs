@@ -31,6 +31,12 @@ impl IpAddress {
         Self { words: [0, MAPPED_PREFIX | u64::from_ne_bytes([0, 0, 0, 0, a, b, c, d])] }
     }
 
+    /// From the sixteen octets.
+    #[must_use]
+    pub fn from_octets(octets: [u8; 16]) -> Self {
+        zerocopy::transmute!(octets)
+    }
+
     /// The sixteen octets.
     #[must_use]
     pub fn octets(self) -> [u8; 16] {

@@ -76,6 +76,8 @@ pub struct Frame {
     pub now: Ktime,
     /// Observation point id; 0 offline.
     pub point: u32,
+    /// Which way it passed the interface.
+    pub direction: Direction,
     /// What the first byte belongs to.
     pub link: Link,
     /// Bytes on the link, which the captured bytes may fall short of. For a super-packet: of the whole, with one
@@ -90,12 +92,13 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// A plain frame on Ethernet, as a file or an XDP hook holds it.
+    /// A plain received frame on Ethernet, as a file or an XDP hook holds it.
     #[must_use]
     pub const fn plain(now: Ktime, original_len: u32) -> Self {
         Self {
             now,
             point: 0,
+            direction: Direction::Ingress,
             link: Link::Ethernet,
             original_len,
             segments: 1,

@@ -34,6 +34,7 @@ pub mod outcome;
 pub mod parse;
 pub mod pipeline;
 pub mod rtt;
+pub mod rules;
 pub mod service;
 pub mod tables;
 pub mod tcp;

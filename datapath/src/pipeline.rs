@@ -8,6 +8,7 @@ use crate::{
     layout::HookCounters,
     outcome::{OUTCOMES, Outcome},
     parse::{self, FRAGMENT_PORTS, Headers, NOTHING, QUOTED_PACKET},
+    rules,
     tables::Tables,
 };
 
@@ -113,6 +114,11 @@ pub fn step<P: PacketBytes + ?Sized, T: Tables>(
         }
     }
     packet.book(frame, forget(headers), counters, tables);
+    let headers = forget(headers);
+    if headers.tunnel != 0 && rules::is_refusal(headers.outcome) {
+        // Of this packet, but not of the frame.
+        headers.outcome = before;
+    }
 }
 
 /// Notes an ICMP error, which has been booked on a flow of its own, on the flow of the packet that it quotes.

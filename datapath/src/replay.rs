@@ -14,6 +14,7 @@ use crate::{
     },
     pipeline,
     rtt::RttTicks,
+    rules::{HostRules, Rule, decide},
     service,
     tables::{Sample, Tables},
     time::Ktime,
@@ -54,6 +55,7 @@ struct ReplayTables {
     services: HashMap<u32, u32>,
     service_rtt: HashMap<u32, ServiceRtt>,
     fragments: HashMap<FlowKey, FirstFragment>,
+    rules: HostRules,
     flows_max: Option<usize>,
     frame: u64,
 }
@@ -132,6 +134,11 @@ impl Replay {
         self.tables.flows.get(key)
     }
 
+    /// Puts rules in force for the frames that come.
+    pub fn set_rules(&mut self, rules: &[Rule]) {
+        self.tables.rules.set(rules);
+    }
+
     /// Forgets every flow and fragment: what comes next has nothing to do with what was. The counters stay.
     pub fn forget(&mut self) {
         self.tables.flows.clear();
@@ -185,6 +192,14 @@ impl Tables for ReplayTables {
 
     fn retire(&mut self, headers: &mut Headers) {
         self.ended.extend(self.flows.remove_entry(&headers.key));
+    }
+
+    fn generation(&self) -> u32 {
+        self.rules.generation()
+    }
+
+    fn judge(&mut self, headers: &Headers, stamp: u32) -> u32 {
+        decide::judge(&mut self.rules, &headers.key, headers.sender, stamp)
     }
 
     fn keep_first(&mut self, headers: &mut Headers, now: Ktime) {

@@ -1,6 +1,8 @@
 //! The few table operations that the pipeline may use, so that kernel maps and host tables can stand behind it.
 
-use crate::{flow_key::FlowKey, layout::FlowEntry, parse::Headers, rtt::RttTicks, time::Ktime};
+use crate::{
+    book, flow_key::FlowKey, layout::FlowEntry, parse::Headers, rtt::RttTicks, time::Ktime,
+};
 
 /// A round trip that a packet completed.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +35,21 @@ pub trait Tables {
 
     /// Takes the flow of the packet in `headers` out: it has ended, and whoever keeps its history is to get it.
     fn retire(&mut self, headers: &mut Headers);
+
+    /// Generation of the rules in force; 0 before there were any.
+    fn generation(&self) -> u32;
+
+    /// [`crate::rules::decide::judge`] on the packet in `headers`.
+    fn judge(&mut self, headers: &Headers, stamp: u32) -> u32;
+
+    /// [`book::refuses`]; in the kernel in a function of its own.
+    #[inline(always)]
+    fn refuses(&mut self, headers: &mut Headers, stamp: u32, known: bool) -> bool
+    where
+        Self: Sized,
+    {
+        book::refuses(self, headers, stamp, known)
+    }
 
     /// Keeps a first fragment's ports for the later ones.
     fn keep_first(&mut self, headers: &mut Headers, now: Ktime);

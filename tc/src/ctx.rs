@@ -68,6 +68,7 @@ pub(crate) fn frame(
     let frame = Frame {
         now: Ktime(now),
         point: u32::from(point.id),
+        direction,
         link: point.link(),
         original_len: length + tag,
         segments,
@@ -99,6 +100,11 @@ impl kernel::Context for Skb {
     #[inline(always)]
     fn step(&self) {
         linnet_tc_step(self.skb, self.direction as u32);
+    }
+
+    #[inline(always)]
+    fn refuses(stamp: u32, known: u32) -> bool {
+        linnet_tc_rules(stamp, known) != 0
     }
 }
 
@@ -137,7 +143,7 @@ pub(crate) extern "C" fn linnet_tc_options(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_tc_book(direction: u32) -> i32 {
-    kernel::book(direction_of(direction));
+    kernel::book::<Skb>(direction_of(direction));
     0
 }
 
@@ -149,6 +155,13 @@ pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> 
     fetch(skb);
     kernel::step(&linear(skb, direction), direction);
     0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_tc_rules(stamp: u32, known: u32) -> i32 {
+    i32::from(kernel::refuses::<Skb>(stamp, known))
 }
 
 #[inline(always)]

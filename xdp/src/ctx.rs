@@ -58,6 +58,7 @@ pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window<Md>, Frame) {
     let frame = Frame {
         now: Ktime(now),
         point: u32::from(point.id),
+        direction: Direction::Ingress,
         link: point.link(),
         original_len: length,
         segments: 1,
@@ -88,6 +89,11 @@ impl kernel::Context for Md {
     fn step(&self) {
         linnet_xdp_step(self.0);
     }
+
+    #[inline(always)]
+    fn refuses(stamp: u32, known: u32) -> bool {
+        linnet_xdp_rules(stamp, known) != 0
+    }
 }
 
 /// Direct access to the first buffer.
@@ -109,7 +115,7 @@ pub(crate) extern "C" fn linnet_xdp_options(md: *mut xdp_md) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_xdp_book() -> i32 {
-    kernel::book(Direction::Ingress);
+    kernel::book::<Md>(Direction::Ingress);
     0
 }
 
@@ -119,4 +125,11 @@ pub(crate) extern "C" fn linnet_xdp_book() -> i32 {
 pub(crate) extern "C" fn linnet_xdp_step(md: *mut xdp_md) -> i32 {
     kernel::step(&window(md), Direction::Ingress);
     0
+}
+
+/// As above.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn linnet_xdp_rules(stamp: u32, known: u32) -> i32 {
+    i32::from(kernel::refuses::<Md>(stamp, known))
 }

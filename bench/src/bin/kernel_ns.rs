@@ -14,7 +14,7 @@ use bench::{
     machine::{Machine, Noise, load_average},
     measure, report,
     results::{self, Results},
-    turn,
+    rules, turn,
 };
 use clap::Parser;
 
@@ -29,6 +29,9 @@ struct Cli {
     /// Only check the gates, with the time to load among them (the best of five loads).
     #[arg(long, conflicts_with = "write")]
     gates: bool,
+    /// Only measure what rules cost.
+    #[arg(long, conflicts_with_all = ["write", "gates"])]
+    rules: bool,
     /// Write bench/RESULTS.md.
     #[arg(long)]
     write: bool,
@@ -43,7 +46,13 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { EXIT_USAGE } else { 0 });
         }
     };
-    let broken = if cli.gates { check_gates() } else { measure(cli.write) };
+    let broken = if cli.gates {
+        check_gates()
+    } else if cli.rules {
+        measure_rules()
+    } else {
+        measure(cli.write)
+    };
     match broken {
         Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
         Ok(broken) => {
@@ -69,6 +78,13 @@ fn check_gates() -> Result<Vec<String>, BenchError> {
     Ok(broken)
 }
 
+/// Prints what rules cost.
+fn measure_rules() -> Result<Vec<String>, BenchError> {
+    gates::check_prerequisites()?;
+    print!("{}", results::rules(&rules::all()?));
+    Ok(Vec::new())
+}
+
 /// Prints everything; returns what exceeds a gate on counts.
 fn measure(write: bool) -> Result<Vec<String>, BenchError> {
     gates::check_prerequisites()?;
@@ -78,8 +94,9 @@ fn measure(write: bool) -> Result<Vec<String>, BenchError> {
     let sizes = gates::sizes(gates::LOADS)?;
     let costs = measure::all()?;
     let in_turn = turn::all()?;
+    let rules = rules::all()?;
     let noise = Noise { before, after: load_average()? };
-    let results = Results { machine, noise, sizes, costs, in_turn };
+    let results = Results { machine, noise, sizes, costs, in_turn, rules };
     print!("{}", results.markdown());
     if write {
         report::write_section(&package.join("RESULTS.md"), "kernel_ns", &results.markdown())?;

@@ -53,6 +53,14 @@ impl ApiError {
         }
     }
 
+    /// A field of a body that cannot be used.
+    pub(super) fn field(name: String, detail: impl Into<String>) -> Self {
+        Self {
+            parameter: Some(name),
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail)
+        }
+    }
+
     /// Something that is not there.
     pub fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
@@ -109,10 +117,7 @@ impl From<CaptureError> for ApiError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "libpcap_missing", detail)
             }
             CaptureError::Filter(_) => Self::new(StatusCode::BAD_REQUEST, "invalid_filter", detail),
-            CaptureError::Field { field, .. } => Self {
-                parameter: Some(field.to_owned()),
-                ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail)
-            },
+            CaptureError::Field { field, .. } => Self::field(field.to_owned(), detail),
             CaptureError::Unknown(_) => Self::not_found(detail),
             CaptureError::DiskFull { .. } => {
                 Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", detail)

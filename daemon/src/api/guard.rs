@@ -22,6 +22,10 @@ use crate::metrics::AUTH_FAILURES;
 
 /// Largest request body, bytes: no filter or login comes near it.
 const BODY_MAX: usize = 64 * 1024;
+/// Largest list of rules, bytes: the most rules, with every key written out, are 300 KiB.
+const RULES_BODY_MAX: usize = 512 * 1024;
+/// The route that takes it.
+const RULES: &str = "/api/v1/rules";
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -114,10 +118,12 @@ fn check_site(host: &str, headers: &HeaderMap) -> Result<(), String> {
 /// may be a form of another site's page, which browsers send without asking us.
 pub(super) async fn whole_body(request: Request, next: Next) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
-    let body = tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.map_err(|_late| {
-        let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
-        ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
-    })??;
+    let most = if parts.uri.path() == RULES { RULES_BODY_MAX } else { BODY_MAX };
+    let body =
+        tokio::time::timeout(BODY_TIMEOUT, collect(body, most)).await.map_err(|_late| {
+            let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+        })??;
     if !body.is_empty() && !is_json(&parts.headers) {
         let detail = "send the body as JSON, with `Content-Type: application/json`";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -126,14 +132,14 @@ pub(super) async fn whole_body(request: Request, next: Next) -> Result<Response,
     Ok(next.run(Request::from_parts(parts, body.into())).await)
 }
 
-async fn collect(body: Body) -> Result<Vec<u8>, ApiError> {
+async fn collect(body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
     use axum::body::HttpBody as _;
     let too_large = || {
-        let detail = format!("a body has at most {BODY_MAX} bytes");
+        let detail = format!("a body has at most {most} bytes here");
         ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail)
     };
     // What says its length is refused before it is sent (RFC 9110, 10.1.1).
-    if body.size_hint().lower() > BODY_MAX as u64 {
+    if body.size_hint().lower() > most as u64 {
         return Err(too_large());
     }
     let (mut chunks, mut whole) = (body.into_data_stream(), Vec::new());
@@ -142,7 +148,7 @@ async fn collect(body: Body) -> Result<Vec<u8>, ApiError> {
             let detail = format!("the body cannot be read: {error}");
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", detail)
         })?;
-        if whole.len() + chunk.len() > BODY_MAX {
+        if whole.len() + chunk.len() > most {
             return Err(too_large());
         }
         whole.extend_from_slice(&chunk);

@@ -9,6 +9,7 @@ mod guard;
 mod listen;
 mod pages;
 mod parameters;
+mod rules;
 mod secrets;
 mod serve;
 mod sessions;
@@ -40,6 +41,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/captures/{id}/stop", post(captures::stop))
         .route("/captures/{id}/file", get(captures::file))
         .route("/captures/{id}/live", get(captures::live))
+        .route("/rules", get(rules::list).put(rules::set))
         .route_layer(middleware::from_fn(parameters::none));
     let with_parameters = Router::new().route("/flows", get(flows::list));
     let guarded = Router::new()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::Access;
-use crate::{board::Board, capture::CaptureManager, flow::FlowTable};
+use crate::{board::Board, capture::CaptureManager, flow::FlowTable, rules::Rules};
 
 /// The handles of the running daemon; cheap to clone.
 #[derive(Clone)]
@@ -16,6 +16,8 @@ pub struct ApiState {
     pub board: Arc<Board>,
     /// Captures.
     pub captures: Arc<CaptureManager>,
+    /// What is tracked.
+    pub rules: Arc<Rules>,
     /// Who may ask.
     pub access: Arc<Access>,
     /// Metrics as text.

@@ -6,6 +6,7 @@ pub mod detach;
 pub mod doctor;
 pub mod flows;
 mod interrupt;
+pub mod rules;
 pub mod run;
 mod text;
 
@@ -59,6 +60,8 @@ pub enum Command {
     Flows(flows::FlowsArgs),
     /// Write packets of the running daemon's interfaces as pcapng.
     Capture(capture::CaptureArgs),
+    /// Show or change which flows are tracked.
+    Rules(rules::RulesArgs),
     /// Read a pcap or pcapng file and say what its flows did; needs no privilege.
     Analyze(analyze::AnalyzeArgs),
     /// Remove what a daemon that was killed left behind.
@@ -74,6 +77,7 @@ impl Command {
             Self::Run(args) => run::run(args),
             Self::Flows(args) => flows::run(&args),
             Self::Capture(args) => capture::run(&args),
+            Self::Rules(args) => rules::run(&args),
             Self::Analyze(args) => analyze::run(&args),
             Self::Detach(args) => detach::run(&args),
             Self::Doctor(args) => doctor::run(&args),

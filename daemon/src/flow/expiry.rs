@@ -8,6 +8,7 @@
 use datapath::{
     ConntrackState as State, FlowKey,
     layout::{FlowEntry, Half},
+    rules::DISOWNED,
 };
 
 use super::record::Ended;
@@ -169,6 +170,9 @@ impl Timeouts {
     /// Whether the flow of an entry has ended by `now_ns`, and why.
     #[must_use]
     pub fn ended(&self, key: &FlowKey, entry: &FlowEntry, now_ns: u64) -> Option<Ended> {
+        if entry.halves.iter().all(|half| half.rules == DISOWNED) {
+            return Some(Ended::Ignored);
+        }
         let idle_ns = now_ns.saturating_sub(last_seen_ns(entry));
         let closed = State::from_u8(entry.head.state).is_some_and(State::is_closed);
         let why = if closed { Ended::Closed } else { Ended::Idle };

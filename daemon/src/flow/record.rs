@@ -24,6 +24,8 @@ pub enum Ended {
     Idle,
     /// Another connection was opened on the same addresses and ports.
     Replaced,
+    /// Rules have changed, and say not to track it.
+    Ignored,
     /// The table needed the room.
     Evicted,
 }

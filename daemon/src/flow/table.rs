@@ -224,7 +224,7 @@ impl FlowTable {
 
     fn depart(&self, id: FlowId, why: Ended, now_ns: u64) {
         let counter = match why {
-            Ended::Closed | Ended::Replaced => &self.closed,
+            Ended::Closed | Ended::Replaced | Ended::Ignored => &self.closed,
             Ended::Idle => &self.aged,
             Ended::Evicted => &self.evicted,
         };

@@ -6,25 +6,26 @@ use std::{
 };
 
 use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
     maps::{Array, Map, MapData, ProgramArray},
     programs::LinkOrder,
 };
 use datapath::{
     Direction,
-    layout::{CaptureConfig, IFINDEX_MAX, Meta, POINTS_MAX, Point},
+    layout::{CaptureConfig, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULES_MAX},
+    rules::{Compiled, Rule},
 };
 
 use super::{
     FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
     attach::{self, Link, Objects, program},
     namespace::{self, Device},
-    objects::Object,
-    pins::{PinDir, SHARED},
+    objects::{self, Object, pinned},
+    pins::PinDir,
     pod::Pod,
     records::FilterRecord,
     rings::CaptureRing,
-    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, StageConfig, Verb},
+    rules::{self, RuleMaps},
+    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, RuleRequest, StageConfig, Verb},
 };
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
@@ -34,6 +35,7 @@ pub struct Attacher {
     points: BTreeMap<u32, WatchedPoint>,
     stage: Vec<(Option<String>, Link)>,
     objects: HashMap<Option<String>, Objects>,
+    rules: RuleMaps,
     sizes: MapSizes,
     pins: PinDir,
 }
@@ -53,14 +55,16 @@ impl Attacher {
             object.bytes()?;
         }
         let pins = PinDir::claim(pins)?;
-        let mut attacher = Self {
+        let objects = load_both(&pins, sizes)?;
+        let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
+        let attacher = Self {
             points: BTreeMap::new(),
             stage: Vec::new(),
-            objects: HashMap::new(),
+            objects: HashMap::from([(None, objects)]),
+            rules,
             sizes,
             pins,
         };
-        attacher.objects_of(None)?;
         attacher.set_meta()?;
         Ok(attacher)
     }
@@ -99,7 +103,7 @@ impl Attacher {
     }
 
     fn shared(&self, name: &'static str) -> Result<MapData, LiveError> {
-        MapData::from_pin(self.pins.map(name)).map_err(|source| LiveError::Map { name, source })
+        pinned(&self.pins, name)
     }
 
     /// Does what is asked.
@@ -109,6 +113,9 @@ impl Attacher {
             Verb::Detach { point } => self.detach(point).map(|()| Answer::Done),
             Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
             Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),
+            Verb::SetRules(rules) => {
+                self.set_rules(&rules).map(|generation| Answer::RulesSet { generation })
+            }
         }
     }
 
@@ -182,6 +189,33 @@ impl Attacher {
         FilterRecord::of(&self.pins.filters(), request, device.ifindex)
     }
 
+    fn set_rules(&mut self, rules: &[RuleRequest]) -> Result<u64, LiveError> {
+        if rules.len() > RULES_MAX {
+            return Err(LiveError::TooManyRules { count: rules.len(), max: RULES_MAX });
+        }
+        let resolve = |(number, request): (usize, &RuleRequest)| {
+            let point = request.interface.as_deref().map(|name| self.point_of(number, name));
+            Ok(Rule { point: point.transpose()?, ..request.rule })
+        };
+        let rules: Vec<_> =
+            rules.iter().enumerate().map(resolve).collect::<Result<_, LiveError>>()?;
+        self.rules.set(&Compiled::new(&rules))
+    }
+
+    /// The observation point of an interface that rule `number` names.
+    fn point_of(&self, number: usize, name: &str) -> Result<u32, LiveError> {
+        let mut points = self.points.iter();
+        let found = points.find(|(_, watched)| watched.request.to_string() == name);
+        found.map(|(point, _)| *point).ok_or_else(|| {
+            let names = self.points.values().map(|watched| format!("`{}`", watched.request));
+            let watched = match names.collect::<Vec<_>>() {
+                names if names.is_empty() => "no interface is".to_owned(),
+                names => format!("watched are {}", names.join(", ")),
+            };
+            LiveError::RuleInterface { rule: number, interface: name.to_owned(), watched }
+        })
+    }
+
     fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
         self.stop_capture()?;
         self.configure_stage(CaptureConfig {
@@ -234,37 +268,17 @@ impl Attacher {
     fn objects_of(&mut self, namespace: Option<&str>) -> Result<&mut Objects, LiveError> {
         let key = namespace.map(ToOwned::to_owned);
         if !self.objects.contains_key(&key) {
-            let objects = Objects { tc: self.load(Object::Tc)?, xdp: self.load(Object::Xdp)? };
+            let objects = load_both(&self.pins, self.sizes)?;
             self.objects.insert(key.clone(), objects);
         }
         self.objects.get_mut(&key).ok_or(LiveError::Missing("objects"))
     }
+}
 
-    fn load(&self, object: Object) -> Result<Ebpf, LiveError> {
-        let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
-            what: "read",
-            path: "/sys/devices/system/cpu/possible".into(),
-            source,
-        })?;
-        let mut loader = EbpfLoader::new();
-        loader
-            .verifier_log_level(VerifierLogLevel::STATS)
-            .map_max_entries("FLOWS", self.sizes.flows)
-            .map_max_entries("EMBRYONIC", self.sizes.embryonic)
-            .map_max_entries("ENDED", self.sizes.ended())
-            .map_max_entries("CAPTURE_RING", self.sizes.capture_ring_bytes)
-            .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
-        for name in SHARED {
-            loader.map_pin_path(name, self.pins.map(name));
-        }
-        let bytes = object.bytes()?;
-        loader.load(bytes).map_err(|source| {
-            if attach::is_forbidden(&source) {
-                return attach::forbidden(format!("load the {} programs", object.name()));
-            }
-            LiveError::Load { object: object.name(), source }
-        })
-    }
+/// The objects of one namespace.
+fn load_both(pins: &PinDir, sizes: MapSizes) -> Result<Objects, LiveError> {
+    let [tc, xdp] = [Object::Tc, Object::Xdp].map(|object| objects::load(object, pins, sizes));
+    Ok(Objects { tc: tc?, xdp: xdp? })
 }
 
 impl Drop for Attacher {

@@ -1,4 +1,5 @@
-//! The `bpf(2)` commands that aya has no function for: batches, and taking an element out with its last value.
+//! The `bpf(2)` commands that aya has no function for: batches, and taking an element out with its last value; and
+//! removing one without knowing its type.
 
 use std::{
     io,
@@ -9,6 +10,12 @@ use std::{
 const LOOKUP_AND_DELETE: libc::c_int = 21;
 /// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: libc::c_int = 24;
+/// `BPF_MAP_LOOKUP_AND_DELETE_BATCH`.
+const LOOKUP_AND_DELETE_BATCH: libc::c_int = 25;
+/// `BPF_MAP_UPDATE_BATCH`.
+const UPDATE_BATCH: libc::c_int = 26;
+/// `BPF_MAP_DELETE_ELEM`.
+const DELETE: libc::c_int = 3;
 /// `BPF_MAP_DELETE_BATCH`.
 const DELETE_BATCH: libc::c_int = 27;
 
@@ -60,6 +67,28 @@ pub(super) fn lookup_batch<K, V>(
     keys: &mut [K],
     values: &mut [V],
 ) -> io::Result<Batch> {
+    read_batch(LOOKUP_BATCH, map, from, to, keys, values)
+}
+
+/// As [`lookup_batch`], and takes the elements out.
+pub(super) fn take_batch<K, V>(
+    map: BorrowedFd<'_>,
+    from: Option<&BatchCursor>,
+    to: &mut BatchCursor,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<Batch> {
+    read_batch(LOOKUP_AND_DELETE_BATCH, map, from, to, keys, values)
+}
+
+fn read_batch<K, V>(
+    command: libc::c_int,
+    map: BorrowedFd<'_>,
+    from: Option<&BatchCursor>,
+    to: &mut BatchCursor,
+    keys: &mut [K],
+    values: &mut [V],
+) -> io::Result<Batch> {
     let count = keys.len().min(values.len());
     let mut attr = BatchAttr {
         in_batch: from.map_or(0, |cursor| cursor.0.as_ptr() as u64),
@@ -70,7 +99,7 @@ pub(super) fn lookup_batch<K, V>(
         map_fd: map.as_raw_fd().cast_unsigned(),
         ..BatchAttr::default()
     };
-    let result = bpf(LOOKUP_BATCH, &mut attr);
+    let result = bpf(command, &mut attr);
     let read = attr.count as usize;
     match result {
         Ok(()) => Ok(Batch { count: read, done: false }),
@@ -108,6 +137,36 @@ pub(super) fn take<K, V>(map: BorrowedFd<'_>, key: &K, value: &mut V) -> io::Res
         Ok(()) => Ok(Some(())),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// Writes an element for each key. `keys` and `values` must have the map's key and value sizes per element, and the same
+/// number of elements. After an error some of them may have been written.
+pub(super) fn update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    let count = keys.len().min(values.len());
+    if count == 0 {
+        return Ok(());
+    }
+    let mut attr = BatchAttr {
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(count).unwrap_or(u32::MAX),
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        ..BatchAttr::default()
+    };
+    bpf(UPDATE_BATCH, &mut attr)
+}
+
+/// Removes an element; well where it is not there any more.
+pub(super) fn remove<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        key: std::ptr::from_ref(key) as u64,
+        ..ElementAttr::default()
+    };
+    match bpf(DELETE, &mut attr) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
     }
 }
 

@@ -170,6 +170,24 @@ pub enum LiveError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// More rules than fit.
+    #[error("{count} rules are more than the {max} that can be in force; join some")]
+    TooManyRules {
+        /// How many.
+        count: usize,
+        /// [`datapath::layout::RULES_MAX`].
+        max: usize,
+    },
+    /// A rule is for an interface that is not watched.
+    #[error("`{interface}` is not watched, so that no rule can be for it; {watched}")]
+    RuleInterface {
+        /// The rule's place in the list, from 0.
+        rule: usize,
+        /// What it names.
+        interface: String,
+        /// What is.
+        watched: String,
+    },
     /// There is no such observation point.
     #[error("there is no observation point {0}")]
     NoPoint(u32),

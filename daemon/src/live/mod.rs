@@ -12,6 +12,7 @@ mod pod;
 mod qdisc;
 mod records;
 mod rings;
+mod rules;
 mod sizes;
 mod tables;
 mod verb;
@@ -22,9 +23,10 @@ pub use error::LiveError;
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};
 pub use rings::CaptureRing;
+pub use rules::RuleMaps;
 pub use sizes::MapSizes;
 pub use tables::{FlowMap, HookMap, ServiceMap, add};
 pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
-    IngressChoice, ParseAttachError, StageConfig, Verb,
+    IngressChoice, ParseAttachError, RuleRequest, StageConfig, Verb,
 };

@@ -25,7 +25,7 @@ const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 const FILTERS: &str = "filters";
 /// Maps that the objects of all namespaces share, by the names of their pins. A name that is given up has to stay in
 /// the list of [`clear`], or an earlier version's pin is left behind.
-pub(super) const SHARED: [&str; 13] = [
+pub(super) const SHARED: [&str; 22] = [
     "META",
     "FLOWS",
     "EMBRYONIC",
@@ -39,6 +39,15 @@ pub(super) const SHARED: [&str; 13] = [
     "CAPTURE_RING",
     "CAPTURE_STATS",
     "CAPTURE_SCRATCH",
+    "RULES_CONFIG",
+    "RULE_NETWORKS",
+    "RULE_ADDRESSES",
+    "RULE_PORT_CLASSES",
+    "RULE_PORTS",
+    "RULE_PROTOCOLS",
+    "RULE_HOOKS",
+    "RULE_ACTIONS",
+    "UNTRACKED",
 ];
 
 /// A folder of pins that this process owns; emptied and removed when dropped.

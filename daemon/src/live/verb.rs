@@ -3,6 +3,8 @@
 
 use std::{fmt, str::FromStr};
 
+use datapath::rules::Rule;
+
 /// How received packets are to be watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IngressChoice {
@@ -253,6 +255,17 @@ pub enum Verb {
     StartCapture(StageConfig),
     /// Stop that.
     StopCapture,
+    /// Put these rules in force, in place of those before; at most [`datapath::layout::RULES_MAX`].
+    SetRules(Vec<RuleRequest>),
+}
+
+/// A rule with its interface as a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleRequest {
+    /// The rule; its observation point is set by the interface alone.
+    pub rule: Rule,
+    /// `[NAMESPACE/]NAME` of an interface that is watched; every one where absent.
+    pub interface: Option<String>,
 }
 
 /// What came of it.
@@ -260,6 +273,11 @@ pub enum Verb {
 pub enum Answer {
     /// The interface is watched.
     Attached(Attached),
+    /// Rules are in force.
+    RulesSet {
+        /// How often that has been done.
+        generation: u64,
+    },
     /// Done; nothing to say.
     Done,
 }

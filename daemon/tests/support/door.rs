@@ -9,13 +9,14 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, PerCpuArray},
     programs::{Program, SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
-use daemon::live::{self, Object};
+use daemon::live::{self, Object, RuleMaps};
 use datapath::{
-    FlowKey, Frame, Ktime, Link,
+    Direction, FlowKey, Frame, Ktime, Link,
     embryonic::is_embryonic,
     layout::{EndedFlow, FlowEntry, HookCounters, Point, ServiceRtt},
     parse::fragment::FirstFragment,
     replay::Replay,
+    rules::{Compiled, Rule},
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -32,7 +33,7 @@ fn shortest(data: &[u8]) -> usize {
 /// Largest original length that the TC context can carry.
 const WIRE_LEN_MAX: u32 = 65_536;
 /// Where the frames of a test are seen.
-const POINT: u16 = 1;
+pub(crate) const POINT: u16 = 1;
 /// Where `BPF_PROG_TEST_RUN` says that packets come from.
 const LOOPBACK: u32 = 1;
 
@@ -77,6 +78,8 @@ pub(crate) struct Door {
     object: Ebpf,
     program: &'static str,
     xdp: bool,
+    direction: Direction,
+    rules: RuleMaps,
 }
 
 impl Door {
@@ -84,6 +87,22 @@ impl Door {
     pub(crate) fn both(flows: u32) -> [Self; 2] {
         [(Object::Xdp, "linnet_xdp"), (Object::Tc, "linnet_ingress")]
             .map(|(object, program)| Self::load(object, program, flows))
+    }
+
+    /// The door for what is sent.
+    pub(crate) fn egress(flows: u32) -> Self {
+        let door = Self::load(Object::Tc, "linnet_egress", flows);
+        Self { direction: Direction::Egress, ..door }
+    }
+
+    /// Which way its frames pass.
+    pub(crate) const fn direction(&self) -> Direction {
+        self.direction
+    }
+
+    /// Puts rules in force for the frames that come.
+    pub(crate) fn set_rules(&mut self, rules: &[Rule]) {
+        self.rules.set(&Compiled::new(rules)).unwrap();
     }
 
     fn load(which: Object, program: &'static str, flows: u32) -> Self {
@@ -106,7 +125,8 @@ impl Door {
             Program::SchedClassifier(program) => program.load().unwrap(),
             other => panic!("{other:?} is no door"),
         }
-        Self { object, program, xdp }
+        let rules = RuleMaps::of_object(&object).unwrap();
+        Self { object, program, xdp, direction: Direction::Ingress, rules }
     }
 
     pub(crate) fn run(&mut self, sample: &Sample) {
@@ -187,7 +207,9 @@ impl Door {
         let map: PerCpuArray<_, Bytes<COUNTERS>> =
             self.object.map("HOOKS").unwrap().try_into().unwrap();
         let mut sum = HookCounters::default();
-        for Bytes(bytes) in map.get(&(u32::from(POINT) * 2), 0).unwrap().iter() {
+        for Bytes(bytes) in
+            map.get(&(u32::from(POINT) * 2 + self.direction as u32), 0).unwrap().iter()
+        {
             live::add(&mut sum, &HookCounters::read_from_bytes(bytes).unwrap());
         }
         sum

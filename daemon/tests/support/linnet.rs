@@ -115,6 +115,13 @@ impl Linnet {
         answer(self.curl(path).args(["-X", "POST", "-H", json, "-d", &body.to_string()]))
     }
 
+    pub(crate) fn put(&self, path: &str, body: &Value) -> (u16, Value) {
+        let file = self.folder.path().join("put.json");
+        fs::write(&file, body.to_string()).unwrap();
+        let (json, data) = ("content-type: application/json", format!("@{}", file.display()));
+        answer(self.curl(path).args(["-X", "PUT", "-H", json, "--data-binary", &data]))
+    }
+
     /// Waits until a whole sweep has begun and ended since the call.
     pub(crate) fn settle(&self) {
         let sweeps = || self.see("/api/v1/status", "status")["sweep"]["count"].as_u64().unwrap();

@@ -2,15 +2,18 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, LruHashMap, PerCpuArray},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray},
 };
 
 use crate::{
     flow_key::FlowKey,
     frame::Frame,
     layout::{
-        EMBRYONIC_DEFAULT, ENDED_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT, FlowEntry,
-        HOOKS_MAX, HookCounters, IFINDEX_MAX, Meta, POINTS_MAX, Point, SERVICES_MAX, ServiceRtt,
+        self, EMBRYONIC_DEFAULT, ENDED_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT,
+        FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULE_ACTIONS_MAX,
+        RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX, RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS,
+        RULE_SETS, RulePair, RuleRow, RulesConfig, SERVICES_MAX, ServiceRtt, UNTRACKED_DEFAULT,
+        Untracked,
     },
     parse::{Headers, fragment::FirstFragment},
 };
@@ -66,13 +69,56 @@ pub static POINTS: Array<Point> = Array::with_max_entries(IFINDEX_MAX + 1, 0);
 #[map]
 pub static HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
 
-/// Scratch: the frame around the packet at hand, for the function that reads what is inside of it. 32 B per CPU.
+/// Scratch: the frame around the packet at hand, for the function that reads what is inside of it. 40 B per CPU.
 #[map]
 pub static FRAME: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
 
 /// Scratch: the entry that a new flow starts from, too large for the stack. 608 B per CPU.
 #[map]
 pub static FLOW_TEMPLATE: PerCpuArray<FlowEntry> = PerCpuArray::with_max_entries(1, 0);
+
+/// Which rules are in force. The daemon writes, the programs read with each packet. Shared. 8 B.
+#[map]
+pub static RULES_CONFIG: Array<RulesConfig> = Array::with_max_entries(1, 0);
+
+/// Set and network -> class of its addresses. The daemon writes, the programs find the smallest network around an
+/// address. Shared, as all tables of rules. 128 B for each network that a rule names, at most 4,096 x 128 B = 0.5 MB.
+#[map]
+pub static RULE_NETWORKS: LpmTrie<[u8; 20], u32> =
+    LpmTrie::with_max_entries(RULE_SETS * RULE_NETWORKS_MAX, 0);
+
+/// Set and class of an address -> its rows. The daemon writes, the programs read. 4,098 x 256 B = 1.0 MB.
+#[map]
+pub static RULE_ADDRESSES: Array<RulePair> =
+    Array::with_max_entries(RULE_SETS * RULE_ADDRESS_CLASSES_MAX, 0);
+
+/// Set and port / 4 -> the classes of four ports. The daemon writes, the programs read. 32,770 x 8 B = 262 kB.
+#[map]
+pub static RULE_PORT_CLASSES: Array<u64> = Array::with_max_entries(RULE_SETS * RULE_PORT_WORDS, 0);
+
+/// Set and class of a port -> its rows. The daemon writes, the programs read. 8,196 x 256 B = 2.1 MB.
+#[map]
+pub static RULE_PORTS: Array<RulePair> =
+    Array::with_max_entries(RULE_SETS * RULE_PORT_CLASSES_MAX, 0);
+
+/// Set and protocol -> its row. The daemon writes, the programs read. 512 x 128 B = 66 kB.
+#[map]
+pub static RULE_PROTOCOLS: Array<RuleRow> =
+    Array::with_max_entries(RULE_SETS * layout::RULE_PROTOCOLS, 0);
+
+/// Set, observation point and direction -> their row. The daemon writes, the programs read. 512 x 128 B = 66 kB.
+#[map]
+pub static RULE_HOOKS: Array<RuleRow> = Array::with_max_entries(RULE_SETS * HOOKS_MAX, 0);
+
+/// Set and rule -> what it says. The daemon writes, the programs read. 2,048 x 8 B = 16 kB.
+#[map]
+pub static RULE_ACTIONS: Array<u32> = Array::with_max_entries(RULE_SETS * RULE_ACTIONS_MAX, 0);
+
+/// Flow that is not tracked -> what was decided about it. The programs write and read; the daemon empties it when
+/// generations come again. Shared. 16,384 x 120 B = 2.0 MB.
+#[map]
+pub static UNTRACKED: LruHashMap<FlowKey, Untracked> =
+    LruHashMap::with_max_entries(UNTRACKED_DEFAULT, 0);
 
 const _: () = assert!(POINTS_MAX * 2 == HOOKS_MAX);
 

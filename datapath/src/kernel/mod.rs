@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod maps;
+mod rules;
 mod tables;
 pub mod turn;
 
@@ -44,6 +45,9 @@ pub trait Context {
 
     /// [`step`] of this door.
     fn step(&self);
+
+    /// [`refuses`] of this door.
+    fn refuses(stamp: u32, known: u32) -> bool;
 }
 
 /// What [`process`] has left for the functions that it calls: frame, headers, and the counters of its hook.
@@ -61,10 +65,19 @@ fn at_hand(
 
 /// For a door's function: books the packet at hand.
 #[inline(always)]
-pub fn book(direction: Direction) {
+pub fn book<C: Context>(direction: Direction) {
     if let Some((frame, headers, counters)) = at_hand(direction) {
-        book::book(frame, headers, counters, &mut KernelTables);
+        book::book(frame, headers, counters, &mut KernelTables::<C>::new());
     }
+}
+
+/// For a door's function: whether the rules of a stamp keep the packet at hand from being tracked.
+#[inline(always)]
+pub fn refuses<C: Context>(stamp: u32, known: u32) -> bool {
+    let Some(headers) = HEADERS.get_ptr_mut(0) else { return false };
+    // SAFETY: as in `at_hand`.
+    let headers = unsafe { &mut *headers };
+    book::refuses(&mut KernelTables::<C>::new(), headers, stamp & 0xff, known != 0)
 }
 
 /// Calls [`linnet_update`] with the packet at hand.
@@ -102,7 +115,7 @@ pub extern "C" fn linnet_update(
 #[inline(always)]
 pub fn step<C: Context>(window: &Window<C>, direction: Direction) {
     if let Some((frame, headers, counters)) = at_hand(direction) {
-        pipeline::step(window, frame, headers, counters, &mut KernelTables);
+        pipeline::step(window, frame, headers, counters, &mut KernelTables::<C>::new());
     }
 }
 
@@ -175,7 +188,7 @@ pub fn point(ifindex: u32) -> Point {
 /// Takes a frame through the pipeline with this CPU's tables. Does nothing where a per-CPU slot is missing, which the
 /// kernel rules out for slot 0, and the daemon for the counters of a point that it made.
 #[inline(always)]
-pub fn process<P: PacketBytes>(packet: &P, frame: &Frame, direction: Direction) {
+pub fn process<C: Context>(packet: &Window<C>, frame: &Frame, direction: Direction) {
     let Some(scratch) = FRAME.get_ptr_mut(0) else { return };
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
     let Some(counters) = HOOKS.get_ptr_mut(frame.point * 2 + direction as u32) else { return };
@@ -185,5 +198,5 @@ pub fn process<P: PacketBytes>(packet: &P, frame: &Frame, direction: Direction) 
         scratch.write(*frame);
         (&mut *headers, &mut *counters)
     };
-    pipeline::process(packet, frame, headers, counters, &mut KernelTables);
+    pipeline::process(packet, frame, headers, counters, &mut KernelTables::<C>::new());
 }

@@ -1,9 +1,15 @@
 //! The pipeline's tables as kernel maps. A pointer into a map outlives what it points to: an eviction may hand the
 //! element to another flow meanwhile, and then one packet is booked on that one.
 
-use super::maps::{
-    EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICE_RTT,
-    SERVICES,
+use core::marker::PhantomData;
+
+use super::{
+    Context,
+    maps::{
+        EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICE_RTT,
+        SERVICES,
+    },
+    rules::{self, KernelRules},
 };
 use crate::{
     atomic::{fetch_increment, unlock},
@@ -14,6 +20,7 @@ use crate::{
         Headers,
         fragment::{self, FirstFragment},
     },
+    rules::decide,
     service,
     tables::{Sample, Tables},
     time::Ktime,
@@ -22,9 +29,16 @@ use crate::{
 /// `BPF_NOEXIST`: fail where another CPU made the entry first.
 const NO_EXIST: u64 = 1;
 
-pub(super) struct KernelTables;
+/// The maps, with the functions of a door.
+pub(super) struct KernelTables<C>(PhantomData<C>);
 
-impl Tables for KernelTables {
+impl<C> KernelTables<C> {
+    pub(super) const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+impl<C: Context> Tables for KernelTables<C> {
     #[inline(always)]
     fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
         let entry = match FLOWS.get_ptr_mut(key) {
@@ -92,6 +106,21 @@ impl Tables for KernelTables {
         // One of the two has it.
         let _gone = FLOWS.remove(&headers.key);
         let _gone = EMBRYONIC.remove(&headers.key);
+    }
+
+    #[inline(always)]
+    fn generation(&self) -> u32 {
+        rules::generation()
+    }
+
+    #[inline(always)]
+    fn judge(&mut self, headers: &Headers, stamp: u32) -> u32 {
+        decide::judge(&mut KernelRules, &headers.key, headers.sender, stamp)
+    }
+
+    #[inline(always)]
+    fn refuses(&mut self, _headers: &mut Headers, stamp: u32, known: bool) -> bool {
+        C::refuses(stamp, u32::from(known))
     }
 
     #[inline(always)]

@@ -142,8 +142,9 @@ pub struct Half {
     pub bits: u8,
     /// Flags seen so far.
     pub flags_seen: u8,
-    /// Always 0.
-    pub _pad: u8,
+    /// [`crate::rules::stamp`] under which packets of this endpoint were last found to be tracked; 0 before, or
+    /// [`crate::rules::DISOWNED`].
+    pub rules: u8,
 
     // Line 1: data segments and the acknowledgments of them.
     /// Segments whose acknowledgment is awaited.
@@ -197,7 +198,7 @@ impl Half {
         window_scale: 0,
         bits: 0,
         flags_seen: 0,
-        _pad: 0,
+        rules: 0,
         outstanding: [Outstanding { start: 0, end: 0, sent_ticks: 0 }; OUTSTANDING_MAX],
         range_left: 0,
         range_right: 0,

@@ -6,7 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     ABI_VERSION, CaptureConfig, CaptureRecord, CaptureStats, Encapsulation, EndedFlow, FlowEntry,
-    FlowHead, Half, HookCounters, IcmpErrors, Outstanding, Point, RttHistogram, ServiceRtt,
+    FlowHead, Half, HookCounters, IcmpErrors, NetworkKey, Outstanding, Point, RttHistogram,
+    RulePair, RuleRow, RulesConfig, ServiceRtt, Untracked,
 };
 use crate::flow_key::FlowKey;
 
@@ -80,7 +81,7 @@ pub const LAYOUT_HASH: u64 = hash_of! {
     Half {
         packets, bytes, skbs, payload_bytes, last_seen_ns, next_sequence, contiguous,
         last_acknowledgment, window, duplicate_acks, last_classes, window_scale, bits, flags_seen,
-        _pad, outstanding, range_left, range_right, next_sequence_ns, classes, base_sequence,
+        rules, outstanding, range_left, range_right, next_sequence_ns, classes, base_sequence,
         rtt_buckets, rtt_samples, rtt_min_ticks, rtt_max_ticks, rtt_last_ticks,
     }
     Outstanding { start, end, sent_ticks }
@@ -91,6 +92,11 @@ pub const LAYOUT_HASH: u64 = hash_of! {
     RttHistogram { buckets }
     ServiceRtt { from_originator, from_responder }
     Point { id, link, _pad }
+    RuleRow { words }
+    RulePair { own, peer }
+    NetworkKey { bits, set, ipv6, _pad, address }
+    RulesConfig { generation, _pad }
+    Untracked { decided, _pad }
     CaptureConfig { deadline_ns, snaplen, point }
     CaptureRecord {
         time_ns, original_len, captured_len, point, direction, _pad, flags, vlan_tci,

@@ -8,6 +8,7 @@ mod flow;
 mod histogram;
 mod hook;
 mod meta;
+mod rules;
 
 pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
 pub use ended::EndedFlow;
@@ -18,6 +19,12 @@ pub use flow::{
 pub use histogram::{HISTOGRAM_BUCKETS, RttHistogram, SUB_BUCKETS, ServiceRtt, bucket_ticks};
 pub use hook::{HookCounters, Point};
 pub use meta::{LAYOUT_HASH, Meta};
+pub use rules::{
+    GENERATION_MAX, NO_PORTS, NetworkKey, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX,
+    RULE_NETWORKS_MAX, RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS, RULE_PROTOCOLS, RULE_SETS,
+    RULE_WORDS, RULES_BYTES, RULES_MAX, RulePair, RuleRow, RulesConfig, UNTRACKED_DEFAULT,
+    Untracked, set_of,
+};
 
 /// Version of every layout in this module; pinned maps of another version are never read.
 pub const ABI_VERSION: u32 = 3;

@@ -124,11 +124,23 @@ pub(crate) fn enter<P: PacketBytes>(
 #[inline(always)]
 #[must_use]
 pub const fn tag(key: &FlowKey) -> u64 {
-    let [a, b, c, d, e, f] = key.words();
+    let [.., place] = key.words();
+    hash(key, place) | 1
+}
+
+/// A hash that is the same wherever the flow is seen.
+#[inline(always)]
+#[must_use]
+pub(crate) const fn placeless(key: &FlowKey) -> u64 {
+    hash(key, key.vni as u64)
+}
+
+#[inline(always)]
+const fn hash(key: &FlowKey, place: u64) -> u64 {
+    let [a, b, c, d, e, _] = key.words();
     let mut hash = mix(a, b);
     hash = mix(hash ^ c, d);
-    hash = mix(hash ^ e, f);
-    hash | 1
+    mix(hash ^ e, place)
 }
 
 /// Two words into one; the constant is the golden ratio's (Knuth's multiplicative hash).
