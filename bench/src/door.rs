@@ -181,17 +181,11 @@ impl Door {
         Ok(())
     }
 
-    /// The entry of a flow, embryonic or not; `None` where there is none.
+    /// The entry of a flow that has proved to be one; `None` where there is none.
     pub fn flow(&self, key: &FlowKey) -> Result<Option<FlowEntry>, BenchError> {
-        match self.entry("FLOWS", key)? {
-            None => self.entry("EMBRYONIC", key),
-            found => Ok(found),
-        }
-    }
-
-    fn entry(&self, name: &'static str, key: &FlowKey) -> Result<Option<FlowEntry>, BenchError> {
-        let map = self.ebpf.map(name).ok_or_else(|| missing(self.object, name))?;
-        let failed = |source| BenchError::Map { name, source };
+        const NAME: &str = "FLOWS";
+        let map = self.ebpf.map(NAME).ok_or_else(|| missing(self.object, NAME))?;
+        let failed = |source| BenchError::Map { name: NAME, source };
         let flows: HashMap<_, Pod<FlowKey>, Pod<FlowEntry>> = map.try_into().map_err(failed)?;
         match flows.get(&Pod(*key), 0) {
             Ok(Pod(entry)) => Ok(Some(entry)),

@@ -115,7 +115,7 @@ pub fn all() -> Vec<Sample> {
             ..sample("TCP ACK, timestamps", Path::OldAck, tcp(&ack(port(1))))
         },
         sample("TCP data 1448 B, timestamps", Path::Retransmission, tcp(&data(port(2)))),
-        sample("UDP, frame of 64 B", Path::Datagram, udp(&udp_datagram(port(3), 22))),
+        sample("UDP, frame of 64 B", Path::Datagram, udp(&datagram(port(3), 22))),
         sample(
             "IPv6, hop-by-hop, TCP ACK",
             Path::DuplicateAck,
@@ -145,11 +145,11 @@ pub fn all() -> Vec<Sample> {
     ]
 }
 
-/// The datagram among them.
+/// The smallest datagram among them.
 #[must_use]
-pub fn datagram() -> Sample {
-    let is_it = |sample: &Sample| sample.path == Path::Datagram;
-    all().into_iter().find(is_it).expect("one of the frames is a datagram")
+pub fn smallest_datagram() -> Sample {
+    let datagrams = all().into_iter().filter(|sample| sample.path == Path::Datagram);
+    datagrams.min_by_key(|sample| sample.bytes.len()).expect("one of the frames is a datagram")
 }
 
 /// A payload and the ethertype that announces it.
@@ -207,7 +207,7 @@ fn segment(source_port: u16, sequence: u32, options: &[u8], payload: usize) -> V
     bytes
 }
 
-fn udp_datagram(source_port: u16, payload: usize) -> Vec<u8> {
+fn datagram(source_port: u16, payload: usize) -> Vec<u8> {
     let mut bytes = [source_port.to_be_bytes(), PORT.to_be_bytes()].concat();
     bytes.extend(length(8 + payload));
     bytes.extend([0, 0]);

@@ -34,10 +34,10 @@ pub struct Results {
     pub sizes: Vec<Size>,
     /// Of the trackers.
     pub costs: Vec<Cost>,
-    /// Of one tracker with many flows.
-    pub in_turn: Vec<InTurn>,
     /// Of rules.
     pub rules: Vec<RuleCost>,
+    /// Of one tracker with many flows.
+    pub in_turn: Vec<InTurn>,
 }
 
 impl Results {
@@ -54,12 +54,12 @@ impl Results {
                 .replace("{repeats}", &thousands(REPEATS)),
         );
         push(&mut text, &costs(&self.costs));
-        push(&mut text, "### Many flows in turn\n");
-        push(&mut text, &IN_TURN_TEXT.replace("{repeats}", &thousands(turn::REPEATS)));
-        push(&mut text, &in_turn(&self.in_turn));
         push(&mut text, "### Rules\n");
         push(&mut text, &RULES_TEXT.replace("{flows}", &thousands(u32::from(NEW_FLOWS))));
         push(&mut text, &rules(&self.rules));
+        push(&mut text, "### Many flows in turn\n");
+        push(&mut text, &IN_TURN_TEXT.replace("{repeats}", &thousands(turn::REPEATS)));
+        push(&mut text, &in_turn(&self.in_turn));
         push(&mut text, "### Beside the prototype\n");
         push(&mut text, PROTOTYPE_TEXT);
         push(&mut text, PROTOTYPE);
@@ -82,18 +82,18 @@ in order: repeated data is a retransmission and a repeated ACK is a duplicate on
 of flagging. No repeated frame completes a round trip either, so that recording a sample is in no row.
 ";
 
+const RULES_TEXT: &str = "\
+The datagram under lists of rules of which the last one matches. A packet of a known flow is repeated as above. A new \
+flow is one of {flows} different ones, each measured by itself: so the kernel's clock is in the figure, the caches \
+are colder, and a tracked one makes an entry.
+";
+
 const IN_TURN_TEXT: &str = "\
 The same with flows that take turns, each after all the others: the worst case for caches. {repeats} repetitions a \
 round, in a table with room for the flows' next power of two (65,536 at least), which holds them before. Programs that \
 are never attached make the frame the next flow's first, which is the floor of the lines below it; the frame is an old \
 ACK. The look-up alone waits for its bucket and the element's key, the counter for one line of the entry, the tracker \
 for all that it touches: what the look-up takes more with many flows than with one is memory's latency, not work.
-";
-
-const RULES_TEXT: &str = "\
-The datagram under lists of rules of which the last one matches. A packet of a known flow is repeated as above. A new \
-flow is one of {flows} different ones, each measured by itself: so the kernel's clock is in the figure, the caches \
-are colder, and a tracked one makes an entry.
 ";
 
 const PROTOTYPE_TEXT: &str = "\
@@ -125,29 +125,6 @@ pub fn costs(costs: &[Cost]) -> String {
     text
 }
 
-/// The costs with many flows, one line for each part.
-#[must_use]
-pub fn in_turn(measured: &[InTurn]) -> String {
-    let mut text = String::from("| ns net, min / median | floor |");
-    for InTurn { flows, room, .. } in measured {
-        let heading = format!(" {} of {} flows |", thousands(*flows), thousands(*room));
-        text.push_str(&heading);
-    }
-    text.push_str("\n|---|---|");
-    text.push_str(&"--:|".repeat(measured.len()));
-    text.push('\n');
-    for part in &PARTS {
-        let floor = part.floor.map_or_else(|| "none".to_owned(), |floor| format!("`{floor}`"));
-        let mut line = format!("| {} (`{}`) | {floor} |", part.name, part.program);
-        for flows in measured {
-            let (least, median) = flows.net_ns(part);
-            write!(line, " {least} / {median} |").expect("writing into a string cannot fail");
-        }
-        push(&mut text, &line);
-    }
-    text
-}
-
 /// The cost of rules, one line for each case and program.
 #[must_use]
 pub fn rules(costs: &[RuleCost]) -> String {
@@ -166,6 +143,29 @@ pub fn rules(costs: &[RuleCost]) -> String {
             cost.tracker.min(),
             cost.empty.min(),
         );
+        push(&mut text, &line);
+    }
+    text
+}
+
+/// The costs with many flows, one line for each part.
+#[must_use]
+pub fn in_turn(measured: &[InTurn]) -> String {
+    let mut text = String::from("| ns net, min / median | floor |");
+    for InTurn { flows, room, .. } in measured {
+        let heading = format!(" {} of {} flows |", thousands(*flows), thousands(*room));
+        text.push_str(&heading);
+    }
+    text.push_str("\n|---|---|");
+    text.push_str(&"--:|".repeat(measured.len()));
+    text.push('\n');
+    for part in &PARTS {
+        let floor = part.floor.map_or_else(|| "none".to_owned(), |floor| format!("`{floor}`"));
+        let mut line = format!("| {} (`{}`) | {floor} |", part.name, part.program);
+        for flows in measured {
+            let (least, median) = flows.net_ns(part);
+            write!(line, " {least} / {median} |").expect("writing into a string cannot fail");
+        }
         push(&mut text, &line);
     }
     text

@@ -107,7 +107,7 @@ fn measure(
     (empty, tracker): (&'static str, &'static str),
     pass: u32,
 ) -> Result<RuleCost, BenchError> {
-    let sample = frames::datagram();
+    let sample = frames::smallest_datagram();
     let mut cost = RuleCost {
         program: tracker,
         packet: case.packet,

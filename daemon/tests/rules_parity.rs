@@ -89,7 +89,7 @@ fn rule(random: &mut support::Random) -> Rule {
         protocol: maybe(random, |number| [6, 17, 1, 58, 47, 4][(number % 6) as usize]),
         point: maybe(random, |number| u32::from(number % 4 == 0) + u32::from(POINT)),
         direction: maybe(random, |number| {
-            if number % 2 == 0 { Direction::Ingress } else { Direction::Egress }
+            if number.is_multiple_of(2) { Direction::Ingress } else { Direction::Egress }
         }),
     }
 }

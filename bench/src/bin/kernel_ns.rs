@@ -93,10 +93,10 @@ fn measure(write: bool) -> Result<Vec<String>, BenchError> {
     let before = load_average()?;
     let sizes = gates::sizes(gates::LOADS)?;
     let costs = measure::all()?;
-    let in_turn = turn::all()?;
     let rules = rules::all()?;
+    let in_turn = turn::all()?;
     let noise = Noise { before, after: load_average()? };
-    let results = Results { machine, noise, sizes, costs, in_turn, rules };
+    let results = Results { machine, noise, sizes, costs, rules, in_turn };
     print!("{}", results.markdown());
     if write {
         report::write_section(&package.join("RESULTS.md"), "kernel_ns", &results.markdown())?;
