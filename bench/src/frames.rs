@@ -228,7 +228,7 @@ fn vxlan(source_port: u16, frame: &[u8]) -> Vec<u8> {
 
 /// A datagram that takes two fragments.
 fn long_datagram(source_port: u16) -> Vec<u8> {
-    udp_datagram(source_port, FRAGMENT + 64 - 8)
+    datagram(source_port, FRAGMENT + 64 - 8)
 }
 
 /// The part of a datagram from `offset` on, a multiple of eight; the others of it have the same identification.
