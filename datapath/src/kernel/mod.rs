@@ -21,6 +21,10 @@ use crate::{
 use maps::{FRAME, HEADERS, HOOKS, POINTS};
 use tables::KernelTables;
 
+/// Where a packet is read at most: the verifier wants a bound. A mask would do for it, and read headers from where a
+/// length beyond it wraps to.
+const OFFSET_MAX: usize = 0x7fff;
+
 /// The bytes of a packet that the verifier lets a program read directly.
 #[derive(Debug)]
 pub struct Window<C> {
@@ -169,7 +173,11 @@ impl<C: Context> PacketBytes for Window<C> {
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         // The verifier accepts a variable offset into a packet only below its own bound; and the comparison must
         // be made on the very pointer that is used, which LLVM would else rewrite.
-        let at = opaque(self.start + (opaque(offset) & 0x7fff));
+        let offset = opaque(offset);
+        if offset > OFFSET_MAX {
+            return None;
+        }
+        let at = opaque(self.start + offset);
         if opaque(at + N) > self.end {
             None
         } else {
