@@ -20,11 +20,44 @@ use crate::{
     rules,
     tables::{Sample, Tables},
     tcp::{self, classes::REUSED_PORTS},
+    time::Ktime,
 };
 
 const TCP: u8 = 6;
 /// Bytes of a VLAN tag, which a hook may keep outside of the frame's bytes.
 const TAG_LEN: u32 = 4;
+
+/// Books the packet in `headers` where nothing but its flow's entry is needed, as for nearly every packet: the flow has
+/// proved to be one, the rules in force track it, and the packet, TCP or UDP and whole, opens nothing. Returns whether it
+/// did, or [`book`] has to.
+#[inline(always)]
+pub fn book_known<T: Tables>(
+    frame: &Frame,
+    headers: &mut Headers,
+    counters: &mut HookCounters,
+    tables: &mut T,
+) -> bool {
+    if headers.tcp_flags & (SYN | ACK) == SYN {
+        return false;
+    }
+    let stamp = rules::stamp(tables.generation(), frame.direction as u32);
+    let Some(entry) = tables.established(&headers.key) else { return false };
+    if !is_decided(Some(entry), headers.sender, stamp) {
+        return false;
+    }
+    let size = count(frame, headers, counters);
+    let ordered = headers.key.protocol == TCP;
+    let held = ordered && try_lock(&mut entry.head.lock);
+    if ordered && !held {
+        entry.head.contended = 1;
+        counters.contended += 1;
+    }
+    let Booked { rtt, .. } = updated(entry, held, frame.now, forget(headers), &size);
+    if rtt != RttTicks::NONE {
+        measured(sample(entry, headers, rtt), frame, headers, counters, tables);
+    }
+    true
+}
 
 /// Books the packet in `headers` on its flow, which is made where there is none. Wire packets and bytes of outermost
 /// packets are added to `counters`.
@@ -35,11 +68,7 @@ pub fn book<T: Tables>(
     counters: &mut HookCounters,
     tables: &mut T,
 ) {
-    let size = size(frame, headers);
-    if headers.tunnel == 0 {
-        counters.packets += size.packets;
-        counters.bytes += size.bytes;
-    }
+    let size = count(frame, headers, counters);
     if fragment::is_first(headers) {
         // Also where it is not tracked: nor are the later ones then, and they have to be found out.
         tables.keep_first(headers, frame.now);
@@ -86,16 +115,43 @@ pub fn book<T: Tables>(
         entry.head.contended = 1;
         counters.contended += 1;
     }
-    let Booked { rtt, grown } = updated(entry, held, frame, forget(headers), &size);
+    let Booked { rtt, grown } = updated(entry, held, frame.now, forget(headers), &size);
     if rtt != RttTicks::NONE {
-        let from_originator = u32::from(entry.head.originator) != headers.sender;
-        let (acknowledger, service) = (headers.sender, entry.service);
-        counters.rtt.add(rtt);
-        tables.measured(&headers.key, Sample { rtt, acknowledger, service, from_originator });
+        measured(sample(entry, headers, rtt), frame, headers, counters, tables);
     }
     if grown {
         tables.promote(&headers.key);
     }
+}
+
+/// Counts a round trip for everything that is no flow.
+#[inline(always)]
+fn measured<T: Tables>(
+    sample: Sample,
+    frame: &Frame,
+    headers: &Headers,
+    counters: &mut HookCounters,
+    tables: &mut T,
+) {
+    #[cfg(target_arch = "bpf")]
+    {
+        let _at_hand = (headers, counters, tables);
+        crate::kernel::measured(frame, sample);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        let _offline = frame;
+        counters.rtt.add(sample.rtt);
+        tables.measured(&headers.key, sample);
+    }
+}
+
+/// What a round trip is known by.
+#[inline(always)]
+fn sample(entry: &FlowEntry, headers: &Headers, rtt: RttTicks) -> Sample {
+    let acknowledger = headers.sender;
+    let from_originator = u32::from(entry.head.originator) != acknowledger;
+    Sample { rtt, acknowledger, service: entry.service, from_originator }
 }
 
 /// Whether packets like the one at hand are known to be tracked under the rules in force, if there are any.
@@ -132,7 +188,17 @@ pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32, kno
 pub(crate) struct Size {
     pub(crate) packets: u64,
     pub(crate) bytes: u64,
-    pub(crate) payload: u64,
+}
+
+/// Adds what an outermost packet stands for to the counters of its hook.
+#[inline(always)]
+fn count(frame: &Frame, headers: &Headers, counters: &mut HookCounters) -> Size {
+    let size = size(frame, headers);
+    if headers.tunnel == 0 {
+        counters.packets += size.packets;
+        counters.bytes += size.bytes;
+    }
+    size
 }
 
 /// Segmentation offload repeats the headers in each wire packet of a super-packet.
@@ -151,11 +217,7 @@ fn size(frame: &Frame, headers: &Headers) -> Size {
     };
     let tag = if frame.vlan == NO_VLAN { 0 } else { TAG_LEN };
     let repeated = u64::from(packets - 1) * u64::from(headers.header_len + tag);
-    Size {
-        packets: u64::from(packets),
-        bytes: u64::from(headers.original_len) + repeated,
-        payload: u64::from(headers.payload_len),
-    }
+    Size { packets: u64::from(packets), bytes: u64::from(headers.original_len) + repeated }
 }
 
 /// What came of a packet.
@@ -171,17 +233,17 @@ pub(crate) struct Booked {
 fn updated(
     entry: &mut FlowEntry,
     held: bool,
-    frame: &Frame,
+    now: Ktime,
     headers: &mut Headers,
     size: &Size,
 ) -> Booked {
     #[cfg(target_arch = "bpf")]
     {
-        let _at_hand = (frame, headers);
-        crate::kernel::update(entry, held, size)
+        let _at_hand = headers;
+        crate::kernel::update(entry, held, now, size)
     }
     #[cfg(not(target_arch = "bpf"))]
-    update(entry, held, frame, headers, size)
+    update(entry, held, now, headers, size)
 }
 
 /// Counters by atomic adds, so that they are right without the lock too; the rest only where it is `held`.
@@ -189,7 +251,7 @@ fn updated(
 pub(crate) fn update(
     entry: &mut FlowEntry,
     held: bool,
-    frame: &Frame,
+    now: Ktime,
     headers: &mut Headers,
     size: &Size,
 ) -> Booked {
@@ -197,7 +259,7 @@ pub(crate) fn update(
     add(&mut own.packets, size.packets);
     add(&mut own.bytes, size.bytes);
     add(&mut own.skbs, 1);
-    add(&mut own.payload_bytes, size.payload);
+    add(&mut own.payload_bytes, u64::from(headers.payload_len));
 
     let mut rtt = RttTicks::NONE;
     let mut grown = false;
@@ -212,18 +274,18 @@ pub(crate) fn update(
         head.state = after_segment(head.state, headers.tcp_flags, from_originator);
         let headers = forget(headers);
         let pure_duplicate = rtt::is_pure_duplicate(own, headers);
-        tcp::track(head, own, peer, headers, frame.now);
+        tcp::track(head, own, peer, headers, now);
         let headers = forget(headers);
         if headers.classes != 0 {
             count_classes(&mut own.classes, headers.classes);
         }
         if headers.analyzable != 0 {
-            rtt = rtt::measure(own, peer, headers, pure_duplicate, frame.now);
+            rtt = rtt::measure(own, peer, headers, pure_duplicate, now);
         }
     }
-    own.last_seen_ns = frame.now.0;
+    own.last_seen_ns = now.0;
     if held {
-        grown = embryonic::has_grown(head, own, peer, headers, frame.now);
+        grown = embryonic::has_grown(head, own, peer, headers, now);
         if !grown {
             unlock(&mut head.lock);
         }

@@ -2,6 +2,7 @@
 
 use crate::{
     atomic::add,
+    book,
     bytes::PacketBytes,
     frame::Frame,
     hint::{forget, opaque},
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// Steps of one frame after the first: packets inside of packets, and fragments among them.
-pub const STEPS_MAX: u32 = 5;
+pub const STEPS_MAX: u32 = 6;
 
 /// Takes one frame through the datapath and counts it exactly once.
 ///
@@ -32,6 +33,7 @@ pub fn process<P: PacketBytes, T: Tables>(
     let headers = forget(headers);
     match parsed {
         _ if P::FETCHES && is_cut(parsed, headers) => parse::restart(frame, headers),
+        Ok(()) if book::book_known(frame, headers, counters, tables) => {}
         Ok(()) => packet.book(frame, headers, counters, tables),
         Err(outcome) => headers.outcome = outcome as u32,
     }

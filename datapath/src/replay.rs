@@ -4,6 +4,7 @@ use std::{boxed::Box, collections::HashMap, vec::Vec};
 
 use crate::{
     bytes::PacketBytes,
+    embryonic::is_embryonic,
     flow_key::FlowKey,
     frame::Frame,
     layout::{EMBRYONIC, FlowEntry, HookCounters, SERVICES_MAX, ServiceRtt},
@@ -155,6 +156,10 @@ impl Replay {
 impl Tables for ReplayTables {
     fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
         Some(&mut self.flows.get_mut(key)?.entry)
+    }
+
+    fn established(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
+        self.existing(key).filter(|entry| !is_embryonic(entry))
     }
 
     fn create(

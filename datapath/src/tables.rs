@@ -22,6 +22,9 @@ pub trait Tables {
     /// The flow of `key`, if there is one, embryonic or not.
     fn existing(&mut self, key: &FlowKey) -> Option<&mut FlowEntry>;
 
+    /// The same, unless it is embryonic.
+    fn established(&mut self, key: &FlowKey) -> Option<&mut FlowEntry>;
+
     /// A new flow for the packet in `headers`, embryonic and added to `created`; `None` when the table takes no more.
     fn create(
         &mut self,
@@ -57,6 +60,8 @@ pub trait Tables {
     /// Completes a later fragment's key; whether its first one is known.
     fn find_first(&mut self, headers: &mut Headers, now: Ktime) -> bool;
 
-    /// A round trip was measured on the flow of `key`. The entry has it already.
+    /// A round trip was measured on the flow of `key`. The entry has it already. In the kernel a function of its own does
+    /// this.
+    #[cfg(not(target_arch = "bpf"))]
     fn measured(&mut self, key: &FlowKey, sample: Sample);
 }

@@ -2,9 +2,12 @@
 
 use datapath::{
     FlowKey,
-    layout::{EndedFlow, FlowEntry},
+    layout::{EMBRYONIC_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT, FlowEntry},
+    parse::fragment::FirstFragment,
 };
 
+/// `struct htab_elem` and the element's share of the buckets.
+const OVERHEAD: u64 = 48 + 16;
 /// Room for flows that ended at once, however small the table of flows is.
 const ENDED_MIN: u32 = 1_024;
 
@@ -15,8 +18,21 @@ pub struct MapSizes {
     pub flows: u32,
     /// Embryonic flows, within the same bounds.
     pub embryonic: u32,
+    /// Fragmented datagrams whose ports are remembered, 1 to [`datapath::layout::FRAGMENTS_MAX`].
+    pub fragments: u32,
     /// Bytes of the capture ring: a power of two, at least 4,096.
     pub capture_ring_bytes: u32,
+}
+
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self {
+            flows: FLOWS_DEFAULT,
+            embryonic: EMBRYONIC_DEFAULT,
+            fragments: FRAGMENTS_DEFAULT,
+            capture_ring_bytes: 16 << 20,
+        }
+    }
 }
 
 impl MapSizes {
@@ -29,12 +45,17 @@ impl MapSizes {
     /// Bytes of kernel memory that all flows take: keys, values, element headers and buckets.
     #[must_use]
     pub const fn flow_bytes(self) -> u64 {
-        /// `struct htab_elem` and the element's share of the buckets.
-        const OVERHEAD: u64 = 48 + 16;
         let entry = size_of::<FlowEntry>() as u64 + OVERHEAD;
         let live =
             (self.flows as u64 + self.embryonic as u64) * (entry + size_of::<FlowKey>() as u64);
         live + self.ended() as u64 * (entry + size_of::<EndedFlow>() as u64)
+    }
+
+    /// Bytes of kernel memory that fragments take.
+    #[must_use]
+    pub const fn fragment_bytes(self) -> u64 {
+        let element = size_of::<FlowKey>() + size_of::<FirstFragment>();
+        self.fragments as u64 * (element as u64 + OVERHEAD)
     }
 }
 
@@ -44,9 +65,10 @@ mod tests {
 
     #[test]
     fn the_documented_sizes_are_true() {
-        let sizes = MapSizes { flows: 65_536, embryonic: 16_384, capture_ring_bytes: 1 << 24 };
+        let sizes = MapSizes::default();
         assert_eq!(sizes.ended(), datapath::layout::ENDED_DEFAULT);
         assert_eq!(sizes.flow_bytes() / 1_000_000, 64);
+        assert_eq!(sizes.fragment_bytes(), 4_096 * 128);
         let small = MapSizes { flows: 1, ..sizes };
         assert_eq!(small.ended(), ENDED_MIN);
     }

@@ -13,17 +13,19 @@ use crate::{
     hint::{forget, opaque},
     layout::{FlowEntry, HookCounters, Point},
     outcome::Outcome,
-    parse::{Headers, NOTHING},
+    parse::{Headers, NOTHING, REACH_MAX},
     pipeline::{self, STEPS_MAX},
     rtt::RttTicks,
-    tables::Tables,
+    tables::{Sample, Tables},
+    time::Ktime,
 };
-use maps::{FRAME, HEADERS, HOOKS, POINTS};
+use maps::{FRAME, HEADERS, HOOKS, POINTS, SERVICE_RTT};
 use tables::KernelTables;
 
-/// Where a packet is read at most: the verifier wants a bound. A mask would do for it, and read headers from where a
-/// length beyond it wraps to.
-const OFFSET_MAX: usize = 0x7fff;
+/// The verifier wants a bound. No header that the parser asks for lies beyond ([`crate::parse`] sees to that).
+const OFFSET_MASK: usize = 0x7fff;
+
+const _: () = assert!(REACH_MAX as usize + 0xfff == OFFSET_MASK);
 
 /// The bytes of a packet that the verifier lets a program read directly.
 #[derive(Debug)]
@@ -54,7 +56,16 @@ pub trait Context {
     fn refuses(stamp: u32, known: u32) -> bool;
 }
 
-/// What [`process`] has left for the functions that it calls: frame, headers, and the counters of its hook.
+/// Leaves the frame for the functions that are about to be called.
+#[inline(always)]
+fn leave(frame: &Frame) {
+    if let Some(scratch) = FRAME.get_ptr_mut(0) {
+        // SAFETY: this CPU's slot, as in `process`.
+        unsafe { scratch.write(*frame) };
+    }
+}
+
+/// What is at hand for the functions that [`process`] calls: frame, headers, and the counters of its hook.
 #[inline(always)]
 fn at_hand(
     direction: Direction,
@@ -86,8 +97,8 @@ pub fn refuses<C: Context>(stamp: u32, known: u32) -> bool {
 
 /// Calls [`linnet_update`] with the packet at hand.
 #[inline(always)]
-pub(crate) fn update(entry: &mut FlowEntry, held: bool, size: &Size) -> Booked {
-    let booked = linnet_update(entry, u32::from(held), size.packets, size.bytes, size.payload);
+pub(crate) fn update(entry: &mut FlowEntry, held: bool, now: Ktime, size: &Size) -> Booked {
+    let booked = linnet_update(entry, u32::from(held), now.0, size.packets, size.bytes);
     Booked { rtt: RttTicks(booked as u32), grown: booked & GROWN != 0 }
 }
 
@@ -100,19 +111,49 @@ const GROWN: u64 = 1 << 32;
 pub extern "C" fn linnet_update(
     entry: *mut FlowEntry,
     held: u32,
+    now_ns: u64,
     packets: u64,
     bytes: u64,
-    payload: u64,
 ) -> u64 {
     // SAFETY: the one caller passes a reference; the verifier wants to see that it is none to nothing.
     let Some(entry) = (unsafe { entry.as_mut() }) else { return 0 };
-    let Some(frame) = FRAME.get_ptr(0) else { return 0 };
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return 0 };
-    let size = Size { packets, bytes, payload };
     // SAFETY: as in `at_hand`.
-    let (frame, headers) = unsafe { (&*frame, &mut *headers) };
-    let Booked { rtt, grown } = book::update(entry, held != 0, frame, headers, &size);
+    let headers = unsafe { &mut *headers };
+    let (now, size) = (Ktime(now_ns), Size { packets, bytes });
+    let Booked { rtt, grown } = book::update(entry, held != 0, now, headers, &size);
     u64::from(rtt.0) | if grown { GROWN } else { 0 }
+}
+
+/// Calls [`linnet_measured`].
+#[inline(always)]
+pub(crate) fn measured(frame: &Frame, sample: Sample) {
+    let hook = frame.point * 2 + frame.direction as u32;
+    linnet_measured(hook, sample.rtt.0, sample.service, u32::from(sample.from_originator));
+}
+
+/// Counts a round trip for its hook and its service; a function of its own, since few packets complete one.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn linnet_measured(
+    hook: u32,
+    ticks: u32,
+    service: u32,
+    from_originator: u32,
+) -> i32 {
+    let rtt = RttTicks(ticks);
+    let Some(counters) = HOOKS.get_ptr_mut(hook) else { return 0 };
+    // SAFETY: this CPU's slot, as in `process`.
+    unsafe { (*counters).rtt.add(rtt) };
+    let Some(round_trips) = SERVICE_RTT.get_ptr_mut(service) else { return 0 };
+    // SAFETY: as above.
+    let round_trips = unsafe { &mut *round_trips };
+    if from_originator != 0 {
+        round_trips.from_originator.add(rtt);
+    } else {
+        round_trips.from_responder.add(rtt);
+    }
+    0
 }
 
 /// For a door's function: one step of the pipeline after the first.
@@ -142,22 +183,24 @@ impl<C: Context> PacketBytes for Window<C> {
     #[inline(always)]
     fn book<T: Tables>(
         &self,
-        _frame: &Frame,
+        frame: &Frame,
         _headers: &mut Headers,
         _counters: &mut HookCounters,
         _tables: &mut T,
     ) {
+        leave(frame);
         self.context.book();
     }
 
     #[inline(always)]
     fn rest<T: Tables>(
         &self,
-        _frame: &Frame,
+        frame: &Frame,
         headers: &mut Headers,
         _counters: &mut HookCounters,
         _tables: &mut T,
     ) {
+        leave(frame);
         let mut steps = 0;
         while steps < STEPS_MAX {
             self.context.step();
@@ -173,11 +216,7 @@ impl<C: Context> PacketBytes for Window<C> {
     fn at<const N: usize>(&self, offset: usize) -> Option<&[u8; N]> {
         // The verifier accepts a variable offset into a packet only below its own bound; and the comparison must
         // be made on the very pointer that is used, which LLVM would else rewrite.
-        let offset = opaque(offset);
-        if offset > OFFSET_MAX {
-            return None;
-        }
-        let at = opaque(self.start + offset);
+        let at = opaque(self.start + (opaque(offset) & OFFSET_MASK));
         if opaque(at + N) > self.end {
             None
         } else {
@@ -197,14 +236,10 @@ pub fn point(ifindex: u32) -> Point {
 /// kernel rules out for slot 0, and the daemon for the counters of a point that it made.
 #[inline(always)]
 pub fn process<C: Context>(packet: &Window<C>, frame: &Frame, direction: Direction) {
-    let Some(scratch) = FRAME.get_ptr_mut(0) else { return };
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return };
     let Some(counters) = HOOKS.get_ptr_mut(frame.point * 2 + direction as u32) else { return };
     // SAFETY: a per-CPU slot is used by one program at a time: both hooks run with migration disabled and do not
     // nest on one CPU.
-    let (headers, counters) = unsafe {
-        scratch.write(*frame);
-        (&mut *headers, &mut *counters)
-    };
+    let (headers, counters) = unsafe { (&mut *headers, &mut *counters) };
     pipeline::process(packet, frame, headers, counters, &mut KernelTables::<C>::new());
 }

@@ -51,6 +51,12 @@ impl<C: Context> Tables for KernelTables<C> {
     }
 
     #[inline(always)]
+    fn established(&mut self, key: &FlowKey) -> Option<&mut FlowEntry> {
+        // SAFETY: as in `existing`.
+        FLOWS.get_ptr_mut(key).map(|entry| unsafe { &mut *entry })
+    }
+
+    #[inline(always)]
     fn create(
         &mut self,
         headers: &Headers,
@@ -137,19 +143,6 @@ impl<C: Context> Tables for KernelTables<C> {
             // as it may before.
             Some(first) => fragment::complete(headers, unsafe { &*first }, now),
             None => false,
-        }
-    }
-
-    #[inline(always)]
-    fn measured(&mut self, _key: &FlowKey, sample: Sample) {
-        let slot = opaque(sample.service as usize) as u32;
-        let Some(round_trips) = SERVICE_RTT.get_ptr_mut(slot) else { return };
-        // SAFETY: this CPU's slot.
-        let round_trips = unsafe { &mut *round_trips };
-        if sample.from_originator {
-            round_trips.from_originator.add(sample.rtt);
-        } else {
-            round_trips.from_responder.add(sample.rtt);
         }
     }
 }

@@ -41,6 +41,8 @@ pub const SERVICES_MAX: u32 = 128;
 pub const FLOWS_MAX: u32 = 4 * 1024 * 1024;
 /// Fragmented datagrams whose ports are remembered.
 pub const FRAGMENTS_DEFAULT: u32 = 4_096;
+/// The most that may be configured.
+pub const FRAGMENTS_MAX: u32 = 1024 * 1024;
 /// Observation points of one host.
 pub const POINTS_MAX: u32 = 128;
 /// Greatest interface index that the point table can hold.

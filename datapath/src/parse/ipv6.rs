@@ -5,7 +5,7 @@ use crate::{
     flow_key::{IpAddress, KEY_IPV6},
     hint::forget,
     outcome::Outcome,
-    parse::{FIRST_FRAGMENT, Headers, LATER_FRAGMENT, missing},
+    parse::{FIRST_FRAGMENT, Headers, LATER_FRAGMENT, REACH_MAX, missing},
 };
 
 const HEADER: u32 = 40;
@@ -80,6 +80,9 @@ pub(crate) fn extensions<P: PacketBytes>(packet: &P, headers: &mut Headers) -> R
         headers.protocol = u32::from(extension[0]);
         headers.offset = at + length;
         headers.transport_len -= length;
+        if headers.offset > REACH_MAX {
+            return Err(Outcome::TooDeep);
+        }
         if headers.fragment == LATER_FRAGMENT {
             break;
         }

@@ -97,6 +97,10 @@ impl Headers {
     }
 }
 
+/// Greatest offset at which a length found in a packet may make the next header begin. What has a fixed length, or
+/// one of a few hundred bytes, may follow: at most six packets inside of each other, which is less than 4 KiB.
+pub(crate) const REACH_MAX: u32 = 0x7000;
+
 /// `Headers::fragment`: the packet is whole.
 pub(crate) const WHOLE: u32 = 0;
 /// The first fragment: it has the ports but not the whole payload.
@@ -106,8 +110,8 @@ pub(crate) const LATER_FRAGMENT: u32 = 2;
 
 /// `Headers::pending`: nothing is left to read.
 pub const NOTHING: u32 = 0;
-/// `Headers::pending`: the SCTP packet, since the chunks are read in [`resume`] alone.
-pub const SCTP_PACKET: u32 = 250;
+/// `Headers::pending`: the transport, since [`parse`] reads TCP and UDP in whole packets only.
+pub const ANY_TRANSPORT: u32 = 250;
 /// `Headers::pending`: everything, since headers lie where the door has to fetch them first.
 pub const WHOLE_FRAME: u32 = 251;
 /// `Headers::pending`: the packet that an ICMP error quotes, to find the flow that it is about.
@@ -143,11 +147,12 @@ pub fn parse<P: PacketBytes>(
         headers.pending = EXTENSION_HEADERS;
         return Err(Outcome::MalformedIpv6);
     }
-    if headers.protocol == sctp::PROTOCOL {
-        headers.pending = SCTP_PACKET;
-        return Err(Outcome::MalformedSctp);
+    if !transport::is_common(headers) {
+        headers.pending = ANY_TRANSPORT;
+        return Err(Outcome::UnknownTransport);
     }
-    ports::<FIRST_PASS, P>(packet, headers)
+    let outcome = transport::common(packet, headers)?;
+    complete(headers, outcome)
 }
 
 /// Forgets what was read, so that [`resume`] begins anew.
@@ -167,7 +172,7 @@ pub fn resume<P: PacketBytes>(
 ) -> Result<(), Outcome> {
     let pending = headers.pending;
     headers.pending = NOTHING;
-    if pending != EXTENSION_HEADERS && pending != SCTP_PACKET {
+    if pending != EXTENSION_HEADERS && pending != ANY_TRANSPORT {
         let vlan = headers.key.vlan;
         if pending == WHOLE_FRAME {
             link::first(packet, frame.link, headers)?;
@@ -190,7 +195,7 @@ pub fn resume<P: PacketBytes>(
     if headers.ethertype == link::IPV6 {
         ipv6::extensions(packet, headers)?;
     }
-    ports::<LATER_PASS, P>(packet, forget(headers))
+    any_transport(packet, forget(headers))
 }
 
 /// The network layer's fixed header.
@@ -205,27 +210,21 @@ fn network<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outc
     }
 }
 
-/// [`ports`] in [`parse`], which leaves SCTP to [`resume`].
-const FIRST_PASS: bool = false;
-/// [`ports`] in [`resume`].
-const LATER_PASS: bool = true;
-
-/// The transport layer, which completes the key.
+/// The transport layer of any packet.
 #[inline(always)]
-fn ports<const PASS: bool, P: PacketBytes>(
-    packet: &P,
-    headers: &mut Headers,
-) -> Result<(), Outcome> {
+fn any_transport<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
     if headers.fragment == LATER_FRAGMENT {
         fragment::later(headers);
         headers.pending = FRAGMENT_PORTS;
         return Err(Outcome::FragmentWithoutFirst);
     }
-    let outcome = if PASS == LATER_PASS && headers.protocol == sctp::PROTOCOL {
-        sctp::parse(packet, headers)?
-    } else {
-        transport::parse(packet, headers)?
-    };
+    let outcome = transport::parse(packet, headers)?;
+    complete(headers, outcome)
+}
+
+/// Completes the key, once addresses and ports are known.
+#[inline(always)]
+fn complete(headers: &mut Headers, outcome: Outcome) -> Result<(), Outcome> {
     headers.outcome = outcome as u32;
     let headers = forget(headers);
     headers.sender = headers.key.canonicalize() as u32;

@@ -4,7 +4,7 @@ use crate::{
     bytes::{PacketBytes, be16},
     hint::{forget, opaque},
     outcome::Outcome,
-    parse::{Headers, WHOLE, missing, transport},
+    parse::{Headers, REACH_MAX, WHOLE, missing, transport},
 };
 
 pub(crate) const PROTOCOL: u32 = 132;
@@ -47,7 +47,6 @@ const CHUNK_HEADER: u32 = 4;
 
 #[inline(always)]
 pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
-    headers.key.protocol = (PROTOCOL & 0xff) as u8;
     transport::ports(packet, headers, Outcome::MalformedSctp)?;
     headers.header_len = headers.offset + HEADER;
     headers.payload_len = headers.transport_len.saturating_sub(HEADER);
@@ -59,7 +58,8 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     Ok(chunks(packet, headers))
 }
 
-/// Reads the chunk headers between `offset` and `transport_len`, which is here where the packet ends. A bundle that
+/// Reads the chunk headers between `offset` and `transport_len`, which is here where the packet ends, as far as
+/// [`REACH_MAX`]. A bundle that
 /// RFC 9260 forbids leaves no chunks, as it means nothing to conntrack.
 #[inline(always)]
 fn chunks<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Outcome {
@@ -68,7 +68,7 @@ fn chunks<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Outcome {
     while shift < CHUNKS_MAX * 8 {
         let headers = forget(headers);
         let offset = headers.offset;
-        if offset + CHUNK_HEADER > headers.transport_len {
+        if offset + CHUNK_HEADER > headers.transport_len || offset > REACH_MAX {
             break;
         }
         let Some(chunk) = packet.at::<{ CHUNK_HEADER as usize }>(offset as usize) else {

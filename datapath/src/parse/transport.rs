@@ -3,7 +3,7 @@
 use crate::{
     bytes::{PacketBytes, be16, wire16},
     outcome::Outcome,
-    parse::{Headers, NOTHING, WHOLE, icmp, missing, tcp, tunnel},
+    parse::{Headers, NOTHING, WHOLE, icmp, missing, sctp, tcp, tunnel},
 };
 
 pub(crate) const ICMP: u32 = 1;
@@ -13,6 +13,23 @@ pub(crate) const ICMPV6: u32 = 58;
 
 const UDP_HEADER: u32 = 8;
 
+/// Whether the packet is what nearly every packet is: TCP or UDP, and whole.
+#[inline(always)]
+pub(crate) const fn is_common(headers: &Headers) -> bool {
+    matches!(headers.protocol, TCP | UDP) && headers.fragment == WHOLE
+}
+
+/// As [`parse`], for such a packet.
+#[inline(always)]
+pub(crate) fn common<P: PacketBytes>(
+    packet: &P,
+    headers: &mut Headers,
+) -> Result<Outcome, Outcome> {
+    headers.key.protocol = (headers.protocol & 0xff) as u8;
+    headers.header_len = headers.offset;
+    if headers.protocol == TCP { tcp::parse(packet, headers) } else { udp(packet, headers) }
+}
+
 #[inline(always)]
 pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<Outcome, Outcome> {
     headers.key.protocol = (headers.protocol & 0xff) as u8;
@@ -20,6 +37,7 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     match headers.protocol {
         TCP => tcp::parse(packet, headers),
         UDP => udp(packet, headers),
+        sctp::PROTOCOL => sctp::parse(packet, headers),
         ICMP | ICMPV6 => icmp::parse(packet, headers),
         _ => {
             headers.payload_len = headers.transport_len;
