@@ -99,7 +99,7 @@ enum Watching {
 impl Watching {
     fn linnet(lab: &Lab, at_the_server: &str) -> anyhow::Result<Self> {
         let pins = PathBuf::from(format!("/sys/fs/bpf/linnet-bench-{}", std::process::id()));
-        let sizes = MapSizes { flows: 65_536, embryonic: 16_384, capture_ring_bytes: 1 << 20 };
+        let sizes = MapSizes { capture_ring_bytes: 1 << 20, ..MapSizes::default() };
         let mut attacher = Attacher::new(&pins, sizes)?;
         for end in lab.interfaces() {
             let options = if end.role == "server" { at_the_server } else { "" };

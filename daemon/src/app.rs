@@ -284,6 +284,7 @@ fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<
         flows = config.sizes.flows,
         embryonic = config.sizes.embryonic,
         flow_tables_bytes = config.sizes.flow_bytes(),
+        fragments_bytes = config.sizes.fragment_bytes(),
         capture_ring_bytes = config.sizes.capture_ring_bytes,
         rules_bytes = RULES_BYTES,
         "kernel memory"

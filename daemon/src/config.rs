@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
-use datapath::layout::{EMBRYONIC_DEFAULT, FLOWS_DEFAULT, FLOWS_MAX, RULES_MAX};
+use datapath::layout::{
+    EMBRYONIC_DEFAULT, FLOWS_DEFAULT, FLOWS_MAX, FRAGMENTS_DEFAULT, FRAGMENTS_MAX, RULES_MAX,
+};
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -51,6 +53,7 @@ struct RawConfig {
 struct RawFlows {
     capacity: Option<Spanned<u32>>,
     embryonic: Option<Spanned<u32>>,
+    fragments: Option<Spanned<u32>>,
     records: Option<Spanned<usize>>,
     sweep_interval_ms: Option<Spanned<u64>>,
     keep_ended_seconds: Option<u64>,
@@ -118,7 +121,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
     )]
     Syntax {
         /// The file.
@@ -213,9 +216,13 @@ impl Config {
         let flows = written.choose(flag, ("flows.capacity", raw.flows.capacity), FLOWS_DEFAULT);
         let embryonic = ("flows.embryonic", raw.flows.embryonic);
         let embryonic = written.choose(None, embryonic, EMBRYONIC_DEFAULT);
-        for size in [&flows, &embryonic] {
-            if !(1..=FLOWS_MAX).contains(&size.value) {
-                return Err(size.bad(format!("{} is not between 1 and {FLOWS_MAX}", size.value)));
+        let fragments = ("flows.fragments", raw.flows.fragments);
+        let fragments = written.choose(None, fragments, FRAGMENTS_DEFAULT);
+        for (size, max) in
+            [(&flows, FLOWS_MAX), (&embryonic, FLOWS_MAX), (&fragments, FRAGMENTS_MAX)]
+        {
+            if !(1..=max).contains(&size.value) {
+                return Err(size.bad(format!("{} is not between 1 and {max}", size.value)));
             }
         }
         let sweep = ("flows.sweep_interval_ms", raw.flows.sweep_interval_ms);
@@ -251,6 +258,7 @@ impl Config {
             sizes: MapSizes {
                 flows: flows.value,
                 embryonic: embryonic.value,
+                fragments: fragments.value,
                 capture_ring_bytes: ring_mib.value * 1024 * 1024,
             },
             records_max: records.value,
@@ -376,6 +384,7 @@ mod tests {
             ("schema = 1\nlisten = '0.0.0.0:80'", 2, "listen"),
             ("schema = 1\n[flows]\ncapacity = 0", 3, "flows.capacity"),
             ("schema = 1\n[flows]\nembryonic = 0", 3, "flows.embryonic"),
+            ("schema = 1\n[flows]\nfragments = 1_048_577", 3, "flows.fragments"),
             ("schema = 1\n[flows]\nrecords = 0", 3, "flows.records"),
             ("schema = 1\n\n[flows]\nsweep_interval_ms = 5", 4, "flows.sweep_interval_ms"),
             ("schema = 1\n[capture]\nring_mib = 3", 3, "capture.ring_mib"),

@@ -72,7 +72,7 @@ struct Watch {
 impl Watch {
     fn new(name: &str, spec: &str, capture_ring_bytes: u32) -> Self {
         let pins = format!("/sys/fs/bpf/linnet-test-{}-{name}", std::process::id());
-        let sizes = MapSizes { flows: 4_096, embryonic: 4_096, capture_ring_bytes };
+        let sizes = MapSizes { flows: 4_096, capture_ring_bytes, ..MapSizes::default() };
         let mut attacher = Attacher::new(Path::new(&pins), sizes).unwrap();
         let request: daemon::live::AttachRequest = spec.parse().unwrap();
         let Answer::Attached(attached) = attacher.perform(Verb::Attach(request.clone())).unwrap()

@@ -46,7 +46,7 @@ struct Watch {
 impl Watch {
     fn new(name: &str, specs: &[String]) -> Self {
         let pins = format!("/sys/fs/bpf/linnet-test-{}-{name}", std::process::id());
-        let sizes = MapSizes { flows: 4_096, embryonic: 4_096, capture_ring_bytes: 1 << 20 };
+        let sizes = MapSizes { flows: 4_096, capture_ring_bytes: 1 << 20, ..MapSizes::default() };
         let mut attacher = Attacher::new(Path::new(&pins), sizes).unwrap();
         let mut points = Vec::new();
         for spec in specs {

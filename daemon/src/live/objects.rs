@@ -54,6 +54,7 @@ pub(super) fn load(object: Object, pins: &PinDir, sizes: MapSizes) -> Result<Ebp
         .map_max_entries("FLOWS", sizes.flows)
         .map_max_entries("EMBRYONIC", sizes.embryonic)
         .map_max_entries("ENDED", sizes.ended())
+        .map_max_entries("FRAGMENTS", sizes.fragments)
         .map_max_entries("CAPTURE_RING", sizes.capture_ring_bytes)
         .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
     for name in SHARED {
