@@ -36,7 +36,7 @@ const OPEN: u16 = 6_601;
 const CLOSED: u16 = 6_602;
 /// The longest that one flood may take.
 const FLOOD_MAX: Duration = Duration::from_secs(600);
-/// The longest answer of the API that is accepted; asserted where the floods are long.
+/// The longest answer of the API that is accepted; asserted where the floods are long and the daemon is as users have it.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
 /// What the daemon takes beside flows and their records.
 const BESIDE_BYTES: u64 = 96 << 20;
@@ -91,7 +91,8 @@ fn floods_of_syns_evict_no_connection_and_are_accounted_for() {
     for (path, answers) in &answers {
         let (mean, worst) = (answers.mean(), answers.worst);
         println!("{path}: {} answers, {mean:?} on average, {worst:?} at worst", answers.count);
-        assert!(!support::full() || worst < ANSWER_MAX, "{path} took {worst:?}");
+        let is_bound = support::full() && !cfg!(debug_assertions);
+        assert!(!is_bound || worst < ANSWER_MAX, "{path} took {worst:?}");
     }
     Memory::of(&linnet).hold(&memory_before, &linnet);
     println!("{CONNECTIONS} connections exchanged {rounds} messages each meanwhile");
