@@ -36,7 +36,11 @@ pub trait Tables {
     /// Moves a flow that is embryonic, and locked, to the flow table, and unlocks it there.
     fn promote(&mut self, key: &FlowKey);
 
-    /// Takes the flow of the packet in `headers` out: it has ended, and whoever keeps its history is to get it.
+    /// Waits, within bounds, until the embryonic flow of `key` is not locked, or has been promoted.
+    fn settle(&mut self, key: &FlowKey);
+
+    /// Takes the flow of the packet in `headers` out, which is established and locked: it has ended, and whoever keeps
+    /// its history is to get it.
     fn retire(&mut self, headers: &mut Headers);
 
     /// Generation of the rules in force; 0 before there were any.
