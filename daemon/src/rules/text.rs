@@ -36,6 +36,9 @@ pub enum RuleError {
     /// There is no list.
     #[error("{0}")]
     NoList(String),
+    /// A key is there twice.
+    #[error("`{}`: {}", self.place(), self.problem())]
+    Twice(String),
     /// A rule, or a value of it, cannot be used.
     #[error("`{}`: {problem}", self.place())]
     Field {
@@ -54,8 +57,18 @@ impl RuleError {
     pub fn place(&self) -> String {
         match self {
             Self::NoList(_) => "rules".to_owned(),
+            Self::Twice(place) => place.clone(),
             Self::Field { rule, key, .. } if key.is_empty() => format!("rules[{rule}]"),
             Self::Field { rule, key, .. } => format!("rules[{rule}].{key}"),
+        }
+    }
+
+    /// What is wrong, without its place.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        match self {
+            Self::NoList(problem) | Self::Field { problem, .. } => problem,
+            Self::Twice(_) => "it is there twice; leave one out",
         }
     }
 }
