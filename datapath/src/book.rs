@@ -77,7 +77,7 @@ pub fn book<T: Tables>(
     let mut found = tables.existing(&headers.key);
     if !is_decided(found.as_deref_mut(), headers.sender, stamp) {
         let known = found.is_some();
-        if tables.refuses(headers, stamp, known) {
+        if tables.turn_away(headers, stamp, known) {
             return;
         }
         found = tables.existing(&headers.key);
@@ -173,7 +173,12 @@ fn is_decided(found: Option<&mut FlowEntry>, sender: u32, stamp: u32) -> bool {
 /// Whether the rules of a stamp keep the packet from being tracked. Then it is not looked into either, and its flow, where
 /// one is `known`, ends, unless the other endpoint's packets are tracked.
 #[inline(always)]
-pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32, known: bool) -> bool {
+pub fn turn_away<T: Tables>(
+    tables: &mut T,
+    headers: &mut Headers,
+    stamp: u32,
+    known: bool,
+) -> bool {
     let outcome = tables.judge(headers, stamp);
     let headers = forget(headers);
     if !rules::is_refusal(outcome) {

@@ -49,13 +49,13 @@ pub trait Tables {
     /// [`crate::rules::decide::judge`] on the packet in `headers`.
     fn judge(&mut self, headers: &Headers, stamp: u32) -> u32;
 
-    /// [`book::refuses`]; in the kernel in a function of its own.
+    /// [`book::turn_away`]; in the kernel in a function of its own.
     #[inline(always)]
-    fn refuses(&mut self, headers: &mut Headers, stamp: u32, known: bool) -> bool
+    fn turn_away(&mut self, headers: &mut Headers, stamp: u32, known: bool) -> bool
     where
         Self: Sized,
     {
-        book::refuses(self, headers, stamp, known)
+        book::turn_away(self, headers, stamp, known)
     }
 
     /// Keeps a first fragment's ports for the later ones.

@@ -52,8 +52,8 @@ pub trait Context {
     /// [`step`] of this door.
     fn step(&self);
 
-    /// [`refuses`] of this door.
-    fn refuses(stamp: u32, known: u32) -> bool;
+    /// [`apply_rules`] of this door.
+    fn apply_rules(stamp: u32, known: u32) -> bool;
 }
 
 /// Leaves the frame for the functions that are about to be called.
@@ -88,11 +88,11 @@ pub fn book<C: Context>(direction: Direction) {
 
 /// For a door's function: whether the rules of a stamp keep the packet at hand from being tracked.
 #[inline(always)]
-pub fn refuses<C: Context>(stamp: u32, known: u32) -> bool {
+pub fn apply_rules<C: Context>(stamp: u32, known: u32) -> bool {
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return false };
     // SAFETY: as in `at_hand`.
     let headers = unsafe { &mut *headers };
-    book::refuses(&mut KernelTables::<C>::new(), headers, stamp & 0xff, known != 0)
+    book::turn_away(&mut KernelTables::<C>::new(), headers, stamp & 0xff, known != 0)
 }
 
 /// Calls [`linnet_update`] with the packet at hand.

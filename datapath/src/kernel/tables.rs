@@ -132,8 +132,8 @@ impl<C: Context> Tables for KernelTables<C> {
     }
 
     #[inline(always)]
-    fn refuses(&mut self, _headers: &mut Headers, stamp: u32, known: bool) -> bool {
-        C::refuses(stamp, u32::from(known))
+    fn turn_away(&mut self, _headers: &mut Headers, stamp: u32, known: bool) -> bool {
+        C::apply_rules(stamp, u32::from(known))
     }
 
     #[inline(always)]
