@@ -123,6 +123,11 @@ impl Sweeper {
         let (counters, interfaces) = self.counters()?;
         let departures = self.table.departures();
         let live = self.table.live_len() as u64;
+        let accounted = departures.closed + departures.aged + live;
+        let evicted = counters.created.saturating_sub(accounted);
+        if departures.evicted > evicted {
+            tracing::warn!(created = counters.created, accounted, "more flows than were made");
+        }
         let sizes = self.flow_map.sizes();
         self.publisher.publish(&Figures {
             counters,
@@ -131,7 +136,7 @@ impl Sweeper {
             naming: self.naming(),
             departures,
             live,
-            evicted: counters.created.saturating_sub(departures.closed + departures.aged + live),
+            evicted,
             approximate: (counters.created, counters.promoted) != (before.created, before.promoted),
             records: self.table.len() as u64,
             capacity: u64::from(sizes.flows),
