@@ -58,7 +58,10 @@ fn no_packet_is_lost_to_its_flow_uncounted_while_it_is_promoted() {
         assert_eq!(rows.len(), 1, "one row of port {port}: {rows:?}");
         let packets =
             |half: &str| usize::try_from(rows[0][half]["packets"].as_u64().unwrap()).unwrap();
-        assert_eq!((&rows[0]["embryonic"], &rows[0]["ended"]), (&false.into(), &Value::Null));
+        // The first ones may have been idle for half a minute by now.
+        let ended = &rows[0]["ended"];
+        assert!(ended.is_null() || ended == "idle", "{}", rows[0]);
+        assert_eq!(rows[0]["embryonic"], false);
         let counted = packets("from_originator") + packets("from_responder");
         missing += (DATAGRAMS + 1).checked_sub(counted).expect("no packet is counted twice");
     }
