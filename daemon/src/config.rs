@@ -188,15 +188,29 @@ impl Written<'_> {
 impl Config {
     /// Reads the file (the default one may be absent) and applies the overrides.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        Self::of_text(file, &Self::text(file)?, overrides)
+    }
+
+    /// The text of the file.
+    pub fn text(file: Option<&Path>) -> Result<String, ConfigError> {
         let path = file.unwrap_or_else(|| Path::new(CONFIG_PATH));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(text),
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                format!("schema = {SCHEMA}")
+                Ok(format!("schema = {SCHEMA}"))
             }
-            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
-        };
-        Self::parse(Written { path, text: &text }, overrides)
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    /// From the text of the file, which has been read before, and the overrides.
+    pub fn of_text(
+        file: Option<&Path>,
+        text: &str,
+        overrides: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or_else(|| Path::new(CONFIG_PATH));
+        Self::parse(Written { path, text }, overrides)
     }
 
     fn parse(written: Written<'_>, over: Overrides) -> Result<Self, ConfigError> {

@@ -16,4 +16,5 @@ pub mod offline;
 pub mod replay;
 pub mod rules;
 pub mod status;
+pub mod supervisor;
 pub mod sweep;

@@ -32,7 +32,7 @@ pub enum RulesError {
 
 impl From<LiveError> for RulesError {
     fn from(error: LiveError) -> Self {
-        if let LiveError::RuleInterface { rule, .. } = error {
+        if let Some(rule) = error.rule() {
             let (key, problem) = ("interface".to_owned(), error.to_string());
             return Self::Rule(RuleError::Field { rule, key, problem });
         }
