@@ -27,6 +27,7 @@ use crate::{
     metrics,
     replay::{NoStage, Player, Playing},
     rules::{NoRules, RuleSink, Rules, RulesError},
+    sandbox::{self, Layer, Mode, Policy},
     status::Publisher,
     supervisor,
     sweep::{Running, Sweeper},
@@ -97,7 +98,7 @@ enum Feed {
 
 /// Runs until SIGINT, SIGTERM or SIGHUP. `login` prints a one-time login for a browser.
 pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
-    let (_lock, listener, input, notices) = match source {
+    let (_lock, listener, input, mut notices) = match source {
         Source::Live { handover, remote } => {
             let Handover { listener, keeper, tables, points, notices, config: _ } = *handover;
             let kernel = Kernel { remote, tables, keeper, points };
@@ -108,12 +109,43 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
             (Some(lock), supervisor::bind(config)?, Input::Replay(path), Vec::new())
         }
     };
+    // The only thread, and its children will be as it is.
+    let confined = matches!(input, Input::Live(_));
+    let policy = if confined { Some(policy(config)?) } else { None };
+    let mut lacks = Vec::new();
+    if let Some(policy) = &policy {
+        Policy::prepare();
+        // It was started by a link's name.
+        let _shown_only = nix::sys::prctl::set_name(c"linnet");
+        lacks.extend(policy.enter(Layer::Privileges));
+    }
     let bound = api::bind(&config.run_dir, listener).map_err(supervisor::not_bound)?;
+    if let Some(policy) = &policy {
+        for layer in [Layer::Landlock, Layer::Seccomp] {
+            lacks.extend(policy.enter(layer));
+        }
+        lacks.extend(sandbox::leaks());
+        for lack in &lacks {
+            tracing::warn!("{lack}");
+        }
+        if config.sandbox == Mode::Strict && !lacks.is_empty() {
+            let message = format!("sandbox = \"strict\", and {}", lacks.join("; "));
+            return Err(ExitWith { code: exit::FAILED, message }.into());
+        }
+        notices.extend(lacks);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
         serve_until_stopped(config, input, bound, notices, login, &stop).await
     })
+}
+
+/// How the daemon is confined.
+fn policy(config: &Config) -> anyhow::Result<Policy> {
+    let identity = supervisor::identity(config)?;
+    let folders = [&config.run_dir, &config.state_dir].map(Clone::clone).to_vec();
+    Ok(Policy { identity, folders })
 }
 
 async fn serve_until_stopped(

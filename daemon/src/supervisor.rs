@@ -33,6 +33,7 @@ use crate::{
         Answer, AttachRequest, Attached, AttachedPoint, Attacher, Estate, Refusal, Served, Verb,
         watch,
     },
+    sandbox::{self, Identity, folders},
 };
 
 /// Longest list of what is not watched.
@@ -52,6 +53,19 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
         tracing::info!("told to stop while starting");
         return Ok(0);
     };
+    let identity = identity(config)?;
+    for folder in [&config.run_dir, &config.state_dir, &config.state_dir.join("captures")] {
+        folders::prepare(folder, &identity).with_context(|| {
+            let folder = folder.display();
+            format!(
+                "cannot make `{folder}` the daemon's; choose another with --run-dir or --state-dir"
+            )
+        })?;
+    }
+    let namespaces = config.interfaces.iter().any(|request| request.namespace.is_some());
+    for lack in sandbox::keep_what_the_attacher_needs(namespaces) {
+        tracing::warn!("{lack}");
+    }
     let mut backoff = Backoff::default();
     loop {
         let mut daemon = Daemon::start(&estate, clock.monotonic_ns())?;
@@ -87,6 +101,12 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
             return Ok(0);
         }
     }
+}
+
+/// Whose the daemon is.
+pub(crate) fn identity(config: &Config) -> anyhow::Result<Identity> {
+    Identity::of(&config.user)
+        .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() }.into())
 }
 
 /// Why a daemon is not tended any more.

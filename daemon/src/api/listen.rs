@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use nix::unistd::{Gid, Group, Uid, User};
+use nix::{
+    errno::Errno,
+    unistd::{Gid, Group, Uid, User},
+};
 
 use super::access::{GROUP, Peer};
 
@@ -159,10 +162,12 @@ fn bind_unix(run_dir: &Path, path: &Path) -> io::Result<UnixListener> {
     }
     let unix = UnixListener::bind(&unfinished)?;
     fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o660))?;
-    if nix::unistd::geteuid().is_root()
-        && let Some(group) = group()
-    {
-        nix::unistd::chown(&unfinished, None, Some(group.gid))?;
+    if let Some(group) = group() {
+        match nix::unistd::chown(&unfinished, None, Some(group.gid)) {
+            // Whoever is no member cannot give it to the group.
+            Err(Errno::EPERM) if !nix::unistd::geteuid().is_root() => {}
+            other => other?,
+        }
         // Of a folder that is for root's group alone, as linnet makes it: else the members could not reach the socket.
         let folder = fs::metadata(run_dir)?;
         if folder.gid() == 0 && folder.permissions().mode() & 0o011 == 0o010 {

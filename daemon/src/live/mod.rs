@@ -23,6 +23,9 @@ pub mod watch;
 pub mod wire;
 
 pub use attacher::Attacher;
+#[cfg(test)]
+pub(crate) use batch::try_command;
+pub use batch::{try_map_create, try_prog_load};
 pub use error::LiveError;
 pub use handover::{Estate, Handover, Keeper, Kept, Tables};
 pub use objects::{Object, not_built_reason};
