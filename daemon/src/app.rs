@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ use crate::{
     },
     metrics,
     replay::{NoStage, Player, Playing},
-    rules::{NoRules, RuleSink, Rules, RulesError},
+    rules::{NoRules, RuleSink, RuleView, Rules, RulesError, text::read_list},
     sandbox::{self, Layer, Mode, Policy},
     status::Publisher,
     supervisor,
@@ -52,14 +53,24 @@ pub enum Source {
     Replay(PathBuf),
 }
 
-/// The attacher, to whoever asks for captures and rules.
+/// The attacher, to whoever asks for captures.
 struct LiveStage(Remote);
 
-impl RuleSink for LiveStage {
+/// The attacher, to whoever asks for rules, and where they are kept.
+struct LiveRules(Remote, Arc<Keeper>);
+
+impl RuleSink for LiveRules {
     fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
         match self.0.perform(&Verb::SetRules(rules))? {
             Answer::RulesSet { generation } => Ok(generation),
             Answer::Attached(_) | Answer::Present(_) | Answer::Done => Ok(0),
+        }
+    }
+
+    fn keep(&self, rules: &[RuleView]) {
+        let text = serde_json::json!({ "rules": rules }).to_string();
+        if let Err(error) = self.1.keep_rules(&text) {
+            tracing::warn!(%error, "after a restart of the daemon the configuration's rules will be in force");
         }
     }
 }
@@ -80,7 +91,7 @@ impl Stage for LiveStage {
 struct Kernel {
     remote: Remote,
     tables: Tables,
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     points: Vec<AttachedPoint>,
 }
 
@@ -101,7 +112,7 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
     let (_lock, listener, input, mut notices) = match source {
         Source::Live { handover, remote } => {
             let Handover { listener, keeper, tables, points, notices, config: _ } = *handover;
-            let kernel = Kernel { remote, tables, keeper, points };
+            let kernel = Kernel { remote, tables, keeper: Arc::new(keeper), points };
             (None, listener, Input::Live(Box::new(kernel)), notices)
         }
         Source::Replay(path) => {
@@ -111,6 +122,9 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
     };
     // The only thread, and its children will be as it is.
     let confined = matches!(input, Input::Live(_));
+    // Until somebody listens to them: nothing may be left half made.
+    let stops: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    stops.thread_block()?;
     let policy = if confined { Some(policy(config)?) } else { None };
     let mut lacks = Vec::new();
     if let Some(policy) = &policy {
@@ -137,6 +151,7 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
+        stops.thread_unblock()?;
         serve_until_stopped(config, input, bound, notices, login, &stop).await
     })
 }
@@ -162,16 +177,20 @@ async fn serve_until_stopped(
     let access = Arc::new(
         Access::new(&config.run_dir, Arc::clone(&clock)).context("cannot make the token")?,
     );
-    let remote = match &input {
-        Input::Live(kernel) => Some(kernel.remote.clone()),
-        Input::Replay(_) => None,
+    let (remote, kept_rules) = match &input {
+        Input::Live(kernel) => (Some(kernel.remote.clone()), kernel.keeper.rules()?),
+        Input::Replay(_) => (None, None),
     };
-    let (stage, sink): (Box<dyn Stage>, Box<dyn RuleSink>) = match &remote {
-        Some(remote) => (Box::new(LiveStage(remote.clone())), Box::new(LiveStage(remote.clone()))),
-        None => (Box::new(NoStage), Box::new(NoRules)),
+    let (stage, sink): (Box<dyn Stage>, Box<dyn RuleSink>) = match &input {
+        Input::Live(kernel) => {
+            let (remote, keeper) = (&kernel.remote, Arc::clone(&kernel.keeper));
+            (Box::new(LiveStage(remote.clone())), Box::new(LiveRules(remote.clone(), keeper)))
+        }
+        Input::Replay(_) => (Box::new(NoStage), Box::new(NoRules)),
     };
     let rules = Arc::new(Rules::new(sink));
-    if remote.is_some() && !config.rules.is_empty() {
+    let restored = kept_rules.is_some_and(|text| restore(&rules, &text));
+    if remote.is_some() && !restored && !config.rules.is_empty() {
         rules.set(config.rules.clone()).map_err(|error| rules_of_config(&error))?;
     }
     let dir = config.state_dir.join("captures");
@@ -247,6 +266,17 @@ fn end_of(remote: Option<&Remote>) -> anyhow::Result<CancellationToken> {
         })?;
     }
     Ok(ended)
+}
+
+/// Puts an earlier daemon's rules in force again, as far as they can be. Returns whether they are.
+fn restore(rules: &Rules, text: &str) -> bool {
+    let read = serde_json::from_str(text).map_err(|error| error.to_string());
+    let read = read.and_then(|list| read_list(list).map_err(|error| error.to_string()));
+    let set = read.and_then(|list| rules.set(list).map_err(|error| error.to_string()));
+    if let Err(error) = &set {
+        tracing::error!(%error, "the rules of the daemon before cannot be used again");
+    }
+    set.is_ok()
 }
 
 /// The configuration's rules are a mistake of the configuration, unless the kernel refuses them.

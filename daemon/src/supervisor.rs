@@ -7,7 +7,10 @@ mod child;
 use std::{
     fs::{self, File},
     net::TcpListener,
-    os::{fd::AsFd as _, unix::fs::DirBuilderExt as _},
+    os::{
+        fd::AsFd as _,
+        unix::{fs::DirBuilderExt as _, process::ExitStatusExt as _},
+    },
     path::Path,
     time::Duration,
 };
@@ -30,8 +33,8 @@ use crate::{
     clock::Clock,
     config::Config,
     live::{
-        Answer, AttachRequest, Attached, AttachedPoint, Attacher, Estate, Refusal, Served, Verb,
-        watch,
+        Answer, AttachRequest, Attached, AttachedPoint, Attacher, Estate, Outcome, Refusal,
+        RefusalKind, Served, Verb, watch,
     },
     sandbox::{self, Identity, folders},
 };
@@ -48,8 +51,7 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let clock = Clock::new();
     let listener = bind(config)?;
     let since_ns = u64::try_from(clock.wall_ns()).unwrap_or(0);
-    let Some((mut attacher, estate)) = attach(config, text, listener, since_ns, &mut signals)?
-    else {
+    let Some((attacher, estate)) = attach(config, text, listener, since_ns, &mut signals)? else {
         tracing::info!("told to stop while starting");
         return Ok(0);
     };
@@ -66,21 +68,26 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     for lack in sandbox::keep_what_the_attacher_needs(namespaces) {
         tracing::warn!("{lack}");
     }
+    let mut performer = Performer { attacher, config };
     let mut backoff = Backoff::default();
     loop {
         let mut daemon = Daemon::start(&estate, clock.monotonic_ns())?;
-        let told = tend(&mut daemon, &mut attacher, &mut signals)?;
+        let told = tend(&mut daemon, &mut performer, &mut signals)?;
         let ended = match told {
-            Told::Stop => daemon.stop(&mut attacher, &mut signals, STOP_MAX)?,
+            Told::Stop => daemon.stop(&mut performer, &mut signals, STOP_MAX)?,
             Told::Ended(ended) => ended,
         };
         // A capture that was its own has no reader any more.
-        if let Err(error) = attacher.perform(Verb::StopCapture) {
+        if let Err(error) = performer.attacher.perform(Verb::StopCapture) {
             tracing::warn!(%error, "the capture stage was not stopped");
         }
         let served = daemon.served();
         match ended.code() {
             Some(0) => return Ok(0),
+            // Told so early that there was nothing yet to end.
+            None if told == Told::Stop && !served && ended.signal() == Some(libc::SIGTERM) => {
+                return Ok(0);
+            }
             code if told == Told::Stop => {
                 tracing::error!(?code, "the daemon did not end in order");
                 return Ok(exit::FAILED);
@@ -109,6 +116,26 @@ pub(crate) fn identity(config: &Config) -> anyhow::Result<Identity> {
         .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() }.into())
 }
 
+/// Does what a daemon asks for, within what was configured.
+#[derive(Debug)]
+struct Performer<'a> {
+    attacher: Attacher,
+    config: &'a Config,
+}
+
+impl Performer<'_> {
+    fn perform(&mut self, verb: Verb) -> Outcome {
+        if let Verb::Attach(AttachRequest { namespace: Some(namespace), .. }) = &verb
+            && !self.config.interfaces.iter().any(|it| it.namespace.as_ref() == Some(namespace))
+        {
+            let message =
+                format!("no interface of the network namespace `{namespace}` is configured");
+            return Err(Refusal { kind: RefusalKind::OneInterface, rule: None, message });
+        }
+        self.attacher.perform(verb).map_err(|error| Refusal::from(&error))
+    }
+}
+
 /// Why a daemon is not tended any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Told {
@@ -121,12 +148,12 @@ enum Told {
 /// Performs the daemon's verbs until it ends, or this process is told to.
 fn tend(
     daemon: &mut Daemon,
-    attacher: &mut Attacher,
+    performer: &mut Performer<'_>,
     signals: &mut Signals,
 ) -> anyhow::Result<Told> {
     loop {
         signals.wait(Some(daemon), None)?;
-        serve(daemon, attacher);
+        serve(daemon, performer);
         if signals.asked_to_stop()? {
             return Ok(Told::Stop);
         }
@@ -137,11 +164,11 @@ fn tend(
 }
 
 /// Answers what the daemon asks. One that has closed its socket can ask for nothing any more, not even a stop.
-fn serve(daemon: &mut Daemon, attacher: &mut Attacher) {
+fn serve(daemon: &mut Daemon, performer: &mut Performer<'_>) {
     let mut serving = false;
     let perform = |verb: Verb| {
         serving |= verb == Verb::Serving;
-        attacher.perform(verb).map_err(|error| Refusal::from(&error))
+        performer.perform(verb)
     };
     match daemon.serve(perform) {
         Served::Answered | Served::Nothing => {}

@@ -46,7 +46,7 @@ pub struct Sweeper {
     /// Who knows whether that is still there.
     pub presence: Presence,
     /// Where figures are kept that outlive this process; absent where none do.
-    pub keeper: Option<Keeper>,
+    pub keeper: Option<Arc<Keeper>>,
     /// Where flows go.
     pub table: Arc<FlowTable>,
     /// Where figures go.

@@ -244,6 +244,9 @@ fn a_killed_daemon_is_back_with_its_counters_and_its_flows() {
     let ports: Vec<_> = pairs.iter().map(|pair| u64::from(pair.client_port())).collect();
     // Some that end, so that there are departures to remember.
     Pair::many(&lab, 7_001, 3).iter_mut().for_each(|pair| pair.exchange(2, 100));
+    let rules = json!({ "rules": [{ "action": "ignore", "protocol": "udp", "port": "9" }] });
+    assert_eq!(linnet.put("/api/v1/rules", &rules).0, 200);
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", linnet.pid())).unwrap().count();
     let stop = AtomicBool::new(false);
     let kills = if support::full() { 50 } else { 10 };
     thread::scope(|scope| {
@@ -255,7 +258,7 @@ fn a_killed_daemon_is_back_with_its_counters_and_its_flows() {
         });
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let first = flows_of(&linnet, &spec);
-            let mut longest = 0;
+            let (mut longest, mut held) = (0, None);
             for number in 1..=kills {
                 // Every other time in the middle of a capture.
                 if number % 2 == 0 {
@@ -287,6 +290,14 @@ fn a_killed_daemon_is_back_with_its_counters_and_its_flows() {
                         "kill {number}: {packets} after {packets_before}"
                     );
                 }
+                // The capture stage's programs were loaded with the first capture, and stay.
+                if number >= 2 {
+                    assert_eq!(
+                        descriptors(),
+                        *held.get_or_insert_with(descriptors),
+                        "the attacher's"
+                    );
+                }
                 let (_, answer) = linnet.get("/api/v1/status");
                 assert_eq!(answer["loss"]["evicted"], 0, "{answer}");
             }
@@ -297,6 +308,7 @@ fn a_killed_daemon_is_back_with_its_counters_and_its_flows() {
             std::panic::resume_unwind(panic);
         }
     });
+    assert_eq!(linnet.see("/api/v1/rules", "rules"), rules["rules"]);
     // What was killed during a capture has left a whole file.
     let captures = linnet.see("/api/v1/captures", "captures");
     let captures = captures.as_array().unwrap();

@@ -6,23 +6,20 @@ use std::{
     io::{self, Read as _, Seek as _, Write as _},
     mem::MaybeUninit,
     net::TcpListener,
-    os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
-        unix::fs::FileExt as _,
-    },
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use aya::maps::{Map, MapData};
 use datapath::layout::POINTS_MAX;
-use nix::sys::memfd::{MFdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use super::{
-    AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap, LiveError, MapSizes, Server,
-    ServiceMap,
+    AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, LiveError, MapSizes,
+    Server, ServiceMap,
+    keeper::{memory, seal},
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
 
@@ -42,52 +39,6 @@ const DESCRIPTORS: usize = MAPS.len() + 3;
 /// Sentences about what is not watched, and how long each may be.
 const NOTICES_MAX: usize = 64;
 const NOTICE_MAX: usize = 1_024;
-
-/// Figures of a daemon that the kernel does not have, and its successor goes on from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// When the first of them began, ns since the epoch.
-    pub since_ns: u64,
-    /// Flows that closed.
-    pub closed: u64,
-    /// Flows that were idle for too long.
-    pub aged: u64,
-    /// Flows that were seen to be evicted.
-    pub evicted: u64,
-    /// Records without room.
-    pub forgotten: u64,
-}
-
-/// Where they are kept: memory that the attacher holds on to.
-#[derive(Debug)]
-pub struct Keeper(File);
-
-impl Keeper {
-    /// A new one.
-    pub fn new(first: Kept) -> io::Result<Self> {
-        let keeper = Self(memory(c"linnet-kept")?);
-        keeper.keep(first)?;
-        Ok(keeper)
-    }
-
-    /// Replaces what is kept.
-    pub fn keep(&self, kept: Kept) -> io::Result<()> {
-        let fields = [kept.since_ns, kept.closed, kept.aged, kept.evicted, kept.forgotten];
-        self.0.write_all_at(&fields.map(u64::to_le_bytes).concat(), 0)
-    }
-
-    /// What is kept.
-    pub fn kept(&self) -> io::Result<Kept> {
-        let mut fields = [[0; 8]; 5];
-        self.0.read_exact_at(fields.as_flattened_mut(), 0)?;
-        let [since_ns, closed, aged, evicted, forgotten] = fields.map(u64::from_le_bytes);
-        Ok(Kept { since_ns, closed, aged, evicted, forgotten })
-    }
-}
-
-fn memory(name: &std::ffi::CStr) -> io::Result<File> {
-    Ok(memfd_create(name, MFdFlags::MFD_CLOEXEC)?.into())
-}
 
 /// What a daemon starts with.
 #[derive(Debug)]
@@ -142,8 +93,10 @@ impl Estate {
         notices: Vec<String>,
     ) -> Result<Self, LiveError> {
         let failed = |source| LiveError::File { what: "make", path: "memory".into(), source };
-        let mut text = memory(c"linnet-config").map_err(failed)?;
+        let mut text = memory("linnet-config").map_err(failed)?;
         text.write_all(config.as_bytes()).map_err(failed)?;
+        // A daemon reads it before it gives its privileges up: no daemon before may have written it.
+        seal(&text).map_err(failed)?;
         let keeper = Keeper::new(Kept { since_ns, ..Kept::default() }).map_err(failed)?;
         let maps = MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
         Ok(Self { config: text, listener, keeper, maps, sizes: attacher.sizes(), points, notices })

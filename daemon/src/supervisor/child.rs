@@ -16,8 +16,8 @@ use nix::{
     unistd::Pid,
 };
 
-use super::Signals;
-use crate::live::{Attacher, Estate, Outcome, Served, Server, Verb, channel};
+use super::{Performer, Signals};
+use crate::live::{Estate, Outcome, Served, Server, Verb, channel};
 
 /// This program, also after its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
@@ -95,7 +95,7 @@ impl Daemon {
     /// Tells it to stop, and goes on answering meanwhile: it stops a capture first.
     pub(super) fn stop(
         &mut self,
-        attacher: &mut Attacher,
+        performer: &mut Performer<'_>,
         signals: &mut Signals,
         most: Duration,
     ) -> anyhow::Result<ExitStatus> {
@@ -117,7 +117,7 @@ impl Daemon {
             };
             signals.wait(Some(self), Some(left))?;
             signals.asked_to_stop()?;
-            super::serve(self, attacher);
+            super::serve(self, performer);
         }
     }
 }
@@ -136,6 +136,8 @@ impl Drop for Daemon {
 /// The first pause, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// The longest after one that had come to serve: whoever watches with it should not wait for the next.
+const PAUSE_SERVED_MAX: Duration = Duration::from_millis(400);
 /// A daemon that lived for so long was well.
 const WELL_NS: u64 = 1_000_000_000;
 
@@ -156,7 +158,8 @@ impl Backoff {
     pub(super) fn after(&mut self, served: bool, lived_ns: u64) -> Duration {
         self.before = true;
         self.failures = if served && lived_ns >= WELL_NS { 0 } else { self.failures + 1 };
-        PAUSE_MIN.saturating_mul(1 << self.failures.min(16)).min(PAUSE_MAX)
+        let most = if served { PAUSE_SERVED_MAX } else { PAUSE_MAX };
+        PAUSE_MIN.saturating_mul(1 << self.failures.min(16)).min(most)
     }
 }
 
@@ -173,6 +176,7 @@ mod tests {
         let pauses: Vec<_> = (0..40).map(|_| backoff.after(false, WELL_NS)).collect();
         assert!(pauses.is_sorted() && pauses[0] > PAUSE_MIN, "{pauses:?}");
         assert_eq!(pauses[39], PAUSE_MAX);
+        assert_eq!(backoff.after(true, WELL_NS - 1), PAUSE_SERVED_MAX, "it served");
         assert_eq!(backoff.after(true, WELL_NS), PAUSE_MIN, "it was well");
     }
 }
