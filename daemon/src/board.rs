@@ -208,6 +208,8 @@ pub struct FlowTableView {
     pub aged: u64,
     /// Flows that left without having ended.
     pub evicted: u64,
+    /// Those of them that a sweep had met: counted one by one, while `evicted` is a difference.
+    pub evicted_met: u64,
     /// Records kept in user space, live and ended.
     pub records: u64,
     /// Records dropped before their time, because there were too many.

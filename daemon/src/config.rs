@@ -16,7 +16,7 @@ use toml::Spanned;
 use crate::{
     flow::{RECORDS_DEFAULT, expiry::Timeouts},
     live::{AttachRequest, MapSizes, ParseAttachError},
-    rules::{self, ReadRule, RuleError},
+    rules::{self, ReadRule},
     sandbox::{Mode, USER_DEFAULT},
 };
 
@@ -362,10 +362,9 @@ fn rules(
     }
     let read = |(number, rule): (usize, Spanned<serde_json::Value>)| {
         let at = rule.span().start;
-        rules::text::read(number, rule.into_inner()).map_err(|error| match &error {
-            RuleError::NoList(problem) | RuleError::Field { problem, .. } => {
-                ConfigError::Value { place: place(&error.place(), at), problem: problem.clone() }
-            }
+        rules::text::read(number, rule.into_inner()).map_err(|error| ConfigError::Value {
+            place: place(&error.place(), at),
+            problem: error.problem().to_owned(),
         })
     };
     rules.into_iter().enumerate().map(read).collect()

@@ -337,7 +337,7 @@ impl Player {
     /// Brings in what ended since its tuple was used again.
     fn observe_ended(&self, state: &mut State, now_ns: u64) {
         for (key, flow) in state.replay.take_ended() {
-            self.table.observe_ended(seen(&key, &flow, now_ns), Ended::replaced(&flow.entry));
+            self.table.observe_ended(seen(&key, &flow, now_ns), Ended::Closed);
         }
     }
 

@@ -152,6 +152,7 @@ impl Publisher {
                 closed: figures.departures.closed,
                 aged: figures.departures.aged,
                 evicted: figures.evicted,
+                evicted_met: figures.departures.evicted,
                 records: figures.records,
                 forgotten: figures.departures.forgotten,
             },

@@ -57,6 +57,14 @@ pub struct Sweeper {
     pub interval: Duration,
 }
 
+/// A flow that is to be taken out.
+struct Due {
+    key: FlowKey,
+    first_seen_ns: u64,
+    embryonic: bool,
+    why: Ended,
+}
+
 /// A running sweeper; ends when stopped.
 #[derive(Debug)]
 pub struct Running {
@@ -110,10 +118,9 @@ impl Sweeper {
             tracing::warn!(steps = self.clock.steps(), "the wall clock was stepped");
         }
         let started_ns = self.clock.monotonic_ns();
-        let created_before = self.counters(&[])?.0.created;
-        let ended = self.read_flows(number, started_ns)?;
-        for (key, embryonic, why) in ended {
-            self.end(&key, embryonic, why)?;
+        let before = self.counters(&[])?.0;
+        for ended in self.read_flows(number, started_ns)? {
+            self.end(&ended)?;
         }
         self.read_ended(started_ns)?;
         let now_ns = self.clock.monotonic_ns();
@@ -124,6 +131,11 @@ impl Sweeper {
         // Before they are shown: what has been shown never goes back.
         self.keep(departures);
         let live = self.table.live_len() as u64;
+        let accounted = departures.closed + departures.aged + live;
+        let evicted = counters.created.saturating_sub(accounted);
+        if departures.evicted > evicted {
+            tracing::warn!(created = counters.created, accounted, "more flows than were made");
+        }
         let sizes = self.flow_map.sizes();
         self.publisher.publish(&Figures {
             counters,
@@ -132,8 +144,8 @@ impl Sweeper {
             naming: self.naming(),
             departures,
             live,
-            evicted: counters.created.saturating_sub(departures.closed + departures.aged + live),
-            approximate: counters.created != created_before,
+            evicted,
+            approximate: (counters.created, counters.promoted) != (before.created, before.promoted),
             records: self.table.len() as u64,
             capacity: u64::from(sizes.flows),
             embryonic_capacity: u64::from(sizes.embryonic),
@@ -144,18 +156,15 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Brings every entry into the table; returns which have ended, and whether they are embryonic.
-    fn read_flows(
-        &mut self,
-        number: u64,
-        now_ns: u64,
-    ) -> Result<Vec<(FlowKey, bool, Ended)>, LiveError> {
+    /// Brings every entry into the table; returns which are due to end.
+    fn read_flows(&mut self, number: u64, now_ns: u64) -> Result<Vec<Due>, LiveError> {
         let mut ended = Vec::new();
         let (table, timeouts) = (&self.table, self.table.timeouts());
         self.flow_map.sweep(|key, entry| {
             table.observe(Seen { key, entry, samples: None, now_ns }, number);
             if let Some(why) = timeouts.ended(key, entry, now_ns) {
-                ended.push((*key, is_embryonic(entry), why));
+                let first_seen_ns = entry.head.first_seen_ns;
+                ended.push(Due { key: *key, first_seen_ns, embryonic: is_embryonic(entry), why });
             }
         })?;
         Ok(ended)
@@ -163,22 +172,24 @@ impl Sweeper {
 
     /// Takes an ended flow out with its last value. A flow that came back to life meanwhile is kept by the table as
     /// what it was, and the next packet makes a new one.
-    fn end(&self, key: &FlowKey, embryonic: bool, why: Ended) -> Result<(), LiveError> {
-        if let Some(entry) = self.flow_map.take(key, embryonic)? {
-            let now_ns = self.clock.monotonic_ns();
-            let seen = Seen { key, entry: &entry, samples: None, now_ns };
-            self.table.observe_ended(seen, why);
-        }
+    fn end(&self, due: &Due) -> Result<(), LiveError> {
+        let key = &due.key;
+        let Some(entry) = self.flow_map.take(key, due.embryonic)? else { return Ok(()) };
+        let now_ns = self.clock.monotonic_ns();
+        let seen = Seen { key, entry: &entry, samples: None, now_ns };
+        // Where another flow had its key by then, that one has been taken.
+        let is_another = entry.head.first_seen_ns != due.first_seen_ns;
+        self.table.observe_ended(seen, if is_another { Ended::Evicted } else { due.why });
         Ok(())
     }
 
-    /// What ended at once, since its tuple was used again. To be read after what lives: whoever replaced a flow that was
+    /// What had closed when its tuple was used again. To be read after what lives: whoever replaced a flow that was
     /// met there has left it here before.
     fn read_ended(&mut self, now_ns: u64) -> Result<(), LiveError> {
         let table = &self.table;
         self.flow_map.drain_ended(|key, entry| {
             let seen = Seen { key, entry, samples: None, now_ns };
-            table.observe_ended(seen, Ended::replaced(entry));
+            table.observe_ended(seen, Ended::Closed);
         })
     }
 

@@ -19,8 +19,12 @@ use support::served::{Answer, Daemon};
 const RULES: &str = "/api/v1/rules";
 
 fn put(daemon: &Daemon, body: &Value) -> Answer {
+    put_text(daemon, &body.to_string())
+}
+
+fn put_text(daemon: &Daemon, body: &str) -> Answer {
     let path = daemon.folder().join("body.json");
-    std::fs::write(&path, body.to_string()).unwrap();
+    std::fs::write(&path, body).unwrap();
     let data = format!("@{}", path.display());
     let json = "content-type: application/json";
     daemon.ask_unix(&["-X", "PUT", "-H", json, "--data-binary", &data], RULES)
@@ -78,6 +82,30 @@ fn the_api_names_the_rule_and_the_field_at_fault() {
     }
     let post = daemon.ask_unix(&["-X", "POST"], RULES);
     assert_eq!((post.problem().0, post.header("allow")), (405, Some("GET,HEAD,PUT")));
+}
+
+#[test]
+fn a_key_that_is_there_twice_is_refused() {
+    let daemon = Daemon::start();
+    for (body, place) in [
+        (r#"{"rules": [], "rules": [{"action": "ignore"}]}"#, "rules"),
+        (
+            r#"{"rules": [{"action": "track"}, {"action": "ignore", "action": "track"}]}"#,
+            "rules[1].action",
+        ),
+    ] {
+        let answer = put_text(&daemon, body);
+        assert_eq!((answer.problem().0, answer.problem().1), (422, "invalid_field"), "{answer:?}");
+        assert_eq!(answer.body["parameter"].as_str(), Some(place), "{answer:?}");
+        assert!(answer.problem().2.contains("twice"), "{answer:?}");
+        let (code, text) = said(&linnet(&["rules", "check", "-"], body));
+        assert_eq!(code, Some(64));
+        assert!(text.contains(&format!("standard input: `{place}`: it is there twice")), "{text}");
+    }
+    for body in ["", "{\"rules\": [", "{\"rules\": []} x"] {
+        let answer = put_text(&daemon, body);
+        assert_eq!((answer.problem().0, answer.problem().1), (400, "invalid_body"), "{answer:?}");
+    }
 }
 
 #[test]

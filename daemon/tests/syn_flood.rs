@@ -284,6 +284,8 @@ impl Accounts {
             assert_eq!(loss["seen"], sum, "the ledger balances: {loss}");
             assert_eq!(status["balanced"], true);
             assert_eq!(loss["evicted"], flows["evicted"]);
+            let (evicted, met) = (flows["evicted"].as_u64(), flows["evicted_met"].as_u64());
+            assert!(met <= evicted, "counted one by one and as a difference: {flows}");
             let figure = |name: &str| flows[name].as_u64().unwrap();
             Some(Self {
                 created: figure("created"),

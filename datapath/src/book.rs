@@ -68,7 +68,6 @@ pub fn book<T: Tables>(
     counters: &mut HookCounters,
     tables: &mut T,
 ) {
-    let size = count(frame, headers, counters);
     if fragment::is_first(headers) {
         // Also where it is not tracked: nor are the later ones then, and they have to be found out.
         tables.keep_first(headers, frame.now);
@@ -78,7 +77,7 @@ pub fn book<T: Tables>(
     let mut found = tables.existing(&headers.key);
     if !is_decided(found.as_deref_mut(), headers.sender, stamp) {
         let known = found.is_some();
-        if tables.refuses(headers, stamp, known) {
+        if tables.turn_away(headers, stamp, known) {
             return;
         }
         found = tables.existing(&headers.key);
@@ -87,9 +86,12 @@ pub fn book<T: Tables>(
     if headers.tcp_flags & (SYN | ACK) == SYN
         && found.as_mut().is_some_and(|entry| tcp::opens_anew(entry, headers))
     {
-        tables.retire(headers);
-        headers.classes = REUSED_PORTS;
-        found = None;
+        // Locked for good: whoever else has found this entry does nothing to it any more.
+        if found.is_some_and(|entry| try_lock(&mut entry.head.lock)) {
+            tables.retire(headers);
+            headers.classes = REUSED_PORTS;
+        }
+        found = tables.existing(&headers.key);
     }
     let entry = match found {
         Some(entry) => Some(entry),
@@ -99,27 +101,32 @@ pub fn book<T: Tables>(
         headers.outcome = Outcome::TableFull as u32;
         return;
     };
-    entry.split(headers.sender).1.rules = (stamp & 0xff) as u8;
     let ordered = headers.key.protocol == TCP || headers.chunks != 0;
     let mut held = (ordered || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
     if !held && is_embryonic(entry) {
-        // Another CPU has it, perhaps to promote it: then it is in the other table by now.
+        // Another CPU has it, perhaps to promote it: then it is in the other table before it is gone from this one.
+        tables.settle(&headers.key);
         let Some(again) = tables.existing(&headers.key) else {
+            // Evicted this very moment.
             headers.outcome = Outcome::TableFull as u32;
             return;
         };
         entry = again;
-        held = try_lock(&mut entry.head.lock);
+        held = (ordered || is_embryonic(entry)) && try_lock(&mut entry.head.lock);
     }
-    if ordered && !held {
+    entry.split(headers.sender).1.rules = (stamp & 0xff) as u8;
+    if !held && (ordered || is_embryonic(entry)) {
+        // On an embryonic entry it may even be lost to its flow.
         entry.head.contended = 1;
         counters.contended += 1;
     }
+    let size = count(frame, headers, counters);
     let Booked { rtt, grown } = updated(entry, held, frame.now, forget(headers), &size);
     if rtt != RttTicks::NONE {
         measured(sample(entry, headers, rtt), frame, headers, counters, tables);
     }
     if grown {
+        counters.promoted += 1;
         tables.promote(&headers.key);
     }
 }
@@ -166,7 +173,12 @@ fn is_decided(found: Option<&mut FlowEntry>, sender: u32, stamp: u32) -> bool {
 /// Whether the rules of a stamp keep the packet from being tracked. Then it is not looked into either, and its flow, where
 /// one is `known`, ends, unless the other endpoint's packets are tracked.
 #[inline(always)]
-pub fn refuses<T: Tables>(tables: &mut T, headers: &mut Headers, stamp: u32, known: bool) -> bool {
+pub fn turn_away<T: Tables>(
+    tables: &mut T,
+    headers: &mut Headers,
+    stamp: u32,
+    known: bool,
+) -> bool {
     let outcome = tables.judge(headers, stamp);
     let headers = forget(headers);
     if !rules::is_refusal(outcome) {

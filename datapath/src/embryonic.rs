@@ -39,25 +39,35 @@ pub(crate) fn has_grown(
     if head.bits & EMBRYONIC == 0 {
         return false;
     }
-    if headers.key.protocol == TCP {
-        if headers.tcp_flags & (SYN | RST) != 0 {
-            return false;
-        }
-        let completes = head.bits & SYN_SEEN != 0
-            && u32::from(head.originator) == headers.sender
-            && headers.tcp_flags & ACK != 0
-            && head.state >= ConntrackState::Established as u8
-            && tcp::has_answered(peer, headers);
-        if completes {
-            return true;
-        }
-    } else if head.state == ConntrackState::Replied as u8
-        || head.state >= ConntrackState::SctpCookieEchoed as u8
-    {
+    let is_tcp = headers.key.protocol == TCP;
+    if is_tcp && headers.tcp_flags & (SYN | RST) != 0 {
+        return false;
+    }
+    // Whoever sends with a false address sees no answer; and what one side alone says is no more than an attempt.
+    let proves = peer.packets != 0
+        && if is_tcp {
+            completes_handshake(head, peer, headers)
+        } else {
+            head.state == ConntrackState::Replied as u8
+                || head.state >= ConntrackState::SctpCookieEchoed as u8
+        };
+    if proves {
         return true;
     }
     let packets = own.packets.wrapping_add(peer.packets);
     packets >= GROWN_PACKETS && now.since(Ktime(head.first_seen_ns)) >= GROWN_AGE_NS
+}
+
+/// Whether a segment is the originator's acknowledgment of the answer to its SYN.
+#[inline(always)]
+fn completes_handshake(head: &FlowHead, peer: &Half, headers: &Headers) -> bool {
+    let connected = head.state >= ConntrackState::Established as u8
+        && head.state != ConntrackState::Close as u8;
+    head.bits & SYN_SEEN != 0
+        && u32::from(head.originator) == headers.sender
+        && headers.tcp_flags & ACK != 0
+        && connected
+        && tcp::has_answered(peer, headers)
 }
 
 #[cfg(test)]
@@ -120,10 +130,30 @@ mod tests {
     }
 
     #[test]
+    fn one_side_alone_proves_nothing_at_once() {
+        let mut entry = FlowEntry::EMPTY;
+        entry.head.bits = EMBRYONIC | SYN_SEEN;
+        entry.halves[0].packets = 3;
+        for state in [ConntrackState::Established, ConntrackState::Close] {
+            entry.head.state = state as u8;
+            assert!(!grown(&mut entry, &headers(ACK, 0, 501), 0), "{state:?}");
+        }
+        let sctp = Headers::default();
+        for state in [ConntrackState::SctpJoined, ConntrackState::SctpHeartbeatSent] {
+            entry.head.state = state as u8;
+            assert!(!grown(&mut entry, &sctp, 0), "{state:?}");
+        }
+        entry.halves[1].packets = 1;
+        entry.head.state = ConntrackState::SctpCookieEchoed as u8;
+        assert!(grown(&mut entry, &sctp, 0));
+    }
+
+    #[test]
     fn without_tcp_a_reply_is_enough() {
         let mut entry = FlowEntry::EMPTY;
         entry.head.bits = EMBRYONIC;
         let reply = Headers { sender: 1, ..Headers::default() };
+        entry.halves[0].packets = 1;
         entry.head.state = ConntrackState::Unreplied as u8;
         assert!(!grown(&mut entry, &reply, 0));
         entry.head.state = ConntrackState::Replied as u8;

@@ -195,6 +195,8 @@ impl Tables for ReplayTables {
         flow.entry.head.lock = 0;
     }
 
+    fn settle(&mut self, _key: &FlowKey) {}
+
     fn retire(&mut self, headers: &mut Headers) {
         self.ended.extend(self.flows.remove_entry(&headers.key));
     }

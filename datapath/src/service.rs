@@ -7,13 +7,15 @@ use crate::{
 
 const TCP: u8 = 6;
 
-/// What a flow's service is known by: protocol and port; `None` where no round trips are measured.
+/// What a flow's service is known by: protocol and port; `None` where no round trips are measured, as where one side
+/// alone was seen.
 ///
 /// The port is the responder's. Where no SYN showed who that is, it is the lower of the two.
 #[inline(always)]
 #[must_use]
 pub fn of(key: &FlowKey, entry: &FlowEntry) -> Option<u32> {
-    if key.protocol != TCP {
+    let [one, other] = &entry.halves;
+    if key.protocol != TCP || one.packets == 0 || other.packets == 0 {
         return None;
     }
     let (lower, upper) = (u16::from_be(key.lower_port), u16::from_be(key.upper_port));
@@ -47,9 +49,15 @@ mod tests {
         }
     }
 
+    fn of_both_sides() -> FlowEntry {
+        let mut entry = FlowEntry::EMPTY;
+        entry.halves.iter_mut().for_each(|half| half.packets = 1);
+        entry
+    }
+
     #[test]
     fn the_responder_has_the_service() {
-        let mut entry = FlowEntry::EMPTY;
+        let mut entry = of_both_sides();
         entry.head.bits = SYN_SEEN;
         entry.head.originator = 1;
         assert_eq!(of(&key(9_000, 443), &entry).map(parts), Some((TCP, 9_000)));
@@ -59,7 +67,8 @@ mod tests {
 
     #[test]
     fn without_a_handshake_it_is_the_lower_port() {
-        assert_eq!(of(&key(9_000, 443), &FlowEntry::EMPTY).map(parts), Some((TCP, 443)));
-        assert_eq!(of(&FlowKey { protocol: 17, ..key(1, 2) }, &FlowEntry::EMPTY), None);
+        assert_eq!(of(&key(9_000, 443), &of_both_sides()).map(parts), Some((TCP, 443)));
+        assert_eq!(of(&FlowKey { protocol: 17, ..key(1, 2) }, &of_both_sides()), None);
+        assert_eq!(of(&key(9_000, 443), &FlowEntry::EMPTY), None);
     }
 }

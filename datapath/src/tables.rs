@@ -36,7 +36,11 @@ pub trait Tables {
     /// Moves a flow that is embryonic, and locked, to the flow table, and unlocks it there.
     fn promote(&mut self, key: &FlowKey);
 
-    /// Takes the flow of the packet in `headers` out: it has ended, and whoever keeps its history is to get it.
+    /// Waits, within bounds, until the embryonic flow of `key` is not locked, or has been promoted.
+    fn settle(&mut self, key: &FlowKey);
+
+    /// Takes the flow of the packet in `headers` out, which is established and locked: it has ended, and whoever keeps
+    /// its history is to get it.
     fn retire(&mut self, headers: &mut Headers);
 
     /// Generation of the rules in force; 0 before there were any.
@@ -45,13 +49,13 @@ pub trait Tables {
     /// [`crate::rules::decide::judge`] on the packet in `headers`.
     fn judge(&mut self, headers: &Headers, stamp: u32) -> u32;
 
-    /// [`book::refuses`]; in the kernel in a function of its own.
+    /// [`book::turn_away`]; in the kernel in a function of its own.
     #[inline(always)]
-    fn refuses(&mut self, headers: &mut Headers, stamp: u32, known: bool) -> bool
+    fn turn_away(&mut self, headers: &mut Headers, stamp: u32, known: bool) -> bool
     where
         Self: Sized,
     {
-        book::refuses(self, headers, stamp, known)
+        book::turn_away(self, headers, stamp, known)
     }
 
     /// Keeps a first fragment's ports for the later ones.

@@ -103,7 +103,7 @@ impl kernel::Context for Skb {
     }
 
     #[inline(always)]
-    fn refuses(stamp: u32, known: u32) -> bool {
+    fn apply_rules(stamp: u32, known: u32) -> bool {
         linnet_tc_rules(stamp, known) != 0
     }
 }
@@ -161,7 +161,7 @@ pub(crate) extern "C" fn linnet_tc_step(skb: *mut __sk_buff, direction: u32) -> 
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_tc_rules(stamp: u32, known: u32) -> i32 {
-    i32::from(kernel::refuses::<Skb>(stamp, known))
+    i32::from(kernel::apply_rules::<Skb>(stamp, known))
 }
 
 #[inline(always)]

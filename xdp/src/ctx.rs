@@ -91,7 +91,7 @@ impl kernel::Context for Md {
     }
 
     #[inline(always)]
-    fn refuses(stamp: u32, known: u32) -> bool {
+    fn apply_rules(stamp: u32, known: u32) -> bool {
         linnet_xdp_rules(stamp, known) != 0
     }
 }
@@ -131,5 +131,5 @@ pub(crate) extern "C" fn linnet_xdp_step(md: *mut xdp_md) -> i32 {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn linnet_xdp_rules(stamp: u32, known: u32) -> i32 {
-    i32::from(kernel::refuses::<Md>(stamp, known))
+    i32::from(kernel::apply_rules::<Md>(stamp, known))
 }

@@ -2,15 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Json,
-    extract::{State, rejection::JsonRejection},
-    http::StatusCode,
-};
+use axum::{Json, body::Bytes, extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
 use super::{ApiError, ApiState};
-use crate::rules::{InForce, RuleError, RulesError, text};
+use crate::rules::{InForce, RuleError, RulesError, read_json};
 
 pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
     let mut answer = shown(&state.rules.in_force());
@@ -20,12 +16,9 @@ pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
 
 pub(super) async fn set(
     State(state): State<ApiState>,
-    body: Result<Json<Value>, JsonRejection>,
+    body: Bytes,
 ) -> Result<Json<Value>, ApiError> {
-    let Json(body) = body.map_err(|error| {
-        ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", error.body_text())
-    })?;
-    let rules = text::read_list(body).map_err(RulesError::from)?;
+    let rules = read_json(&body).map_err(RulesError::from)?;
     let in_force = Arc::clone(&state.rules);
     // It waits for the kernel, where it holds up nobody else.
     let done = tokio::task::spawn_blocking(move || in_force.set(rules)).await;
@@ -45,7 +38,9 @@ impl From<RulesError> for ApiError {
             RulesError::Rule(RuleError::NoList(_)) => {
                 Self::new(StatusCode::BAD_REQUEST, "invalid_body", detail)
             }
-            RulesError::Rule(error @ RuleError::Field { .. }) => Self::field(error.place(), detail),
+            RulesError::Rule(error @ (RuleError::Field { .. } | RuleError::Twice(_))) => {
+                Self::field(error.place(), detail)
+            }
             RulesError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "rules_unavailable", detail)
             }

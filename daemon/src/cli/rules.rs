@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{ExitWith, exit, printable, say, unreadable};
 use crate::{
     client::{Client, SOCKET_DEFAULT},
-    rules::{ReadRule, text},
+    rules::{ReadRule, read_json, text},
 };
 
 /// Largest file that is read, bytes; a list of the most rules takes a tenth of it.
@@ -138,13 +138,13 @@ fn read(path: &Path) -> Result<Vec<ReadRule>, ExitWith> {
             "{name} is larger than {FILE_MAX} bytes: it is no list of rules"
         )));
     }
-    let body: Value = if text.trim_start().starts_with('{') {
-        serde_json::from_str(&text)
-            .map_err(|error| unusable(format!("{name} is no JSON: {error}")))?
+    let rules = if text.trim_start().starts_with('{') {
+        read_json(text.as_bytes())
     } else {
-        toml::from_str(&text).map_err(|error| unusable(format!("{name} is no TOML: {error}")))?
+        let body = toml::from_str(&text);
+        text::read_list(body.map_err(|error| unusable(format!("{name} is no TOML: {error}")))?)
     };
-    text::read_list(body).map_err(|error| unusable(format!("{name}: {error}")))
+    rules.map_err(|error| unusable(format!("{name}: {error}")))
 }
 
 /// At most one byte more than may be read.
@@ -186,8 +186,24 @@ mod tests {
         let error = read_as("[[rules]\naction = 1").unwrap_err();
         assert!(error.contains("`FILE` is no TOML") && error.contains("line 1"), "{error}");
         let error = read_as("{\"rules\": [}").unwrap_err();
-        assert!(error.contains("`FILE` is no JSON"), "{error}");
+        assert!(error.contains("`FILE`: this is no JSON") && error.contains("line 1"), "{error}");
         assert!(read_as("").unwrap_err().contains("there are no `rules`"));
+    }
+
+    #[test]
+    fn a_key_that_is_there_twice_is_refused_with_its_place() {
+        let error = read_as("{\"rules\": [{\"action\": \"ignore\", \"action\": \"track\"}]}");
+        assert_eq!(
+            error.unwrap_err(),
+            "`FILE`: `rules[0].action`: it is there twice; leave one out"
+        );
+        let error = read_as("{\"rules\": [], \"rules\": []}").unwrap_err();
+        assert_eq!(error, "`FILE`: `rules`: it is there twice; leave one out");
+        let error = read_as("[[rules]]\naction = 'ignore'\naction = 'track'\n").unwrap_err();
+        assert!(error.contains("line 3") && error.contains("duplicate key"), "{error}");
+        assert!(error.contains("action = 'track'"), "{error}");
+        let error = read_as("rules = []\nrules = []\n").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("duplicate key"), "{error}");
     }
 
     #[test]

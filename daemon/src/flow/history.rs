@@ -27,7 +27,7 @@ pub(super) struct History {
     max: usize,
     /// At most `max`.
     records: DashMap<FlowId, FlowRecord>,
-    /// Each record that ended is in it once.
+    /// Each record that ended is in it, with when it did.
     ended: Mutex<Queues>,
     forgotten: AtomicU64,
 }
@@ -52,9 +52,16 @@ impl History {
             .saturating_add(count.saturating_mul(size_of::<(u64, FlowId)>() as u64))
     }
 
-    /// A record, to be brought up to date.
+    /// The record of a flow that lives, or is about to end: to be brought up to date.
     pub(super) fn get_mut(&self, id: FlowId) -> Option<RefMut<'_, FlowId, FlowRecord>> {
-        self.records.get_mut(&id)
+        let mut record = self.records.get_mut(&id)?;
+        record.ended = None;
+        Some(record)
+    }
+
+    /// Removes a record that ended at `at_ns`, unless its flow has been met again since.
+    fn remove(&self, id: FlowId, at_ns: u64) {
+        self.records.remove_if(&id, |_, record| record.ended.is_some_and(|(_, at)| at == at_ns));
     }
 
     /// Adds what `make` makes, if there is room or can be made.
@@ -72,12 +79,14 @@ impl History {
     }
 
     fn make_room(&self) -> bool {
-        let first = {
-            let mut ended = self.ended();
-            ended.attempts.pop_front().or_else(|| ended.flows.pop_front())
-        };
-        let Some((_, id)) = first else { return false };
-        self.records.remove(&id);
+        while self.records.len() >= self.max {
+            let first = {
+                let mut ended = self.ended();
+                ended.attempts.pop_front().or_else(|| ended.flows.pop_front())
+            };
+            let Some((at_ns, id)) = first else { return false };
+            self.remove(id, at_ns);
+        }
         self.forget();
         true
     }
@@ -85,15 +94,13 @@ impl History {
     /// A flow has left the kernel's table.
     pub(super) fn end(&self, id: FlowId, why: Ended, now_ns: u64) {
         let Some(mut record) = self.records.get_mut(&id) else { return };
-        let is_first = record.ended.replace((why, now_ns)).is_none();
+        record.ended = Some((why, now_ns));
         record.stand_still();
         let embryonic = record.embryonic;
         drop(record);
-        if is_first {
-            let mut ended = self.ended();
-            let queue = if embryonic { &mut ended.attempts } else { &mut ended.flows };
-            queue.push_back((now_ns, id));
-        }
+        let mut ended = self.ended();
+        let queue = if embryonic { &mut ended.attempts } else { &mut ended.flows };
+        queue.push_back((now_ns, id));
     }
 
     /// What has been kept long enough goes.
@@ -103,8 +110,8 @@ impl History {
         let mut ended = self.ended();
         let Queues { attempts, flows } = &mut *ended;
         for queue in [attempts, flows] {
-            while let Some((_, id)) = queue.pop_front_if(is_due) {
-                self.records.remove(&id);
+            while let Some((at_ns, id)) = queue.pop_front_if(is_due) {
+                self.remove(id, at_ns);
             }
         }
     }

@@ -22,21 +22,10 @@ pub enum Ended {
     Closed,
     /// Nothing was seen of it for its protocol's idle time.
     Idle,
-    /// Another connection was opened on the same addresses and ports.
-    Replaced,
     /// Rules have changed, and say not to track it.
     Ignored,
     /// The table needed the room.
     Evicted,
-}
-
-impl Ended {
-    /// Of a flow whose tuple is used by another one now.
-    #[must_use]
-    pub fn replaced(entry: &FlowEntry) -> Self {
-        let state = ConntrackState::from_u8(entry.head.state);
-        if state.is_some_and(ConntrackState::is_closed) { Self::Closed } else { Self::Replaced }
-    }
 }
 
 /// One flow instance.

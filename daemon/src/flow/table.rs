@@ -30,7 +30,7 @@ pub struct FlowTable {
     history: History,
     timeouts: Timeouts,
     live: DashMap<FlowKey, Live>,
-    /// Flows whose keys others have now, until the end of the sweep that found out. Fewer than `live`.
+    /// Flows whose keys others have now, until the end of the sweep that found out.
     displaced: Mutex<HashMap<FlowId, Live>>,
     /// Live flows by the tag under which those that they carry know them.
     tags: DashMap<u64, FlowId>,
@@ -95,7 +95,8 @@ impl FlowTable {
     /// About the most memory that a table takes whose source has room for `flows`.
     #[must_use]
     pub fn bytes_max(flows: u32, records_max: usize) -> u64 {
-        let flows = u64::from(flows);
+        // A sweep brings in what is there before it takes out what has gone.
+        let flows = u64::from(flows) * 2;
         let live = map_bytes(flows, size_of::<(FlowKey, Live)>())
             + flows * size_of::<FlowEntry>() as u64
             + map_bytes(flows, size_of::<(u64, FlowId)>());
@@ -232,7 +233,7 @@ impl FlowTable {
 
     fn depart(&self, id: FlowId, why: Ended, now_ns: u64) {
         let counter = match why {
-            Ended::Closed | Ended::Replaced | Ended::Ignored => &self.closed,
+            Ended::Closed | Ended::Ignored => &self.closed,
             Ended::Idle => &self.aged,
             Ended::Evicted => &self.evicted,
         };
@@ -372,7 +373,7 @@ mod tests {
             let first = table.observe(seen(&key(1), &entry(1), 0), 1);
             let mut other = entry(5);
             other.head.first_seen_ns = 2;
-            let replaced = || table.observe_ended(seen(&key(1), &entry(3), 10), Ended::Replaced);
+            let replaced = || table.observe_ended(seen(&key(1), &entry(3), 10), Ended::Closed);
             if replaced_is_read_first {
                 replaced();
             }
@@ -383,7 +384,7 @@ mod tests {
             table.finish_sweep(2, 11);
             let record = table.get(first).unwrap();
             assert_eq!(record.from_originator.packets, 3);
-            assert_eq!(record.ended, Some((Ended::Replaced, 10)));
+            assert_eq!(record.ended, Some((Ended::Closed, 10)));
             assert_eq!(table.get(second).unwrap().ended, None);
             assert_eq!(table.live_id(&key(1)), Some(second));
             let gone = Departures { closed: 1, ..Departures::default() };

@@ -265,7 +265,9 @@ pub fn protocol_name(protocol: u8) -> Cow<'static, str> {
 #[must_use]
 pub fn protocol_number(name: &str) -> Option<u8> {
     let name = name.to_ascii_lowercase();
-    name.parse().ok().or_else(|| (0..=255).find(|number| protocol_name(*number) == name))
+    // Not "+6", which would parse.
+    let number = name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()));
+    number.or_else(|| (0..=255).find(|number| protocol_name(*number) == name))
 }
 
 /// The source's time as RFC 3339 with nanoseconds.
@@ -354,6 +356,7 @@ mod tests {
         assert_eq!(protocol_number("TCP"), Some(6));
         assert_eq!(protocol_number("200"), Some(200));
         assert_eq!(protocol_number("nonsense"), None);
+        assert_eq!(protocol_number("+6"), None);
         assert_eq!(protocol_name(200), "200");
     }
 }

@@ -206,6 +206,7 @@ pub fn add(sum: &mut HookCounters, counters: &HookCounters) {
     sum.packets += counters.packets;
     sum.bytes += counters.bytes;
     sum.created += counters.created;
+    sum.promoted += counters.promoted;
     sum.contended += counters.contended;
     add_histogram(&mut sum.rtt, &counters.rtt);
 }

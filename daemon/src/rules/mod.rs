@@ -1,5 +1,6 @@
 //! The rules in force: read from texts, put in force as a whole, and shown. Knows neither HTTP nor the kernel.
 
+mod json;
 pub mod text;
 
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +9,7 @@ use crate::{
     board::Published,
     live::{LiveError, RuleRequest},
 };
+pub use json::read_json;
 pub use text::{ReadRule, RuleError, RuleView};
 
 /// What puts rules in force, and says how often it has.

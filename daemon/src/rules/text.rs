@@ -36,6 +36,9 @@ pub enum RuleError {
     /// There is no list.
     #[error("{0}")]
     NoList(String),
+    /// A key is there twice.
+    #[error("`{}`: {}", self.place(), self.problem())]
+    Twice(String),
     /// A rule, or a value of it, cannot be used.
     #[error("`{}`: {problem}", self.place())]
     Field {
@@ -54,8 +57,18 @@ impl RuleError {
     pub fn place(&self) -> String {
         match self {
             Self::NoList(_) => "rules".to_owned(),
+            Self::Twice(place) => place.clone(),
             Self::Field { rule, key, .. } if key.is_empty() => format!("rules[{rule}]"),
             Self::Field { rule, key, .. } => format!("rules[{rule}].{key}"),
+        }
+    }
+
+    /// What is wrong, without its place.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        match self {
+            Self::NoList(problem) | Self::Field { problem, .. } => problem,
+            Self::Twice(_) => "it is there twice; leave one out",
         }
     }
 }
@@ -147,6 +160,16 @@ impl Fields<'_> {
         }
         let peer_network = self.parsed("peer_network", network)?;
         let network = self.parsed("network", network)?;
+        if let (Some((_, own)), Some((_, peer))) = (&network, &peer_network)
+            && family(own) != family(peer)
+        {
+            let problem = format!(
+                "it is {} and `network` is {}, so that nothing could match; write two of one kind, or leave out one",
+                family(peer),
+                family(own)
+            );
+            return Err(self.bad("peer_network", problem));
+        }
         let direction = self.parsed("direction", direction)?;
         let interface = self.text("interface")?;
         let one_in = if let Action::Sample(one_in) = action { Some(one_in) } else { None };
@@ -250,12 +273,24 @@ fn network(text: &str) -> Result<(Network, String), String> {
         IpAddr::V4(_) => IpAddr::from([octets[12], octets[13], octets[14], octets[15]]),
         IpAddr::V6(_) => IpAddr::from(octets),
     };
+    let canonical = lowest.to_canonical();
+    if canonical != lowest {
+        return Err(format!(
+            "`{text}` is IPv4 written as IPv6, and no IPv4 packet is in it; write {canonical}/{}",
+            prefix - 96
+        ));
+    }
     if lowest != address {
         return Err(format!(
             "`{text}` has bits behind its prefix; write {lowest}/{prefix} for the network, or {address} for the one address"
         ));
     }
     Ok((network, format!("{lowest}/{prefix}")))
+}
+
+/// Of a network as it is shown.
+fn family(network: &str) -> &'static str {
+    if network.contains(':') { "IPv6" } else { "IPv4" }
 }
 
 /// `PORT` or `FIRST-LAST`.
@@ -307,7 +342,7 @@ mod tests {
     fn a_rule_is_shown_as_it_was_read() {
         let rule = json!({
             "action": "sample", "one_in": 100, "network": "10.0.0.0/8", "port": 22,
-            "peer_network": "fd00::/8", "peer_port": "8000-8080", "protocol": 6,
+            "peer_network": "192.0.2.0/24", "peer_port": "8000-8080", "protocol": 6,
             "interface": "blue/eth0", "direction": "egress",
         });
         let rules = read_list(json!({ "rules": [rule] })).unwrap();
@@ -321,6 +356,9 @@ mod tests {
         assert_eq!(rules[0].request.interface.as_deref(), Some("blue/eth0"));
         let single = read_list(json!({ "rules": [{ "action": "track", "network": "::1" }] }));
         assert_eq!(single.unwrap()[0].view.network.as_deref(), Some("::1/128"));
+        let around_mapped =
+            json!({ "action": "track", "network": "::/80", "peer_network": "::/0" });
+        assert!(read_list(json!({ "rules": [around_mapped] })).is_ok());
     }
 
     #[test]
@@ -351,6 +389,36 @@ mod tests {
                 "10.0.0.0/8",
             ),
             (json!({ "action": "ignore", "network": "here" }), "rules[1].network", "no IP address"),
+            (
+                json!({ "action": "ignore", "network": "::ffff:10.0.0.0/104" }),
+                "rules[1].network",
+                "write 10.0.0.0/8",
+            ),
+            (
+                json!({ "action": "ignore", "network": "::ffff:10.0.0.1/104" }),
+                "rules[1].network",
+                "write 10.0.0.0/8",
+            ),
+            (
+                json!({ "action": "ignore", "peer_network": "::ffff:a00:1" }),
+                "rules[1].peer_network",
+                "write 10.0.0.1/32",
+            ),
+            (
+                json!({ "action": "ignore", "network": "::ffff:0:0/96" }),
+                "rules[1].network",
+                "write 0.0.0.0/0",
+            ),
+            (
+                json!({ "action": "ignore", "network": "10.0.0.0/8", "peer_network": "fd00::/8" }),
+                "rules[1].peer_network",
+                "it is IPv6 and `network` is IPv4, so that nothing could match",
+            ),
+            (
+                json!({ "action": "ignore", "network": "::/0", "peer_network": "0.0.0.0/0" }),
+                "rules[1].peer_network",
+                "it is IPv4 and `network` is IPv6, so that nothing could match",
+            ),
             (json!({ "action": "ignore", "network": null }), "rules[1].network", "leave it out"),
             (
                 json!({ "action": "ignore", "peer_network": "fd00::/129" }),
@@ -363,6 +431,7 @@ mod tests {
             (json!({ "action": "ignore", "peer_port": "a-b" }), "rules[1].peer_port", "8000-8080"),
             (json!({ "action": "ignore", "protocol": "tpc" }), "rules[1].protocol", "like tcp"),
             (json!({ "action": "ignore", "protocol": 256 }), "rules[1].protocol", "255"),
+            (json!({ "action": "ignore", "protocol": "+6" }), "rules[1].protocol", "like tcp"),
             (
                 json!({ "action": "ignore", "protocol": "icmp", "port": 1 }),
                 "rules[1].port",

@@ -46,7 +46,7 @@ pub static SERVICE_RTT: PerCpuArray<ServiceRtt> = PerCpuArray::with_max_entries(
 #[map]
 pub static SERVICE_LAST: Array<u32> = Array::with_max_entries(1, 0);
 
-/// What the layout of all these is. The daemon writes and compares.
+/// What the layout of all these is. The daemon writes.
 #[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, 0);
 
@@ -56,7 +56,7 @@ pub static FRAGMENTS: LruHashMap<FlowKey, FirstFragment> =
     LruHashMap::with_max_entries(FRAGMENTS_DEFAULT, 0);
 
 /// Observation point x direction -> counters of this CPU. The programs write, the daemon reads. Shared. 256 x
-/// 2,104 B = 539 kB per CPU.
+/// 2,112 B = 541 kB per CPU.
 #[map]
 pub static HOOKS: PerCpuArray<HookCounters> = PerCpuArray::with_max_entries(HOOKS_MAX, 0);
 
@@ -72,6 +72,10 @@ pub static HEADERS: PerCpuArray<Headers> = PerCpuArray::with_max_entries(1, 0);
 /// Scratch: the frame around the packet at hand, for the function that reads what is inside of it. 40 B per CPU.
 #[map]
 pub static FRAME: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
+
+/// Scratch: the key of a flow that ends at once. 56 B per CPU.
+#[map]
+pub static ENDED_KEY: PerCpuArray<EndedFlow> = PerCpuArray::with_max_entries(1, 0);
 
 /// Scratch: the entry that a new flow starts from, too large for the stack. 608 B per CPU.
 #[map]
@@ -121,7 +125,3 @@ pub static UNTRACKED: LruHashMap<FlowKey, Untracked> =
     LruHashMap::with_max_entries(UNTRACKED_DEFAULT, 0);
 
 const _: () = assert!(POINTS_MAX * 2 == HOOKS_MAX);
-
-/// Scratch: the key of a flow that ends at once. 56 B per CPU.
-#[map]
-pub static ENDED_KEY: PerCpuArray<EndedFlow> = PerCpuArray::with_max_entries(1, 0);

@@ -19,7 +19,7 @@ use crate::{
     tables::{Sample, Tables},
     time::Ktime,
 };
-use maps::{FRAME, HEADERS, HOOKS, POINTS, SERVICE_RTT};
+use maps::{EMBRYONIC, FLOWS, FRAME, HEADERS, HOOKS, POINTS, SERVICE_RTT};
 use tables::KernelTables;
 
 /// The verifier wants a bound. No header that the parser asks for lies beyond ([`crate::parse`] sees to that).
@@ -52,8 +52,8 @@ pub trait Context {
     /// [`step`] of this door.
     fn step(&self);
 
-    /// [`refuses`] of this door.
-    fn refuses(stamp: u32, known: u32) -> bool;
+    /// [`apply_rules`] of this door.
+    fn apply_rules(stamp: u32, known: u32) -> bool;
 }
 
 /// Leaves the frame for the functions that are about to be called.
@@ -88,11 +88,11 @@ pub fn book<C: Context>(direction: Direction) {
 
 /// For a door's function: whether the rules of a stamp keep the packet at hand from being tracked.
 #[inline(always)]
-pub fn refuses<C: Context>(stamp: u32, known: u32) -> bool {
+pub fn apply_rules<C: Context>(stamp: u32, known: u32) -> bool {
     let Some(headers) = HEADERS.get_ptr_mut(0) else { return false };
     // SAFETY: as in `at_hand`.
     let headers = unsafe { &mut *headers };
-    book::refuses(&mut KernelTables::<C>::new(), headers, stamp & 0xff, known != 0)
+    book::turn_away(&mut KernelTables::<C>::new(), headers, stamp & 0xff, known != 0)
 }
 
 /// Calls [`linnet_update`] with the packet at hand.
@@ -123,6 +123,31 @@ pub extern "C" fn linnet_update(
     let (now, size) = (Ktime(now_ns), Size { packets, bytes });
     let Booked { rtt, grown } = book::update(entry, held != 0, now, headers, &size);
     u64::from(rtt.0) | if grown { GROWN } else { 0 }
+}
+
+/// How often a packet looks whether another CPU has done with an embryonic flow: some microseconds.
+const LOOKS_MAX: usize = 32;
+
+/// Waits until the embryonic flow of the packet at hand is not locked, or has been promoted, or for [`LOOKS_MAX`] looks.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn linnet_settle() -> i32 {
+    let Some(headers) = HEADERS.get_ptr(0) else { return 0 };
+    // SAFETY: as in `at_hand`.
+    let key = unsafe { &(*headers).key };
+    let mut looks = 0;
+    while looks < LOOKS_MAX {
+        if FLOWS.get_ptr(key).is_some() {
+            return 0;
+        }
+        let Some(entry) = EMBRYONIC.get_ptr(key) else { return 0 };
+        // SAFETY: the map keeps the element alive for this program run. Volatile: another CPU writes the word.
+        if unsafe { core::ptr::read_volatile(&raw const (*entry).head.lock) } == 0 {
+            return 0;
+        }
+        looks = opaque(looks + 1);
+    }
+    0
 }
 
 /// Calls [`linnet_measured`].

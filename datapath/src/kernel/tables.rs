@@ -5,16 +5,12 @@ use core::marker::PhantomData;
 
 use super::{
     Context,
-    maps::{
-        EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICE_RTT,
-        SERVICES,
-    },
+    maps::{EMBRYONIC, ENDED, ENDED_KEY, FLOW_TEMPLATE, FLOWS, FRAGMENTS, SERVICE_LAST, SERVICES},
     rules::{self, KernelRules},
 };
 use crate::{
     atomic::{fetch_increment, unlock},
     flow_key::FlowKey,
-    hint::opaque,
     layout::{EMBRYONIC as EMBRYONIC_BIT, FlowEntry, SERVICES_MAX},
     parse::{
         Headers,
@@ -22,7 +18,7 @@ use crate::{
     },
     rules::decide,
     service,
-    tables::{Sample, Tables},
+    tables::Tables,
     time::Ktime,
 };
 
@@ -69,6 +65,13 @@ impl<C: Context> Tables for KernelTables<C> {
         template.initialize(now.0, headers);
         // Losing the race to another CPU is as good as winning it: the look-up finds its entry.
         if EMBRYONIC.insert(&headers.key, &*template, NO_EXIST).is_ok() {
+            // Another CPU may have promoted the flow after the look-up in `FLOWS` missed it and before the one here did.
+            // It puts the entry there before it takes it away here, so it is there now.
+            if let Some(promoted) = FLOWS.get_ptr_mut(&headers.key) {
+                let _own = EMBRYONIC.remove(&headers.key);
+                // SAFETY: as in `existing`.
+                return Some(unsafe { &mut *promoted });
+            }
             *created += 1;
         }
         // SAFETY: as in `existing`.
@@ -82,26 +85,31 @@ impl<C: Context> Tables for KernelTables<C> {
         // SAFETY: as in `existing`; this CPU holds the entry's lock.
         let entry = unsafe { &mut *entry };
         entry.service = slot_of(key, entry);
-        entry.head.bits &= !EMBRYONIC_BIT;
-        // The copy is locked as well, so that nobody is ahead of the removal.
+        // The copy is locked and embryonic as well. Both are left so here: who has found this entry, and cannot lock
+        // it, looks again and finds the other one.
         if FLOWS.insert(key, &*entry, NO_EXIST).is_err() {
-            entry.head.bits |= EMBRYONIC_BIT;
             unlock(&mut entry.head.lock);
             return;
         }
-        // Evicted by another CPU's packet: then it is gone from both.
-        let _gone = EMBRYONIC.remove(key);
         if let Some(entry) = FLOWS.get_ptr_mut(key) {
             // SAFETY: as in `existing`.
-            unlock(unsafe { &mut (*entry).head.lock });
+            let entry = unsafe { &mut *entry };
+            entry.head.bits &= !EMBRYONIC_BIT;
+            unlock(&mut entry.head.lock);
         }
+        // Evicted by another CPU's packet: then it is gone already.
+        let _gone = EMBRYONIC.remove(key);
+    }
+
+    #[inline(always)]
+    fn settle(&mut self, _key: &FlowKey) {
+        super::linnet_settle();
     }
 
     #[inline(always)]
     fn retire(&mut self, headers: &mut Headers) {
         let Some(ended) = ENDED_KEY.get_ptr_mut(0) else { return };
-        let flow = FLOWS.get_ptr_mut(&headers.key);
-        let Some(entry) = flow.or_else(|| EMBRYONIC.get_ptr_mut(&headers.key)) else { return };
+        let Some(entry) = FLOWS.get_ptr_mut(&headers.key) else { return };
         // SAFETY: this CPU's slot, and as in `existing`.
         unsafe {
             (*ended).key = headers.key;
@@ -109,9 +117,8 @@ impl<C: Context> Tables for KernelTables<C> {
             // Full, its history is lost, and it counts as evicted.
             let _kept = ENDED.insert(&*ended, &*entry, 0);
         }
-        // One of the two has it.
+        // Evicted by another CPU's packet: then it is gone already.
         let _gone = FLOWS.remove(&headers.key);
-        let _gone = EMBRYONIC.remove(&headers.key);
     }
 
     #[inline(always)]
@@ -125,8 +132,8 @@ impl<C: Context> Tables for KernelTables<C> {
     }
 
     #[inline(always)]
-    fn refuses(&mut self, _headers: &mut Headers, stamp: u32, known: bool) -> bool {
-        C::refuses(stamp, u32::from(known))
+    fn turn_away(&mut self, _headers: &mut Headers, stamp: u32, known: bool) -> bool {
+        C::apply_rules(stamp, u32::from(known))
     }
 
     #[inline(always)]
@@ -162,8 +169,10 @@ fn slot_of(key: &FlowKey, entry: &FlowEntry) -> u32 {
         return 0;
     }
     let slot = fetch_increment(last) + 1;
-    if slot >= SERVICES_MAX || SERVICES.insert(&service, &slot, NO_EXIST).is_err() {
-        return 0;
+    if slot < SERVICES_MAX {
+        // Another CPU may have been first with this service: then its slot is the one, and this one stays unused.
+        let _first = SERVICES.insert(&service, &slot, NO_EXIST);
     }
-    slot
+    // SAFETY: as above.
+    unsafe { SERVICES.get(&service) }.copied().unwrap_or(0)
 }

@@ -18,6 +18,8 @@ pub const HANDSHAKE_MEASURED: u8 = 1 << 0;
 pub const SYN_SEEN: u8 = 1 << 1;
 /// `FlowHead::bits`: the entry is in the table of embryonic flows.
 pub const EMBRYONIC: u8 = 1 << 2;
+/// `FlowHead::bits`: a SYN made the tracker start over while the connection before had not closed.
+pub const RESTARTED: u8 = 1 << 3;
 
 /// `Half::window_scale`: the handshake showed that windows are not scaled.
 pub const WINDOW_SCALE_NONE: u8 = u8::MAX;
@@ -91,7 +93,7 @@ pub struct FlowHead {
     pub state: u8,
     /// Endpoint that opened the flow: 0 lower, 1 upper.
     pub originator: u8,
-    /// `HANDSHAKE_MEASURED`, `SYN_SEEN`, `EMBRYONIC`.
+    /// `HANDSHAKE_MEASURED`, `SYN_SEEN`, `EMBRYONIC`, `RESTARTED`.
     pub bits: u8,
     /// 1 where a packet was counted but not analyzed, so that later classes can be off. Written without the lock.
     pub contended: u8,

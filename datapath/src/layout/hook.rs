@@ -22,6 +22,8 @@ pub struct HookCounters {
     pub bytes: u64,
     /// Flow entries created.
     pub created: u64,
+    /// Flows that have grown out of the table of embryonic ones.
+    pub promoted: u64,
     /// Packets counted but not analyzed, since another CPU held their flow.
     pub contended: u64,
     /// Round trips that were completed here: by acknowledgments received, of what lies beyond the interface; by

@@ -1,4 +1,4 @@
-//! What pinned maps say about themselves: whoever reads them compares this first.
+//! What pinned maps say about themselves, for whoever finds them: maps of another layout are not to be read.
 
 use core::mem::offset_of;
 
@@ -88,7 +88,7 @@ pub const LAYOUT_HASH: u64 = hash_of! {
     Encapsulation { parent_tag, id, kind, _pad }
     IcmpErrors { count, last, _pad }
     EndedFlow { key, first_seen_ns }
-    HookCounters { seen, outcomes, packets, bytes, created, contended, rtt }
+    HookCounters { seen, outcomes, packets, bytes, created, promoted, contended, rtt }
     RttHistogram { buckets }
     ServiceRtt { from_originator, from_responder }
     Point { id, link, _pad }

@@ -14,7 +14,8 @@ pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats,
 pub use ended::EndedFlow;
 pub use flow::{
     EMBRYONIC, Encapsulation, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, IcmpErrors,
-    OUTSTANDING_MAX, Outstanding, RTT_BUCKETS, SYN_SEEN, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
+    OUTSTANDING_MAX, Outstanding, RESTARTED, RTT_BUCKETS, SYN_SEEN, WINDOW_SCALE_NONE,
+    WINDOW_UNKNOWN,
 };
 pub use histogram::{HISTOGRAM_BUCKETS, RttHistogram, SUB_BUCKETS, ServiceRtt, bucket_ticks};
 pub use hook::{HookCounters, Point};

@@ -9,7 +9,8 @@ use crate::{
     conntrack::ConntrackState,
     hint::{forget, store},
     layout::{
-        FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, SYN_SEEN, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
+        EMBRYONIC, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, RESTARTED, SYN_SEEN,
+        WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
     },
     parse::{
         Headers,
@@ -65,14 +66,18 @@ pub fn track(
     handshake(head, own, peer, headers, now);
 }
 
-/// Whether a SYN in `headers` opens a connection of its own on the tuple of another: its sequence number is not the one
-/// that its sender began with. In a handshake the responder's SYN opens nothing, whatever it sent before (a split one).
+/// Whether a SYN in `headers` opens a connection of its own on the tuple of another: that one has closed, and the SYN is
+/// not a late copy of the one that it began with. What has not closed goes on, as in nf_conntrack: anybody can send a
+/// SYN. An attempt that is made again is one attempt.
 #[inline(always)]
 pub fn opens_anew(entry: &mut FlowEntry, headers: &Headers) -> bool {
     let (head, own, _) = entry.split(headers.sender);
-    let answers =
-        head.state == ConntrackState::SynSent as u8 && u32::from(head.originator) != headers.sender;
-    own.bits & BASE_KNOWN != 0 && headers.sequence != own.base_sequence && !answers
+    let closed =
+        head.state == ConntrackState::TimeWait as u8 || head.state == ConntrackState::Close as u8;
+    let is_new = own.bits & BASE_KNOWN == 0
+        || headers.sequence != own.base_sequence
+        || head.bits & RESTARTED != 0;
+    closed && is_new && head.bits & EMBRYONIC == 0
 }
 
 /// Whether the segment in `headers` acknowledges that `peer`, its receiver's half, has begun to send.
@@ -95,6 +100,7 @@ fn connection(head: &mut FlowHead, own: &mut Half, peer: &mut Half, headers: &He
             head.syn_ns = 0;
             head.handshake_rtt_ns = 0;
             head.bits &= !(HANDSHAKE_MEASURED | SYN_SEEN);
+            head.bits |= RESTARTED;
             return REUSED_PORTS;
         }
         own.next_sequence = own.contiguous;
