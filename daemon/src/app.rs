@@ -132,6 +132,9 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
         // It was started by a link's name.
         let _shown_only = nix::sys::prctl::set_name(c"linnet");
         lacks.extend(policy.enter(Layer::Privileges));
+        if !policy.is_powerless() {
+            anyhow::bail!("the daemon could not give its privileges up: {}", lacks.join("; "));
+        }
     }
     let bound = api::bind(&config.run_dir, listener).map_err(supervisor::not_bound)?;
     if let Some(policy) = &policy {

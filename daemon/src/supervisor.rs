@@ -9,7 +9,10 @@ use std::{
     net::TcpListener,
     os::{
         fd::AsFd as _,
-        unix::{fs::DirBuilderExt as _, process::ExitStatusExt as _},
+        unix::{
+            fs::{DirBuilderExt as _, OpenOptionsExt as _},
+            process::ExitStatusExt as _,
+        },
     },
     path::Path,
     time::Duration,
@@ -56,7 +59,8 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
         return Ok(0);
     };
     let identity = identity(config)?;
-    for folder in [&config.run_dir, &config.state_dir, &config.state_dir.join("captures")] {
+    // The inner one first: what is in a folder is made while that is still root's.
+    for folder in [&config.run_dir, &config.state_dir.join("captures"), &config.state_dir] {
         folders::prepare(folder, &identity).with_context(|| {
             let folder = folder.display();
             format!(
@@ -227,7 +231,11 @@ pub(crate) fn claim(run_dir: &Path) -> anyhow::Result<Flock<File>> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o750);
     let path = run_dir.join("lock");
-    let file = builder.create(run_dir).and_then(|()| File::create(&path)).with_context(|| {
+    // The folder is the daemon's: what it may have put there in the lock's place is neither followed nor changed.
+    let mut lock = File::options();
+    lock.write(true).create(true).truncate(false).mode(0o644);
+    lock.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = builder.create(run_dir).and_then(|()| lock.open(&path)).with_context(|| {
         let folder = run_dir.display();
         format!("cannot use the folder `{folder}`; run as root, or choose another with --run-dir")
     })?;
@@ -326,5 +334,26 @@ fn log_attached(request: &AttachRequest, attached: &Attached) {
             }
             None => tracing::info!(interface = %request, way, "not watched"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_the_lock_is_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, run) = (folder.path().join("file"), folder.path().join("run"));
+        fs::write(&file, "mine").unwrap();
+        fs::create_dir(&run).unwrap();
+        std::os::unix::fs::symlink(&file, run.join("lock")).unwrap();
+        assert!(claim(&run).is_err());
+        fs::remove_file(run.join("lock")).unwrap();
+        fs::hard_link(&file, run.join("lock")).unwrap();
+        let first = claim(&run).unwrap();
+        assert!(claim(&run).unwrap_err().to_string().contains("another linnet"));
+        drop(first);
+        assert_eq!(fs::read_to_string(file).unwrap(), "mine");
     }
 }

@@ -67,7 +67,13 @@ impl Policy {
         }
     }
 
-    /// What the privileges are given up for, before it is needed inside: code that is loaded at its first use.
+    /// Whether the daemon is who it should be, and has no capability; no kernel lacks that.
+    #[must_use]
+    pub fn is_powerless(&self) -> bool {
+        privileges::is_powerless(&self.identity)
+    }
+
+    /// To be done before: loads what is needed inside and would be loaded at its first use.
     pub fn prepare() {
         // The handle stays, so that the library does.
         std::mem::forget(captures::Libpcap::load());

@@ -92,6 +92,13 @@ pub(super) fn give_up(identity: &Identity) -> Vec<String> {
     lacks
 }
 
+/// Whether nothing is left of what this process was started with: no kernel lacks that.
+pub(super) fn is_powerless(identity: &Identity) -> bool {
+    let sets = [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted];
+    let is_empty = |set| caps::read(None, set).is_ok_and(|held| held.is_empty());
+    geteuid() == identity.uid && sets.into_iter().all(is_empty)
+}
+
 fn clear(set: CapSet) -> Result<(), String> {
     match caps::read(None, set) {
         Ok(held) if held.is_empty() => Ok(()),
