@@ -1,111 +1,176 @@
 //! The running daemon: builds the parts in the order in which they need one another, and stops them in reverse.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::Read as _,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context as _;
-use datapath::layout::RULES_BYTES;
-use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    api::{self, Access, ApiState, BindError, Bound},
+    api::{self, Access, ApiState, Bound},
     board::Board,
     capture::{self, CaptureManager, Keep, Recorder, Stage, reader::RingReader},
     cli::{ExitWith, exit, say, unreadable},
     clock::Clock,
     config::Config,
-    flow::{FlowIdSource, FlowTable},
+    flow::{FlowIdSource, FlowTable, table::Departures},
     live::{
-        Answer, AttachRequest, Attached, AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap,
-        RuleRequest, ServiceMap, StageConfig, Verb, watch,
+        self, Answer, AttachedPoint, Handover, Keeper, Presence, Remote, RuleRequest, StageConfig,
+        Tables, Verb,
     },
     metrics,
     replay::{NoStage, Player, Playing},
-    rules::{NoRules, RuleSink, Rules, RulesError},
+    rules::{NoRules, RuleSink, RuleView, Rules, RulesError, text::read_list},
+    sandbox::{self, Layer, Mode, Policy},
     status::Publisher,
+    supervisor,
     sweep::{Running, Sweeper},
 };
 
-/// Longest list of what is not watched.
-const NOTICES_MAX: usize = 16;
+/// How long a daemon without its attacher still answers, so that who asks is told.
+const ATTACHER_GONE: Duration = Duration::from_secs(2);
+/// What has failed then, on the board.
+const ATTACHER: &str = "the attacher";
 
 /// Where the packets come from.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Source {
-    /// The kernel's hooks.
-    Live,
+    /// The kernel's hooks, by what an attacher handed over.
+    Live {
+        /// That.
+        handover: Box<Handover>,
+        /// The attacher.
+        remote: Remote,
+    },
     /// A capture file in real time.
     Replay(PathBuf),
 }
 
-/// The attacher behind a lock: the capture manager asks it to copy, the app to attach.
-struct LiveStage(Arc<Mutex<Attacher>>);
+/// The attacher, to whoever asks for captures.
+struct LiveStage(Remote);
 
-impl LiveStage {
-    fn perform(&self, verb: Verb) -> anyhow::Result<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).perform(verb)?;
-        Ok(())
-    }
-}
+/// The attacher, to whoever asks for rules, and where they are kept.
+struct LiveRules(Remote, Arc<Keeper>);
 
-impl RuleSink for LiveStage {
+impl RuleSink for LiveRules {
     fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
-        let mut attacher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match attacher.perform(Verb::SetRules(rules))? {
+        match self.0.perform(&Verb::SetRules(rules))? {
             Answer::RulesSet { generation } => Ok(generation),
-            Answer::Attached(_) | Answer::Done => Ok(0),
+            Answer::Attached(_) | Answer::Present(_) | Answer::Done => Ok(0),
+        }
+    }
+
+    fn keep(&self, rules: &[RuleView]) {
+        let text = serde_json::json!({ "rules": rules }).to_string();
+        if let Err(error) = self.1.keep_rules(&text) {
+            tracing::warn!(%error, "after a restart of the daemon the configuration's rules will be in force");
         }
     }
 }
 
 impl Stage for LiveStage {
     fn start(&self, config: StageConfig) -> anyhow::Result<()> {
-        self.perform(Verb::StartCapture(config))
+        self.0.perform(&Verb::StartCapture(config))?;
+        Ok(())
     }
 
     fn stop(&self) -> anyhow::Result<()> {
-        self.perform(Verb::StopCapture)
+        self.0.perform(&Verb::StopCapture)?;
+        Ok(())
     }
 }
 
 /// What is read from the kernel.
 struct Kernel {
-    attacher: Arc<Mutex<Attacher>>,
-    flows: FlowMap,
-    hooks: HookMap,
-    services: ServiceMap,
-    ring: CaptureRing,
+    remote: Remote,
+    tables: Tables,
+    keeper: Arc<Keeper>,
     points: Vec<AttachedPoint>,
-    /// What is not watched, and why.
-    notices: Vec<String>,
+}
+
+/// What packets come from, and what is said about it.
+enum Input {
+    Live(Box<Kernel>),
+    Replay(PathBuf),
 }
 
 /// What feeds the flow table.
 enum Feed {
-    Live { sweeper: Running, ring: RingReader, attacher: Arc<Mutex<Attacher>> },
+    Live { sweeper: Running, ring: RingReader },
     Replay(Playing),
 }
 
 /// Runs until SIGINT, SIGTERM or SIGHUP. `login` prints a one-time login for a browser.
-pub fn run(config: &Config, source: &Source, login: bool) -> anyhow::Result<()> {
-    let _lock = claim(&config.run_dir)?;
+pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
+    let (_lock, listener, input, mut notices) = match source {
+        Source::Live { handover, remote } => {
+            let Handover { listener, keeper, tables, points, notices, config: _ } = *handover;
+            let kernel = Kernel { remote, tables, keeper: Arc::new(keeper), points };
+            (None, listener, Input::Live(Box::new(kernel)), notices)
+        }
+        Source::Replay(path) => {
+            let lock = supervisor::claim(&config.run_dir)?;
+            (Some(lock), supervisor::bind(config)?, Input::Replay(path), Vec::new())
+        }
+    };
+    // The only thread, and its children will be as it is.
+    let confined = matches!(input, Input::Live(_));
+    // Until somebody listens to them: nothing may be left half made.
+    let stops: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP].into_iter().collect();
+    stops.thread_block()?;
+    let policy = if confined { Some(policy(config)?) } else { None };
+    let mut lacks = Vec::new();
+    if let Some(policy) = &policy {
+        Policy::prepare();
+        // It was started by a link's name.
+        let _shown_only = nix::sys::prctl::set_name(c"linnet");
+        lacks.extend(policy.enter(Layer::Privileges));
+        if !policy.is_powerless() {
+            anyhow::bail!("the daemon could not give its privileges up: {}", lacks.join("; "));
+        }
+    }
+    let bound = api::bind(&config.run_dir, listener).map_err(supervisor::not_bound)?;
+    if let Some(policy) = &policy {
+        for layer in [Layer::Landlock, Layer::Seccomp] {
+            lacks.extend(policy.enter(layer));
+        }
+        lacks.extend(sandbox::leaks());
+        for lack in &lacks {
+            tracing::warn!("{lack}");
+        }
+        if config.sandbox == Mode::Strict && !lacks.is_empty() {
+            let message = format!("sandbox = \"strict\", and {}", lacks.join("; "));
+            return Err(ExitWith { code: exit::FAILED, message }.into());
+        }
+        notices.extend(lacks);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
-        serve_until_stopped(config, source, login, &stop).await
+        stops.thread_unblock()?;
+        serve_until_stopped(config, input, bound, notices, login, &stop).await
     })
+}
+
+/// How the daemon is confined.
+fn policy(config: &Config) -> anyhow::Result<Policy> {
+    let identity = supervisor::identity(config)?;
+    let folders = [&config.run_dir, &config.state_dir].map(Clone::clone).to_vec();
+    Ok(Policy { identity, folders })
 }
 
 async fn serve_until_stopped(
     config: &Config,
-    source: &Source,
+    input: Input,
+    bound: Bound,
+    notices: Vec<String>,
     login: bool,
     asked_to_stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -115,26 +180,20 @@ async fn serve_until_stopped(
     let access = Arc::new(
         Access::new(&config.run_dir, Arc::clone(&clock)).context("cannot make the token")?,
     );
-    let bound = bind(config).await?;
-    let mut kernel = match source {
-        Source::Live => Some(attach(config, asked_to_stop)?),
-        Source::Replay(_) => None,
+    let (remote, kept_rules) = match &input {
+        Input::Live(kernel) => (Some(kernel.remote.clone()), kernel.keeper.rules()?),
+        Input::Replay(_) => (None, None),
     };
-    if asked_to_stop.is_cancelled() {
-        // What there is goes in the reverse order of its making.
-        tracing::info!("told to stop while starting");
-        return Ok(());
-    }
-    let stage: Box<dyn Stage> = match &kernel {
-        Some(kernel) => Box::new(LiveStage(Arc::clone(&kernel.attacher))),
-        None => Box::new(NoStage),
-    };
-    let sink: Box<dyn RuleSink> = match &kernel {
-        Some(kernel) => Box::new(LiveStage(Arc::clone(&kernel.attacher))),
-        None => Box::new(NoRules),
+    let (stage, sink): (Box<dyn Stage>, Box<dyn RuleSink>) = match &input {
+        Input::Live(kernel) => {
+            let (remote, keeper) = (&kernel.remote, Arc::clone(&kernel.keeper));
+            (Box::new(LiveStage(remote.clone())), Box::new(LiveRules(remote.clone(), keeper)))
+        }
+        Input::Replay(_) => (Box::new(NoStage), Box::new(NoRules)),
     };
     let rules = Arc::new(Rules::new(sink));
-    if kernel.is_some() && !config.rules.is_empty() {
+    let restored = kept_rules.is_some_and(|text| restore(&rules, &text));
+    if remote.is_some() && !restored && !config.rules.is_empty() {
         rules.set(config.rules.clone()).map_err(|error| rules_of_config(&error))?;
     }
     let dir = config.state_dir.join("captures");
@@ -142,7 +201,7 @@ async fn serve_until_stopped(
         capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
             .map_err(|error| no_captures(&dir, error))?;
     let captures = Arc::new(captures);
-    let flows = Arc::new(FlowTable::new(origin(source)?, config.records_max, config.timeouts));
+    let flows = Arc::new(FlowTable::new(origin(&input)?, config.records_max, config.timeouts));
     tracing::info!(
         records = config.records_max,
         bytes_max = FlowTable::bytes_max(
@@ -151,17 +210,15 @@ async fn serve_until_stopped(
         ),
         "memory for flows in user space"
     );
-    let notices = kernel.as_mut().map(|kernel| std::mem::take(&mut kernel.notices));
-    let publisher =
-        publisher(config, source, notices.unwrap_or_default(), &board, &clock, &captures);
-    let feed = start_feed(config, source, kernel, &flows, publisher, capture_recorder, &clock)?;
+    let publisher = publisher(config, &input, notices, &board, &clock, &captures);
+    let feed = start_feed(config, input, &flows, publisher, capture_recorder, &clock)?;
 
     let address = bound.address;
     tracing::info!(%address, socket = %bound.path.display(), "listening");
     let stop = CancellationToken::new();
     let state = ApiState {
         flows,
-        board,
+        board: Arc::clone(&board),
         captures: Arc::clone(&captures),
         rules,
         access: Arc::clone(&access),
@@ -171,13 +228,58 @@ async fn serve_until_stopped(
     if login {
         announce(address, &access);
     }
-    asked_to_stop.cancelled().await;
+    let attacher_gone = end_of(remote.as_ref())?;
+    if let Some(remote) = &remote {
+        remote.perform(&Verb::Serving)?;
+    }
+    let orphaned = tokio::select! {
+        () = asked_to_stop.cancelled() => false,
+        () = attacher_gone.cancelled() => {
+            tracing::error!("the attacher has gone: nothing is watched any more; stopping");
+            // The first to fail is the one to look into.
+            let _earlier = board.dead.set(ATTACHER);
+            tokio::select! {
+                () = asked_to_stop.cancelled() => {}
+                () = tokio::time::sleep(ATTACHER_GONE) => {}
+            }
+            true
+        }
+    };
     tracing::info!("stopping");
     captures.shutdown();
     stop.cancel();
-    server.await?;
+    server.await??;
     tokio::task::spawn_blocking(move || stop_feed(feed)).await?;
+    if orphaned {
+        let message = "the attacher has gone, and with it what was watched".to_owned();
+        return Err(ExitWith { code: exit::FAILED, message }.into());
+    }
     Ok(())
+}
+
+/// Cancelled at the end of the attacher, however it ends; never where there is none.
+fn end_of(remote: Option<&Remote>) -> anyhow::Result<CancellationToken> {
+    let ended = CancellationToken::new();
+    if let Some(remote) = remote {
+        let (socket, end) = (remote.descriptor()?, ended.clone());
+        // It ends with the process, or with what it waits for.
+        std::thread::Builder::new().name("attacher-end".into()).spawn(move || {
+            live::wait_for_end(&socket);
+            end.cancel();
+        })?;
+    }
+    Ok(ended)
+}
+
+/// Puts an earlier daemon's rules in force again, as far as they can be. Returns whether they are.
+fn restore(rules: &Rules, text: &str) -> bool {
+    let read = serde_json::from_str(text).map_err(|error| error.to_string());
+    let read = read.and_then(|list| read_list(list).map_err(|error| error.to_string()));
+    let set = read.and_then(|list| rules.set(list).map_err(|error| error.to_string()));
+    if let Err(error) = &set {
+        tracing::error!(%error, "the rules of the daemon before cannot be used again");
+    }
+    set.is_ok()
 }
 
 /// The configuration's rules are a mistake of the configuration, unless the kernel refuses them.
@@ -197,33 +299,6 @@ fn announce(address: std::net::SocketAddr, access: &Access) {
     }
 }
 
-/// One daemon per run folder: the lock ends with the process.
-fn claim(run_dir: &Path) -> anyhow::Result<Flock<File>> {
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o750);
-    let path = run_dir.join("lock");
-    let file = builder.create(run_dir).and_then(|()| File::create(&path)).with_context(|| {
-        let folder = run_dir.display();
-        format!("cannot use the folder `{folder}`; run as root, or choose another with --run-dir")
-    })?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|_| {
-        let message = format!(
-            "another linnet runs in `{}`; stop it, or give this one a --run-dir of its own",
-            run_dir.display()
-        );
-        ExitWith { code: exit::BUSY, message }.into()
-    })
-}
-
-async fn bind(config: &Config) -> anyhow::Result<Bound> {
-    api::bind(&config.run_dir, config.listen).await.map_err(|error| match error {
-        BindError::InUse(_) | BindError::PortOfLinnet(_) => {
-            ExitWith { code: exit::BUSY, message: error.to_string() }.into()
-        }
-        BindError::PortTaken(_) | BindError::Tcp { .. } | BindError::Unix { .. } => error.into(),
-    })
-}
-
 fn no_captures(dir: &Path, error: std::io::Error) -> anyhow::Error {
     let dir = dir.display();
     if error.kind() == std::io::ErrorKind::WouldBlock {
@@ -236,83 +311,15 @@ fn no_captures(dir: &Path, error: std::io::Error) -> anyhow::Error {
         .context(format!("cannot use `{dir}` for captures; choose another folder with --state-dir"))
 }
 
-/// Loads the programs and attaches them, until it is told to stop.
-fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<Kernel> {
-    let mut attacher = Attacher::new(&config.pin_dir, config.sizes)?;
-    let by_default = config.interfaces.is_empty();
-    let watch::Defaults { requests, skipped: mut notices } = if by_default {
-        watch::defaults().context("cannot list the interfaces; name them with --interface")?
-    } else {
-        watch::Defaults { requests: config.interfaces.clone(), skipped: Vec::new() }
-    };
-    let mut points = Vec::new();
-    for request in requests {
-        if asked_to_stop.is_cancelled() {
-            break;
-        }
-        match attacher.perform(Verb::Attach(request.clone())) {
-            Ok(Answer::Attached(attached)) => {
-                log_attached(&request, &attached);
-                points.push(AttachedPoint { request, attached });
-            }
-            Ok(Answer::Done | Answer::RulesSet { .. }) => {}
-            Err(error) if by_default && error.is_of_one_interface() => {
-                notices.push(format!("the interface `{request}` is not watched: {error}"));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    for notice in &notices {
-        tracing::warn!("{notice}");
-    }
-    if points.is_empty() && !asked_to_stop.is_cancelled() {
-        let mut message =
-            "no interface that could be watched is up but loopback; name one with --interface"
-                .to_owned();
-        for notice in notices.iter().take(1) {
-            message = format!("{message} ({notice})");
-        }
-        return Err(ExitWith { code: exit::USAGE, message }.into());
-    }
-    if notices.len() > NOTICES_MAX {
-        let more = notices.split_off(NOTICES_MAX - 1).len();
-        notices.push(format!("{more} more interfaces are not watched; the log names each"));
-    }
-    let (flows, hooks, services) = (attacher.flows()?, attacher.hooks()?, attacher.services()?);
-    let ring = attacher.capture_ring()?;
-    tracing::info!(
-        flows = config.sizes.flows,
-        embryonic = config.sizes.embryonic,
-        flow_tables_bytes = config.sizes.flow_bytes(),
-        fragments_bytes = config.sizes.fragment_bytes(),
-        capture_ring_bytes = config.sizes.capture_ring_bytes,
-        rules_bytes = RULES_BYTES,
-        "kernel memory"
-    );
-    let attacher = Arc::new(Mutex::new(attacher));
-    Ok(Kernel { attacher, flows, hooks, services, ring, points, notices })
-}
-
-fn log_attached(request: &AttachRequest, attached: &Attached) {
-    for (way, hook) in [("ingress", &attached.ingress), ("egress", &attached.egress)] {
-        match hook {
-            Some(hook) => {
-                tracing::info!(interface = %request, way, hook = %hook.hook, why = hook.reason, "attached")
-            }
-            None => tracing::info!(interface = %request, way, "not watched"),
-        }
-    }
-}
-
 /// What makes flow ids unique: this boot, or this file.
-fn origin(source: &Source) -> anyhow::Result<FlowIdSource> {
-    match source {
-        Source::Live => {
+fn origin(input: &Input) -> anyhow::Result<FlowIdSource> {
+    match input {
+        Input::Live(_) => {
             let mut boot = String::new();
             File::open("/proc/sys/kernel/random/boot_id")?.read_to_string(&mut boot)?;
             Ok(FlowIdSource::new(boot.trim().as_bytes()))
         }
-        Source::Replay(path) => crate::analyze::identity(path).map_err(|error| {
+        Input::Replay(path) => crate::analyze::identity(path).map_err(|error| {
             let message = format!("cannot read `{}`: {error}", path.display());
             ExitWith { code: unreadable(error.kind()), message }.into()
         }),
@@ -321,15 +328,15 @@ fn origin(source: &Source) -> anyhow::Result<FlowIdSource> {
 
 fn publisher(
     config: &Config,
-    source: &Source,
+    input: &Input,
     unwatched: Vec<String>,
     board: &Arc<Board>,
     clock: &Arc<Clock>,
     captures: &Arc<CaptureManager>,
 ) -> Publisher {
-    let (mode, notices) = match source {
-        Source::Live => ("live", unwatched),
-        Source::Replay(path) => {
+    let (mode, notices) = match input {
+        Input::Live(_) => ("live", unwatched),
+        Input::Replay(path) => {
             let mut notices = vec![format!(
                 "this is `{}` played in real time; run as root with --interface to watch this host",
                 path.display()
@@ -348,8 +355,7 @@ fn publisher(
 
 fn start_feed(
     config: &Config,
-    source: &Source,
-    kernel: Option<Kernel>,
+    input: Input,
     table: &Arc<FlowTable>,
     publisher: Publisher,
     recorder: Recorder,
@@ -357,38 +363,44 @@ fn start_feed(
 ) -> anyhow::Result<Feed> {
     let (table, clock) = (Arc::clone(table), Arc::clone(clock));
     let interval = config.sweep_interval;
-    match (source, kernel) {
-        (Source::Live, Some(kernel)) => {
-            let ring = RingReader::start(kernel.ring, recorder, Arc::clone(&clock))?;
+    match input {
+        Input::Live(kernel) => {
+            let Kernel { remote, tables, keeper, points } = *kernel;
+            let kept = keeper.kept().context("cannot read what an earlier daemon kept")?;
+            table.go_on_from(Departures {
+                closed: kept.closed,
+                aged: kept.aged,
+                evicted: kept.evicted,
+                forgotten: kept.forgotten,
+            });
+            let ring = RingReader::start(tables.ring, recorder, Arc::clone(&clock))?;
             let sweeper = Sweeper {
-                flow_map: kernel.flows,
-                hook_map: kernel.hooks,
-                service_map: kernel.services,
-                points: kernel.points,
+                flow_map: tables.flows,
+                hook_map: tables.hooks,
+                service_map: tables.services,
+                points,
+                presence: Presence::Asked(remote),
+                keeper: Some(keeper),
                 table,
-                publisher,
+                publisher: publisher.counting_since(kept.since_ns),
                 clock,
                 interval,
             };
-            Ok(Feed::Live { sweeper: sweeper.start()?, ring, attacher: kernel.attacher })
+            Ok(Feed::Live { sweeper: sweeper.start()?, ring })
         }
-        (Source::Replay(path), _) => {
-            let path = path.clone();
+        Input::Replay(path) => {
             let flows_max = usize::try_from(config.sizes.flows).unwrap_or(usize::MAX);
             let player = Player { path, table, publisher, recorder, clock, flows_max, interval };
             Ok(Feed::Replay(player.start()?))
         }
-        (Source::Live, None) => anyhow::bail!("the kernel side was not set up"),
     }
 }
 
 fn stop_feed(feed: Feed) {
     match feed {
-        Feed::Live { sweeper, ring, attacher } => {
+        Feed::Live { sweeper, ring } => {
             ring.stop();
             sweeper.stop();
-            // Last: the programs come off their hooks and the pins go.
-            drop(attacher);
         }
         Feed::Replay(playing) => playing.stop(),
     }

@@ -17,6 +17,7 @@ use crate::{
     flow::{RECORDS_DEFAULT, expiry::Timeouts},
     live::{AttachRequest, MapSizes, ParseAttachError},
     rules::{self, ReadRule},
+    sandbox::{Mode, USER_DEFAULT},
 };
 
 /// Where the file is looked for when none is named.
@@ -43,6 +44,8 @@ struct RawConfig {
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     pin_dir: Option<PathBuf>,
+    user: Option<String>,
+    sandbox: Option<Spanned<String>>,
     flows: RawFlows,
     capture: RawCapture,
     rules: Vec<Spanned<serde_json::Value>>,
@@ -96,6 +99,10 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Pinned maps.
     pub pin_dir: PathBuf,
+    /// Whose the daemon is.
+    pub user: String,
+    /// What to do where the daemon cannot be confined.
+    pub sandbox: Mode,
     /// Sizes of the kernel's maps.
     pub sizes: MapSizes,
     /// Records of flows in user space.
@@ -121,7 +128,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
     )]
     Syntax {
         /// The file.
@@ -188,15 +195,29 @@ impl Written<'_> {
 impl Config {
     /// Reads the file (the default one may be absent) and applies the overrides.
     pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        Self::of_text(file, &Self::text(file)?, overrides)
+    }
+
+    /// The text of the file.
+    pub fn text(file: Option<&Path>) -> Result<String, ConfigError> {
         let path = file.unwrap_or_else(|| Path::new(CONFIG_PATH));
-        let text = match std::fs::read_to_string(path) {
-            Ok(text) => text,
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(text),
             Err(error) if file.is_none() && error.kind() == std::io::ErrorKind::NotFound => {
-                format!("schema = {SCHEMA}")
+                Ok(format!("schema = {SCHEMA}"))
             }
-            Err(source) => return Err(ConfigError::Read { path: path.to_owned(), source }),
-        };
-        Self::parse(Written { path, text: &text }, overrides)
+            Err(source) => Err(ConfigError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    /// From the text of the file, which has been read before, and the overrides.
+    pub fn of_text(
+        file: Option<&Path>,
+        text: &str,
+        overrides: Overrides,
+    ) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or_else(|| Path::new(CONFIG_PATH));
+        Self::parse(Written { path, text }, overrides)
     }
 
     fn parse(written: Written<'_>, over: Overrides) -> Result<Self, ConfigError> {
@@ -246,6 +267,14 @@ impl Config {
         if let Some(seconds) = raw.flows.keep_ended_seconds {
             timeouts.keep_ended_ns = seconds.saturating_mul(1_000_000_000);
         }
+        let sandbox = match raw.sandbox.map(|value| written.value("sandbox", value)) {
+            None => Mode::default(),
+            Some(given) => match given.value.as_str() {
+                "best-effort" => Mode::BestEffort,
+                "strict" => Mode::Strict,
+                _ => return Err(given.bad("write \"best-effort\" or \"strict\"")),
+            },
+        };
         let place = |over: Option<PathBuf>, raw: Option<PathBuf>, default: &str| {
             over.or(raw).unwrap_or_else(|| default.into())
         };
@@ -255,6 +284,8 @@ impl Config {
             run_dir: place(over.run_dir, raw.run_dir, "/run/linnet"),
             state_dir: place(over.state_dir, raw.state_dir, "/var/lib/linnet"),
             pin_dir: place(over.pin_dir, raw.pin_dir, "/sys/fs/bpf/linnet"),
+            user: raw.user.unwrap_or_else(|| USER_DEFAULT.to_owned()),
+            sandbox,
             sizes: MapSizes {
                 flows: flows.value,
                 embryonic: embryonic.value,

@@ -15,5 +15,7 @@ pub mod metrics;
 pub mod offline;
 pub mod replay;
 pub mod rules;
+pub mod sandbox;
 pub mod status;
+pub mod supervisor;
 pub mod sweep;

@@ -32,6 +32,8 @@ pub struct Publisher {
     rings: RingsSource,
     mode: &'static str,
     started_at: String,
+    /// When the counters began, ns since the epoch.
+    since_ns: u64,
     interval_ns: u64,
     notices: Vec<String>,
 }
@@ -86,8 +88,22 @@ impl Publisher {
         interval_ns: u64,
         notices: Vec<String>,
     ) -> Self {
-        let started_at = rfc3339(i128::from(clock.wall_ns()));
-        Self { board, clock, rings, mode, started_at, interval_ns, notices }
+        let now_ns = clock.wall_ns();
+        let since_ns = u64::try_from(now_ns).unwrap_or(0);
+        let started_at = rfc3339(i128::from(now_ns));
+        Self { board, clock, rings, mode, started_at, since_ns, interval_ns, notices }
+    }
+
+    /// Counters that began before this process did.
+    #[must_use]
+    pub fn counting_since(self, since_ns: u64) -> Self {
+        Self { since_ns, ..self }
+    }
+
+    /// When the counters began, ns since the epoch.
+    #[must_use]
+    pub const fn since_ns(&self) -> u64 {
+        self.since_ns
     }
 
     /// Says from the next sweep on what else is missing. Returns whether that has not been said before.
@@ -119,7 +135,7 @@ impl Publisher {
             evicted: figures.evicted,
             approximate: figures.approximate,
             rings: (self.rings)(),
-            since: self.started_at.clone(),
+            since: rfc3339(i128::from(self.since_ns)),
         });
         self.board.status.publish(StatusView {
             mode: self.mode,

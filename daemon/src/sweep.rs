@@ -14,11 +14,12 @@ use crate::{
     flow::{
         FlowTable, LatencySummary,
         record::Ended,
-        table::Seen,
+        table::{Departures, Seen},
         view::{HookNames, LedgerView, Naming, PointName},
     },
     live::{
-        AttachedHook, AttachedPoint, FlowMap, Hook, HookMap, LiveError, ServiceMap, add, watch,
+        AttachedHook, AttachedPoint, FlowMap, Hook, HookMap, Keeper, Kept, LiveError, Presence,
+        ServiceMap, add,
     },
     offline,
     status::{Figures, Publisher},
@@ -42,6 +43,10 @@ pub struct Sweeper {
     pub service_map: ServiceMap,
     /// What is watched.
     pub points: Vec<AttachedPoint>,
+    /// Who knows whether that is still there.
+    pub presence: Presence,
+    /// Where figures are kept that outlive this process; absent where none do.
+    pub keeper: Option<Arc<Keeper>>,
     /// Where flows go.
     pub table: Arc<FlowTable>,
     /// Where figures go.
@@ -113,15 +118,18 @@ impl Sweeper {
             tracing::warn!(steps = self.clock.steps(), "the wall clock was stepped");
         }
         let started_ns = self.clock.monotonic_ns();
-        let before = self.counters()?.0;
+        let before = self.counters(&[])?.0;
         for ended in self.read_flows(number, started_ns)? {
             self.end(&ended)?;
         }
         self.read_ended(started_ns)?;
         let now_ns = self.clock.monotonic_ns();
         self.table.finish_sweep(number, now_ns);
-        let (counters, interfaces) = self.counters()?;
+        let present = self.present();
+        let (counters, interfaces) = self.counters(&present)?;
         let departures = self.table.departures();
+        // Before they are shown: what has been shown never goes back.
+        self.keep(departures);
         let live = self.table.live_len() as u64;
         let accounted = departures.closed + departures.aged + live;
         let evicted = counters.created.saturating_sub(accounted);
@@ -185,6 +193,26 @@ impl Sweeper {
         })
     }
 
+    /// Which points are there. An attacher that does not answer is said once; its interfaces count as gone.
+    fn present(&mut self) -> Vec<u32> {
+        self.presence.of(&self.points).unwrap_or_else(|error| {
+            let notice = format!("whether interfaces are there is not known: {error}");
+            if self.publisher.notice(notice) {
+                tracing::error!(%error, "the attacher does not say which interfaces are there");
+            }
+            Vec::new()
+        })
+    }
+
+    fn keep(&self, departures: Departures) {
+        let Some(keeper) = &self.keeper else { return };
+        let Departures { closed, aged, evicted, forgotten } = departures;
+        let since_ns = self.publisher.since_ns();
+        if let Err(error) = keeper.keep(Kept { since_ns, closed, aged, evicted, forgotten }) {
+            tracing::warn!(%error, "figures were not kept for a successor");
+        }
+    }
+
     /// Round trips by service.
     fn services(&self) -> Result<Vec<ServiceView>, LiveError> {
         let mut services = Vec::new();
@@ -195,12 +223,12 @@ impl Sweeper {
     }
 
     /// All counters, summed and by interface.
-    fn counters(&self) -> Result<(HookCounters, Vec<InterfaceView>), LiveError> {
+    fn counters(&self, present: &[u32]) -> Result<(HookCounters, Vec<InterfaceView>), LiveError> {
         let mut sum = HookCounters::default();
         let mut interfaces = Vec::new();
         for point in &self.points {
             let mut side = |direction, hook: &Option<AttachedHook>| {
-                let Some(hook) = hook else { return Ok(None) };
+                let Some(hook) = hook else { return Ok::<_, LiveError>(None) };
                 let counters = self.hook_map.read(point.attached.point, direction)?;
                 add(&mut sum, &counters);
                 Ok(Some(attachment(hook, &counters)))
@@ -214,7 +242,11 @@ impl Sweeper {
                 point: point.attached.point,
                 link: point.attached.link.name(),
                 link_type: offline::link_type(point.attached.link),
-                state: if watch::is_present(point) { "attached" } else { InterfaceView::GONE },
+                state: if present.contains(&point.attached.point) {
+                    "attached"
+                } else {
+                    InterfaceView::GONE
+                },
                 ingress,
                 egress,
             });

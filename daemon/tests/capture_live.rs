@@ -23,7 +23,7 @@ use daemon::{
     capture::{self, CaptureManager, CaptureState, CaptureView, Keep, Stage, reader::RingReader},
     clock::Clock,
     flow::{FlowIdSource, FlowTable, expiry::Timeouts},
-    live::{Answer, AttachedPoint, Attacher, MapSizes, StageConfig, Verb},
+    live::{Answer, AttachedPoint, Attacher, MapSizes, Presence, StageConfig, Verb},
     status::Publisher,
     sweep::Sweeper,
 };
@@ -103,6 +103,8 @@ impl Watch {
             hook_map,
             service_map,
             points: vec![AttachedPoint { request, attached }],
+            presence: Presence::Here,
+            keeper: None,
             table: Arc::new(FlowTable::new(
                 FlowIdSource::new(b"test"),
                 10_000,

@@ -21,7 +21,7 @@ use daemon::{
         query::{FlowFilter, sent_again},
         view::RingsView,
     },
-    live::{Answer, AttachedPoint, Attacher, MapSizes, Verb},
+    live::{Answer, AttachedPoint, Attacher, MapSizes, Presence, Verb},
     status::Publisher,
     sweep::Sweeper,
 };
@@ -53,7 +53,7 @@ impl Watch {
             let request: daemon::live::AttachRequest = spec.parse().unwrap();
             match attacher.perform(Verb::Attach(request.clone())).unwrap() {
                 Answer::Attached(attached) => points.push(AttachedPoint { request, attached }),
-                Answer::Done | Answer::RulesSet { .. } => {
+                Answer::Done | Answer::Present(_) | Answer::RulesSet { .. } => {
                     panic!("attaching says what was attached")
                 }
             }
@@ -69,6 +69,8 @@ impl Watch {
             hook_map: attacher.hooks().unwrap(),
             service_map: attacher.services().unwrap(),
             points,
+            presence: Presence::Here,
+            keeper: None,
             table: Arc::clone(&table),
             publisher,
             clock,

@@ -1,17 +1,20 @@
 //! The two sockets: how they come to be, and who is at the other end of a connection. Never serves anything.
 
 use std::{
-    fs, io,
-    net::SocketAddr,
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+    fs,
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::{
+        fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
+        net::{UnixListener, UnixStream},
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use nix::unistd::{Gid, Group, Uid, User};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+use nix::{
+    errno::Errno,
+    unistd::{Gid, Group, Uid, User},
 };
 
 use super::access::{GROUP, Peer};
@@ -21,7 +24,11 @@ pub(super) const SERVER: &str = "linnet";
 /// How long another server may take to say who it is.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of what it says is read: its headers.
-const ANSWER_MAX: u64 = 4 * 1024;
+const ANSWER_MAX: usize = 4 * 1024;
+/// In how many pieces it may come.
+const READS_MAX: usize = 4;
+/// Connections that may wait to be accepted.
+const WAITING_MAX: i32 = 1_024;
 /// The socket's name in the run folder.
 const SOCKET: &str = "api.sock";
 /// The same until it has its permissions; as long as the other, since addresses of sockets are short.
@@ -82,45 +89,59 @@ pub enum BindError {
     InUse(PathBuf),
 }
 
-/// Binds both. The TCP address first: what cannot be had leaves nothing behind.
-pub async fn bind(run_dir: &Path, address: SocketAddr) -> Result<Bound, BindError> {
+/// The TCP address. To be had first: what cannot be had leaves nothing behind.
+pub fn bind_tcp(address: SocketAddr) -> Result<TcpListener, BindError> {
     debug_assert!(address.ip().is_loopback(), "`Config` lets no other pass");
-    let tcp_failed = |source: io::Error| {
-        if source.kind() == io::ErrorKind::AddrInUse {
-            BindError::PortTaken(address)
-        } else {
-            BindError::Tcp { address, source }
+    match TcpListener::bind(address) {
+        Ok(listener) => {
+            // More may wait than std allows; where that is refused its own number does.
+            let _fewer = rustix::net::listen(&listener, WAITING_MAX);
+            Ok(listener)
         }
-    };
-    let tcp = match TcpListener::bind(address).await {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_linnet(address).await => {
-            return Err(BindError::PortOfLinnet(address));
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            let linnet = is_linnet(address).unwrap_or(false);
+            Err(if linnet {
+                BindError::PortOfLinnet(address)
+            } else {
+                BindError::PortTaken(address)
+            })
         }
-        other => other.map_err(tcp_failed)?,
-    };
-    let address = tcp.local_addr().map_err(tcp_failed)?;
+        Err(source) => Err(BindError::Tcp { address, source }),
+    }
+}
+
+/// The unix socket beside it.
+pub fn bind(run_dir: &Path, tcp: TcpListener) -> Result<Bound, BindError> {
     let path = run_dir.join(SOCKET);
-    if UnixStream::connect(&path).await.is_ok() {
+    if UnixStream::connect(&path).is_ok() {
         return Err(BindError::InUse(path));
     }
-    let unix = bind_unix(run_dir, &path)
-        .map_err(|source| BindError::Unix { path: path.clone(), source })?;
-    Ok(Bound { tcp, unix, path, address })
+    let bound = || {
+        let address = tcp.local_addr()?;
+        tcp.set_nonblocking(true)?;
+        let unix = bind_unix(run_dir, &path)?;
+        unix.set_nonblocking(true)?;
+        Ok(Bound { tcp, unix, path: path.clone(), address })
+    };
+    bound().map_err(|source| BindError::Unix { path: path.clone(), source })
 }
 
 /// Whether a linnet serves there. Whoever does not say so in time is another.
-async fn is_linnet(address: SocketAddr) -> bool {
-    let ask = async {
-        let mut stream = TcpStream::connect(address).await?;
-        let request =
-            format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.take(ANSWER_MAX).read_to_end(&mut answer).await?;
-        io::Result::Ok(String::from_utf8_lossy(&answer).to_ascii_lowercase())
-    };
-    let answer = tokio::time::timeout(ANSWER_TIMEOUT, ask).await;
-    answer.is_ok_and(|it| it.is_ok_and(|it| it.contains(&format!("\r\nserver: {SERVER}\r\n"))))
+fn is_linnet(address: SocketAddr) -> io::Result<bool> {
+    let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+    let request = format!("GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; ANSWER_MAX]);
+    for _ in 0..READS_MAX {
+        match stream.read(&mut buffer)? {
+            0 => break,
+            length => answer.extend_from_slice(&buffer[..length]),
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+    Ok(answer.contains(&format!("\r\nserver: {SERVER}\r\n")))
 }
 
 /// A socket that is never there without its permissions: made under another name, then renamed into place, which
@@ -141,10 +162,12 @@ fn bind_unix(run_dir: &Path, path: &Path) -> io::Result<UnixListener> {
     }
     let unix = UnixListener::bind(&unfinished)?;
     fs::set_permissions(&unfinished, fs::Permissions::from_mode(0o660))?;
-    if nix::unistd::geteuid().is_root()
-        && let Some(group) = group()
-    {
-        nix::unistd::chown(&unfinished, None, Some(group.gid))?;
+    if let Some(group) = group() {
+        match nix::unistd::chown(&unfinished, None, Some(group.gid)) {
+            // Whoever is no member cannot give it to the group.
+            Err(Errno::EPERM) if !nix::unistd::geteuid().is_root() => {}
+            other => other?,
+        }
         // Of a folder that is for root's group alone, as linnet makes it: else the members could not reach the socket.
         let folder = fs::metadata(run_dir)?;
         if folder.gid() == 0 && folder.permissions().mode() & 0o011 == 0o010 {
@@ -164,7 +187,9 @@ fn group() -> Option<Group> {
 }
 
 /// Who is at the other end; a peer that cannot be named is nobody. Groups are looked up beside the async threads.
-pub(super) fn unix_peer(stream: &UnixStream) -> impl Future<Output = Option<Peer>> + use<> {
+pub(super) fn unix_peer(
+    stream: &tokio::net::UnixStream,
+) -> impl Future<Output = Option<Peer>> + use<> {
     let credentials = stream.peer_cred().ok();
     async move {
         let (uid, gid) = credentials.map(|peer| (peer.uid(), peer.gid()))?;
@@ -185,50 +210,52 @@ fn is_member(uid: u32, gid: u32) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
     use super::*;
 
-    const ANY: &str = "127.0.0.1:0";
+    const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
-    async fn bound(folder: &Path, address: &str) -> Result<Bound, BindError> {
-        bind(folder, address.parse().unwrap()).await
+    fn bound(folder: &Path, address: SocketAddr) -> Result<Bound, BindError> {
+        bind(folder, bind_tcp(address)?)
     }
 
-    #[tokio::test]
-    async fn the_socket_is_for_owner_and_group() {
+    #[test]
+    fn the_socket_is_for_owner_and_group() {
         let folder = tempfile::tempdir().unwrap();
-        let bound = bound(folder.path(), ANY).await.unwrap();
+        let bound = bound(folder.path(), ANY).unwrap();
         let mode = fs::metadata(&bound.path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o660);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
     }
 
-    #[tokio::test]
-    async fn a_socket_that_answers_is_left_alone_and_a_dead_one_replaced() {
+    #[test]
+    fn a_socket_that_answers_is_left_alone_and_a_dead_one_replaced() {
         let folder = tempfile::tempdir().unwrap();
-        let first = bound(folder.path(), ANY).await.unwrap();
-        assert!(matches!(bound(folder.path(), ANY).await, Err(BindError::InUse(_))));
+        let first = bound(folder.path(), ANY).unwrap();
+        assert!(matches!(bound(folder.path(), ANY), Err(BindError::InUse(_))));
         let path = first.path.clone();
         drop(first);
         assert!(!path.exists(), "the file goes with the socket");
         // As a daemon that was killed leaves it.
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        assert!(bound(folder.path(), ANY).await.is_ok());
+        drop(UnixListener::bind(&path).unwrap());
+        assert!(bound(folder.path(), ANY).is_ok());
     }
 
-    #[tokio::test]
-    async fn a_file_that_is_no_socket_is_kept() {
+    #[test]
+    fn a_file_that_is_no_socket_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SOCKET);
         fs::write(&path, "mine").unwrap();
-        assert!(matches!(bound(folder.path(), ANY).await, Err(BindError::Unix { .. })));
+        assert!(matches!(bound(folder.path(), ANY), Err(BindError::Unix { .. })));
         assert_eq!(fs::read_to_string(path).unwrap(), "mine");
     }
 
-    #[tokio::test]
-    async fn a_taken_port_says_what_to_do() {
+    #[test]
+    fn a_taken_port_says_what_to_do() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        let first = bound(folders[0].path(), ANY).await.unwrap();
-        let second = bound(folders[1].path(), &first.address.to_string()).await;
+        let first = bound(folders[0].path(), ANY).unwrap();
+        let second = bound(folders[1].path(), first.address);
         let error = second.map(|_| ()).unwrap_err();
         assert!(matches!(error, BindError::PortTaken(_)), "{error}");
         assert!(error.to_string().contains("--listen"));

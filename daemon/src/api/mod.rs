@@ -18,7 +18,7 @@ mod status;
 
 pub use access::Access;
 pub use error::ApiError;
-pub use listen::{BindError, Bound, bind};
+pub use listen::{BindError, Bound, bind, bind_tcp};
 pub use serve::serve;
 pub use state::ApiState;
 

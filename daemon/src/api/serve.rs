@@ -8,7 +8,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpListener, TcpStream, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_io_timeout::TimeoutStream;
@@ -47,10 +47,12 @@ struct Server {
 }
 
 /// Serves until told to stop, then lets requests at hand end, within bounds.
-pub async fn serve(bound: Bound, router: Router, stop: CancellationToken) {
+pub async fn serve(bound: Bound, router: Router, stop: CancellationToken) -> io::Result<()> {
+    let tcp_listener = TcpListener::from_std(bound.tcp.try_clone()?)?;
+    let unix_listener = UnixListener::from_std(bound.unix.try_clone()?)?;
     let server = Server { router, stop, connections: TaskTracker::new() };
     let tcp = || async {
-        let (stream, _) = bound.tcp.accept().await?;
+        let (stream, _) = tcp_listener.accept().await?;
         // Where this fails the connection is over, and its first read says so.
         let _delayed = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
@@ -60,7 +62,7 @@ pub async fn serve(bound: Bound, router: Router, stop: CancellationToken) {
     let tcp_peer = |stream: &Pin<Box<TimeoutStream<TcpStream>>>| {
         ready(stream.get_ref().local_addr().ok().map(|local| Peer::Tcp { local }))
     };
-    let unix = || async { Ok(bound.unix.accept().await?.0) };
+    let unix = || async { Ok(unix_listener.accept().await?.0) };
     tokio::join!(
         server.accept(TCP_CONNECTIONS_MAX, tcp, tcp_peer),
         server.accept(UNIX_CONNECTIONS_MAX, unix, unix_peer),
@@ -68,6 +70,7 @@ pub async fn serve(bound: Bound, router: Router, stop: CancellationToken) {
     drop(bound);
     server.connections.close();
     server.connections.wait().await;
+    Ok(())
 }
 
 impl Server {

@@ -4,12 +4,23 @@ use std::path::Path;
 
 use captures::Libpcap;
 
-use super::{exit, say};
-use crate::{live, status::kernel_release};
+use super::{ExitWith, exit, say};
+use crate::{
+    live,
+    sandbox::{Act, Identity, Layer, Policy, USER_DEFAULT, Verdict},
+    status::kernel_release,
+};
 
 /// Arguments of `linnet doctor`.
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// Enter the daemon's sandbox instead, try what it must refuse, and say which layer did.
+    #[arg(long)]
+    sandbox: bool,
+    /// With --sandbox: whose the daemon would be.
+    #[arg(long, default_value = USER_DEFAULT, requires = "sandbox")]
+    user: String,
+}
 
 /// One thing that was looked at.
 struct Finding {
@@ -26,7 +37,10 @@ const KERNEL_MIN: (u32, u32) = (5, 19);
 const KERNEL_TCX: (u32, u32) = (6, 6);
 
 /// Looks at everything; fails where live operation is impossible.
-pub fn run(_args: &DoctorArgs) -> anyhow::Result<u8> {
+pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
+    if args.sandbox {
+        return sandbox(&args.user);
+    }
     let findings = [programs(), kernel(), privileges(), btf(), bpf_fs(), libpcap(), jit()];
     let (mut missing, mut said) = (0, String::new());
     for finding in &findings {
@@ -48,6 +62,45 @@ pub fn run(_args: &DoctorArgs) -> anyhow::Result<u8> {
     said += "\nready: `linnet run --interface NAME`\n";
     say(&said)?;
     Ok(0)
+}
+
+/// Enters the sandbox layer by layer, and tries after each what has not been refused yet.
+fn sandbox(user: &str) -> anyhow::Result<u8> {
+    let identity = Identity::of(user)
+        .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() })?;
+    let policy = Policy { identity, folders: Vec::new() };
+    Policy::prepare();
+    let (mut lacks, mut refused) = (Vec::new(), Vec::new());
+    for layer in Layer::ALL {
+        lacks.extend(policy.enter(layer));
+        for act in Act::ALL {
+            let is_known = refused.iter().any(|(known, _)| *known == act);
+            if !is_known && act.attempt() != Verdict::Allowed {
+                refused.push((act, layer));
+            }
+        }
+    }
+    let mut said = String::new();
+    for lack in lacks {
+        said += &format!("limited  {lack}\n");
+    }
+    let mut allowed = 0;
+    for act in Act::ALL {
+        let layer = refused.iter().find(|(known, _)| *known == act).map(|(_, layer)| layer);
+        said += &match (act.attempt(), layer) {
+            (Verdict::Refused(code), Some(layer)) => {
+                let why = std::io::Error::from_raw_os_error(code);
+                format!("refused  {:<22} first by {}: {why}\n", act.name(), layer.name())
+            }
+            (Verdict::Absent, _) => format!("absent   {:<22} there is no such file\n", act.name()),
+            (Verdict::Refused(_) | Verdict::Allowed, _) => {
+                allowed += 1;
+                format!("ALLOWED  {}\n", act.name())
+            }
+        };
+    }
+    say(&said)?;
+    Ok(if allowed == 0 { 0 } else { exit::FAILED })
 }
 
 fn programs() -> Finding {

@@ -1,6 +1,6 @@
 //! `linnet run`: the daemon.
 
-use std::path::PathBuf;
+use std::{os::fd::AsFd as _, path::PathBuf};
 
 use anyhow::Context as _;
 use nix::sys::{prctl, signal::Signal};
@@ -8,7 +8,9 @@ use nix::sys::{prctl, signal::Signal};
 use super::{ExitWith, exit};
 use crate::{
     app::{self, Source},
-    config::{Config, Overrides},
+    config::{Config, ConfigError, Overrides},
+    live::{Handover, Remote},
+    supervisor,
 };
 
 /// Arguments of `linnet run`; each wins over the environment, and that over the file.
@@ -45,11 +47,14 @@ pub struct RunArgs {
     /// End when the program that started this one does, however it ends.
     #[arg(long)]
     end_with_parent: bool,
+    /// Be the daemon of the attacher at the other end of standard input.
+    #[arg(long, hide = true, conflicts_with = "replay")]
+    handed_over: bool,
 }
 
 /// Runs the daemon until it is told to stop.
 pub fn run(args: RunArgs) -> anyhow::Result<u8> {
-    if args.end_with_parent {
+    if args.end_with_parent && !args.handed_over {
         prctl::set_pdeathsig(Signal::SIGTERM).context("cannot ask to end with the parent")?;
     }
     let overrides = Overrides {
@@ -60,9 +65,23 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
         pin_dir: args.pin_dir,
         flows: args.flows,
     };
-    let config = Config::load(args.config.as_deref(), overrides)
-        .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() })?;
-    let source = args.replay.map_or(Source::Live, Source::Replay);
-    app::run(&config, &source, args.one_time_login)?;
-    Ok(0)
+    let (file, login) = (args.config.as_deref(), args.one_time_login);
+    if args.handed_over {
+        let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+        let handover = Box::new(Handover::receive(socket.as_fd())?);
+        let config = usage(Config::of_text(file, &handover.config, overrides))?;
+        app::run(&config, Source::Live { handover, remote: Remote::new(socket)? }, login)?;
+        return Ok(0);
+    }
+    let text = usage(Config::text(file))?;
+    let config = usage(Config::of_text(file, &text, overrides))?;
+    match args.replay {
+        Some(path) => app::run(&config, Source::Replay(path), login).map(|()| 0),
+        None => supervisor::run(&config, &text),
+    }
+}
+
+/// A mistake in the configuration is one of usage.
+fn usage<T>(config: Result<T, ConfigError>) -> Result<T, ExitWith> {
+    config.map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() })
 }

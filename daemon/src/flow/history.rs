@@ -132,6 +132,10 @@ impl History {
     }
 
     /// Records dropped before their time, or never made, because there were too many.
+    pub(super) fn go_on_from(&self, forgotten: u64) {
+        self.forgotten.store(forgotten, Ordering::Relaxed);
+    }
+
     pub(super) fn forgotten(&self) -> u64 {
         self.forgotten.load(Ordering::Relaxed)
     }

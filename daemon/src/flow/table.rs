@@ -119,6 +119,14 @@ impl FlowTable {
         }
     }
 
+    /// Goes on from an earlier table's departures.
+    pub fn go_on_from(&self, before: Departures) {
+        self.closed.store(before.closed, Ordering::Relaxed);
+        self.aged.store(before.aged, Ordering::Relaxed);
+        self.evicted.store(before.evicted, Ordering::Relaxed);
+        self.history.go_on_from(before.forgotten);
+    }
+
     /// When flows end.
     #[must_use]
     pub const fn timeouts(&self) -> &Timeouts {

@@ -102,8 +102,14 @@ impl Attacher {
         CaptureRing::new(ring, Map::PerCpuArray(self.shared("CAPTURE_STATS")?))
     }
 
-    fn shared(&self, name: &'static str) -> Result<MapData, LiveError> {
+    pub(super) fn shared(&self, name: &'static str) -> Result<MapData, LiveError> {
         pinned(&self.pins, name)
+    }
+
+    /// How large its maps are.
+    #[must_use]
+    pub const fn sizes(&self) -> MapSizes {
+        self.sizes
     }
 
     /// Does what is asked.
@@ -116,7 +122,15 @@ impl Attacher {
             Verb::SetRules(rules) => {
                 self.set_rules(&rules).map(|generation| Answer::RulesSet { generation })
             }
+            Verb::Look => Ok(Answer::Present(self.present())),
+            Verb::Serving => Ok(Answer::Done),
         }
+    }
+
+    /// The points whose interfaces are there.
+    fn present(&self) -> Vec<u32> {
+        let there = self.points.iter().filter(|(_, watched)| is_present(watched));
+        there.map(|(point, _)| *point).collect()
     }
 
     fn attach(&mut self, request: AttachRequest) -> Result<Attached, LiveError> {

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (include/uapi/linux/bpf.h).
@@ -157,6 +157,28 @@ pub(super) fn update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) 
     bpf(UPDATE_BATCH, &mut attr)
 }
 
+/// Tries to make a map, which is closed again at once.
+pub fn try_map_create() -> io::Result<()> {
+    // Type, key size, value size, entries: an array of one word.
+    let fd = bpf_fd(0, &mut [2_u32, 4, 4, 1])?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    Ok(())
+}
+
+/// Tries to load a program, which has no instructions.
+pub fn try_prog_load() -> io::Result<()> {
+    bpf_fd(5, &mut [0_u64; 8]).map(drop)
+}
+
+/// Any command with nothing to do it to: refused, or wrong.
+#[cfg(test)]
+pub(crate) fn try_command(command: libc::c_int) -> io::Error {
+    // No descriptor has this number.
+    let done = bpf_fd(command, &mut [u32::MAX; 16]);
+    done.err().unwrap_or_else(|| io::Error::other("it was done"))
+}
+
 /// Removes an element; well where it is not there any more.
 pub(super) fn remove<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     let mut attr = ElementAttr {
@@ -171,10 +193,15 @@ pub(super) fn remove<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
 }
 
 fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<()> {
+    bpf_fd(command, attr).map(drop)
+}
+
+/// As [`bpf`], with what the call returns: a new descriptor, for some commands.
+fn bpf_fd<A>(command: libc::c_int, attr: &mut A) -> io::Result<i32> {
     // SAFETY: `attr` is the member of `union bpf_attr` that the command takes, zero beyond what is set, and what
     // it points to is borrowed by the callers for longer than this call. The kernel checks the sizes against the
     // map's.
     let done =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    i32::try_from(done).ok().filter(|done| *done >= 0).ok_or_else(io::Error::last_os_error)
 }

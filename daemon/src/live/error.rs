@@ -2,7 +2,10 @@
 
 use std::{io, path::PathBuf};
 
-use super::verb::Hook;
+use super::{
+    verb::Hook,
+    wire::{Refusal, RefusalKind, WireError},
+};
 
 /// A failure of the privileged side.
 #[derive(Debug, thiserror::Error)]
@@ -188,6 +191,15 @@ pub enum LiveError {
         /// What is.
         watched: String,
     },
+    /// The attacher refused what the daemon asked for.
+    #[error("{}", .0.message)]
+    Refused(Refusal),
+    /// What came over the socket between attacher and daemon cannot be read.
+    #[error("attacher and daemon do not understand each other: {0}; restart linnet")]
+    Wire(#[from] WireError),
+    /// The attacher cannot be asked.
+    #[error("the attacher does not answer ({0}); restart linnet")]
+    Attacher(io::Error),
     /// There is no such observation point.
     #[error("there is no observation point {0}")]
     NoPoint(u32),
@@ -203,12 +215,28 @@ impl LiveError {
                 | Self::IndexTooGreat { .. }
                 | Self::NoPointLeft { .. }
                 | Self::Attach { .. }
+                | Self::Refused(Refusal { kind: RefusalKind::OneInterface, .. })
         )
+    }
+
+    /// The rule that is at fault, by its place in the list.
+    #[must_use]
+    pub const fn rule(&self) -> Option<usize> {
+        if let Self::RuleInterface { rule, .. } = self {
+            return Some(*rule);
+        }
+        if let Self::Refused(Refusal { rule: Some(rule), .. }) = self {
+            return Some(*rule as usize);
+        }
+        None
     }
 
     /// Whether more privileges would help.
     #[must_use]
     pub fn is_privilege(&self) -> bool {
-        matches!(self, Self::Privilege { .. })
+        matches!(
+            self,
+            Self::Privilege { .. } | Self::Refused(Refusal { kind: RefusalKind::Privilege, .. })
+        )
     }
 }

@@ -5,23 +5,35 @@ mod attach;
 mod attacher;
 mod batch;
 mod error;
+mod handover;
+mod keeper;
 mod namespace;
 mod objects;
 mod pins;
 mod pod;
+mod presence;
 mod qdisc;
 mod records;
+mod remote;
 mod rings;
 mod rules;
 mod sizes;
 mod tables;
 mod verb;
 pub mod watch;
+pub mod wire;
 
 pub use attacher::Attacher;
+#[cfg(test)]
+pub(crate) use batch::try_command;
+pub use batch::{try_map_create, try_prog_load};
 pub use error::LiveError;
+pub use handover::{Estate, Handover, Tables};
+pub use keeper::{Keeper, Kept};
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};
+pub use presence::Presence;
+pub use remote::{Remote, Served, Server, answer, channel, wait_for_end};
 pub use rings::CaptureRing;
 pub use rules::RuleMaps;
 pub use sizes::MapSizes;
@@ -30,3 +42,4 @@ pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
     IngressChoice, ParseAttachError, RuleRequest, StageConfig, Verb,
 };
+pub use wire::{Outcome, Refusal, RefusalKind, WireError};

@@ -37,6 +37,14 @@ impl CaptureRing {
         })
     }
 
+    /// Goes on where an earlier reader ended, however it did: what it left in the ring is read past, and all that was
+    /// produced counts as consumed. To be called while no stage copies.
+    pub(super) fn take_over(&mut self) -> Result<(), LiveError> {
+        while self.read(usize::MAX, |_, _| {}) > 0 {}
+        self.consumed = self.stats()?.produced;
+        Ok(())
+    }
+
     /// Waits until there is a record, but no longer than `timeout`. Returns whether there is one.
     pub fn wait(&self, timeout: Duration) -> bool {
         // SAFETY: the ring owns the descriptor and outlives this call.

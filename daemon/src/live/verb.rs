@@ -116,13 +116,21 @@ pub enum ParseAttachError {
 }
 
 /// Longest interface name (IFNAMSIZ less its end).
-const INTERFACE_NAME_MAX: usize = 15;
+pub(super) const INTERFACE_NAME_MAX: usize = 15;
 /// Longest namespace name.
-const NAMESPACE_NAME_MAX: usize = 255;
+pub(super) const NAMESPACE_NAME_MAX: usize = 255;
 
 /// What no name of an interface or namespace has.
 fn is_bad(c: char) -> bool {
     c == '/' || c.is_whitespace() || c.is_control()
+}
+
+/// Whether this can be the name of a namespace: one that stays in its folder.
+pub(super) fn is_namespace(name: &str) -> bool {
+    !(name.is_empty()
+        || name.len() > NAMESPACE_NAME_MAX
+        || name.contains(is_bad)
+        || matches!(name, "." | ".."))
 }
 
 impl AttachRequest {
@@ -157,10 +165,7 @@ impl FromStr for AttachRequest {
         let mut request =
             Self::named(interface).map_err(|_| ParseAttachError::Name(place.to_owned()))?;
         if let Some(name) = &namespace
-            && (name.is_empty()
-                || name.len() > NAMESPACE_NAME_MAX
-                || name.contains(is_bad)
-                || matches!(name.as_str(), "." | ".."))
+            && !is_namespace(name)
         {
             return Err(ParseAttachError::Namespace(name.clone()));
         }
@@ -257,6 +262,10 @@ pub enum Verb {
     StopCapture,
     /// Put these rules in force, in place of those before; at most [`datapath::layout::RULES_MAX`].
     SetRules(Vec<RuleRequest>),
+    /// Say which observation points are there.
+    Look,
+    /// The daemon serves from here on: what ends it now is no failed start.
+    Serving,
 }
 
 /// A rule with its interface as a name.
@@ -278,6 +287,8 @@ pub enum Answer {
         /// How often that has been done.
         generation: u64,
     },
+    /// Observation points whose interfaces are there, as they were when they were attached.
+    Present(Vec<u32>),
     /// Done; nothing to say.
     Done,
 }

@@ -16,6 +16,9 @@ pub use text::{ReadRule, RuleError, RuleView};
 pub trait RuleSink: Send + Sync {
     /// All of them, in place of those before. After an error those before are in force.
     fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError>;
+
+    /// Keeps those in force for whoever comes after this process.
+    fn keep(&self, _rules: &[RuleView]) {}
 }
 
 /// A list that was not put in force.
@@ -34,7 +37,7 @@ pub enum RulesError {
 
 impl From<LiveError> for RulesError {
     fn from(error: LiveError) -> Self {
-        if let LiveError::RuleInterface { rule, .. } = error {
+        if let Some(rule) = error.rule() {
             let (key, problem) = ("interface".to_owned(), error.to_string());
             return Self::Rule(RuleError::Field { rule, key, problem });
         }
@@ -89,6 +92,7 @@ impl Rules {
         let (views, requests): (Vec<_>, _) =
             rules.into_iter().map(|rule| (rule.view, rule.request)).unzip();
         let generation = sink.set(requests)?;
+        sink.keep(&views);
         let in_force = InForce { generation, rules: views };
         self.in_force.publish(in_force.clone());
         tracing::info!(generation, rules = in_force.rules.len(), "rules in force");

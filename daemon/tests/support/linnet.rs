@@ -30,8 +30,14 @@ pub(crate) struct Linnet {
 
 /// The command line of a daemon whose folders are in `folder` and whose pins are in `pins`.
 pub(crate) fn command(folder: &Path, pins: &Path) -> Command {
+    command_with(folder, pins, "")
+}
+
+/// The same with further keys of the configuration, each on a line.
+fn command_with(folder: &Path, pins: &Path, keys: &str) -> Command {
     let config = folder.join("linnet.toml");
-    fs::write(&config, "schema = 1\n[flows]\nsweep_interval_ms = 200\n").unwrap();
+    let text = format!("schema = 1\n{keys}[flows]\nsweep_interval_ms = 200\n");
+    fs::write(&config, text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
     command.args(["run", "--one-time-login", "--listen", "127.0.0.1:0", "--config"]).arg(config);
     command.arg("--run-dir").arg(folder.join("run")).arg("--state-dir").arg(folder.join("state"));
@@ -48,10 +54,18 @@ impl Linnet {
     /// Watches interfaces (`NAMESPACE/NAME[,ingress=..][,egress=..]`), and returns after the first sweep. `name`
     /// tells the daemons of one test process apart.
     pub(crate) fn watch(name: &str, interfaces: &[String]) -> Self {
+        Self::watch_with(name, interfaces, "")
+    }
+
+    /// The same with further keys of the configuration, each on a line.
+    pub(crate) fn watch_with(name: &str, interfaces: &[String], keys: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        // The daemon's user, whoever that is, has to reach what is its own.
+        let reachable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(folder.path(), reachable).unwrap();
         let pins = pins(name);
         let log = folder.path().join("log");
-        let mut child = command(folder.path(), &pins)
+        let mut child = command_with(folder.path(), &pins, keys)
             .args(interfaces.iter().flat_map(|interface| ["--interface", interface]))
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
@@ -88,6 +102,19 @@ impl Linnet {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The daemon that the attacher, which [`Linnet::pid`] is, has started.
+    pub(crate) fn daemon_pid(&self) -> Option<u32> {
+        let children = |entry: fs::DirEntry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // Behind the name: state, and parent.
+            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+            let lives = fields.next()? != "Z";
+            (lives && fields.next()?.parse() == Ok(self.pid())).then_some(pid)
+        };
+        fs::read_dir("/proc").unwrap().flatten().find_map(children)
     }
 
     /// A curl that asks over the unix socket, to be given options and run.

@@ -107,6 +107,13 @@ impl Network {
             && Self::masked(other.address, other.ipv6, self.bits) == *self
     }
 
+    /// Bits of its prefix, in its own family, and whether that is IPv6.
+    #[must_use]
+    pub fn prefix(&self) -> (u32, bool) {
+        let bits = if self.ipv6 { self.bits } else { self.bits - Self::MAPPED_BITS };
+        (bits, self.ipv6)
+    }
+
     /// Its lowest address.
     #[must_use]
     pub fn address(&self) -> [u8; 16] {

@@ -1,0 +1,218 @@
+//! What the attacher hands to a daemon that it has started: the descriptors of the tables and of what outlives a
+//! daemon, and what is attached. One message, before any verb.
+
+use std::{
+    fs::File,
+    io::{self, Read as _, Seek as _, Write as _},
+    mem::MaybeUninit,
+    net::TcpListener,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use aya::maps::{Map, MapData};
+use datapath::layout::POINTS_MAX;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+
+use super::{
+    AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, LiveError, MapSizes,
+    Server, ServiceMap,
+    keeper::{memory, seal},
+    wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
+};
+
+/// The maps that a daemon reads, in the order in which their descriptors are sent.
+const MAPS: [&str; 8] = [
+    "EMBRYONIC",
+    "FLOWS",
+    "ENDED",
+    "SERVICES",
+    "SERVICE_RTT",
+    "HOOKS",
+    "CAPTURE_RING",
+    "CAPTURE_STATS",
+];
+/// With the configuration, the listener and what is kept.
+const DESCRIPTORS: usize = MAPS.len() + 3;
+/// Sentences about what is not watched, and how long each may be.
+const NOTICES_MAX: usize = 64;
+const NOTICE_MAX: usize = 1_024;
+
+/// What a daemon starts with.
+#[derive(Debug)]
+pub struct Handover {
+    /// The text of the configuration file, as it was when the attacher started.
+    pub config: String,
+    /// Where HTTP is served.
+    pub listener: TcpListener,
+    /// Figures to go on from.
+    pub keeper: Keeper,
+    /// The tables.
+    pub tables: Tables,
+    /// What is watched.
+    pub points: Vec<AttachedPoint>,
+    /// Sentences about what is not, and about the attacher.
+    pub notices: Vec<String>,
+}
+
+/// The tables' descriptors.
+#[derive(Debug)]
+pub struct Tables {
+    /// Flows.
+    pub flows: FlowMap,
+    /// Counters.
+    pub hooks: HookMap,
+    /// Round trips by service.
+    pub services: ServiceMap,
+    /// Captured packets.
+    pub ring: CaptureRing,
+}
+
+/// What the attacher has to hand over, whichever daemon it is for.
+#[derive(Debug)]
+pub struct Estate {
+    config: File,
+    listener: TcpListener,
+    keeper: Keeper,
+    maps: Vec<MapData>,
+    sizes: MapSizes,
+    points: Vec<AttachedPoint>,
+    notices: Vec<String>,
+}
+
+impl Estate {
+    /// Collects it.
+    pub fn new(
+        attacher: &Attacher,
+        config: &str,
+        listener: TcpListener,
+        since_ns: u64,
+        points: Vec<AttachedPoint>,
+        notices: Vec<String>,
+    ) -> Result<Self, LiveError> {
+        let failed = |source| LiveError::File { what: "make", path: "memory".into(), source };
+        let mut text = memory("linnet-config").map_err(failed)?;
+        text.write_all(config.as_bytes()).map_err(failed)?;
+        // A daemon reads it before it gives its privileges up: no daemon before may have written it.
+        seal(&text).map_err(failed)?;
+        let keeper = Keeper::new(Kept { since_ns, ..Kept::default() }).map_err(failed)?;
+        let maps = MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
+        Ok(Self { config: text, listener, keeper, maps, sizes: attacher.sizes(), points, notices })
+    }
+
+    /// Sends it as the first message to a daemon.
+    pub fn hand_over(&self, to: &Server) -> Result<(), LiveError> {
+        let message = wire::message(0, |writer| self.put(writer))?;
+        let mut descriptors =
+            vec![self.config.as_fd(), self.listener.as_fd(), self.keeper.0.as_fd()];
+        descriptors.extend(self.maps.iter().map(|map| map.fd().as_fd()));
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut along = SendAncillaryBuffer::new(&mut space);
+        along.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        let sent = sendmsg(to, &[io::IoSlice::new(&message)], &mut along, flags);
+        sent.map(drop).map_err(|errno| LiveError::Attacher(errno.into()))
+    }
+
+    fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
+        let sizes = self.sizes;
+        for size in [sizes.flows, sizes.embryonic, sizes.fragments, sizes.capture_ring_bytes] {
+            writer.u32(size);
+        }
+        writer.list("points", &self.points, POINTS_MAX as usize)?;
+        writer.length("notices", self.notices.len().min(NOTICES_MAX), NOTICES_MAX)?;
+        for notice in self.notices.iter().take(NOTICES_MAX) {
+            let cut: String = notice.chars().take(NOTICE_MAX / 4).collect();
+            writer.text("notice", &cut, NOTICE_MAX)?;
+        }
+        Ok(())
+    }
+}
+
+/// The message without its descriptors.
+struct Head {
+    sizes: MapSizes,
+    points: Vec<AttachedPoint>,
+    notices: Vec<String>,
+}
+
+impl Head {
+    fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let sizes = MapSizes {
+            flows: reader.u32()?,
+            embryonic: reader.u32()?,
+            fragments: reader.u32()?,
+            capture_ring_bytes: reader.u32()?,
+        };
+        let points = reader.list("points", POINTS_MAX as usize)?;
+        let mut notices = Vec::new();
+        for _ in 0..reader.length("notices", NOTICES_MAX)? {
+            notices.push(reader.text("notice", NOTICE_MAX)?);
+        }
+        Ok(Self { sizes, points, notices })
+    }
+}
+
+impl Handover {
+    /// Waits for it on the socket that this daemon was started with.
+    pub fn receive(socket: BorrowedFd<'_>) -> Result<Self, LiveError> {
+        let mut message = vec![0; MESSAGE_MAX];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut along = RecvAncillaryBuffer::new(&mut space);
+        let mut into = [io::IoSliceMut::new(&mut message)];
+        let received = recvmsg(socket, &mut into, &mut along, RecvFlags::CMSG_CLOEXEC)
+            .map_err(|errno| LiveError::Attacher(errno.into()))?;
+        let (_, head) = wire::read(&message[..received.bytes], Head::take);
+        let head = head?;
+        let mut descriptors = Vec::new();
+        for sent in along.drain() {
+            if let RecvAncillaryMessage::ScmRights(sent) = sent {
+                descriptors.extend(sent);
+            }
+        }
+        let count = descriptors.len();
+        let descriptors: [OwnedFd; DESCRIPTORS] =
+            descriptors.try_into().map_err(|_| WireError::Descriptors(count))?;
+        let [config, listener, keeper, maps @ ..] = descriptors;
+        let failed = |source| LiveError::File { what: "read", path: "memory".into(), source };
+        Ok(Self {
+            config: read_text(config.into()).map_err(failed)?,
+            listener: listener.into(),
+            keeper: Keeper(keeper.into()),
+            tables: Tables::new(maps, head.sizes)?,
+            points: head.points,
+            notices: head.notices,
+        })
+    }
+}
+
+/// All of a file, from its start: its position is shared with every daemon before.
+fn read_text(mut file: File) -> io::Result<String> {
+    let mut text = String::new();
+    file.rewind()?;
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+impl Tables {
+    fn new(descriptors: [OwnedFd; MAPS.len()], sizes: MapSizes) -> Result<Self, LiveError> {
+        let mut opened = Vec::new();
+        for (name, descriptor) in MAPS.into_iter().zip(descriptors) {
+            let map = MapData::from_fd(descriptor);
+            opened.push(map.map_err(|source| LiveError::Map { name, source })?);
+        }
+        let opened: [MapData; MAPS.len()] =
+            opened.try_into().map_err(|_| LiveError::Missing("map"))?;
+        let [embryonic, flows, ended, services, round_trips, hooks, ring, stats] = opened;
+        let mut ring = CaptureRing::new(Map::RingBuf(ring), Map::PerCpuArray(stats))?;
+        ring.take_over()?;
+        Ok(Self {
+            flows: FlowMap::new(embryonic, flows, ended, sizes),
+            hooks: HookMap::new(Map::PerCpuArray(hooks))?,
+            services: ServiceMap::new(services, Map::PerCpuArray(round_trips))?,
+            ring,
+        })
+    }
+}

@@ -1,0 +1,133 @@
+//! Verbs as bytes. What is read here has passed every check of its own; whether it fits what is attached is the
+//! attacher's to say.
+
+use datapath::layout::{CAPTURE_BYTES_MAX, POINTS_MAX, RULES_MAX};
+
+use super::{Reader, Wire, WireError, Writer};
+use crate::live::verb::{
+    AttachRequest, EgressChoice, INTERFACE_NAME_MAX, IngressChoice, NAMESPACE_NAME_MAX,
+    StageConfig, Verb, is_namespace,
+};
+
+impl Wire for Verb {
+    fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
+        match self {
+            Self::Attach(request) => {
+                writer.u8(0);
+                request.put(writer)
+            }
+            Self::Detach { point } => {
+                writer.u8(1);
+                point.put(writer)
+            }
+            Self::StartCapture(config) => {
+                writer.u8(2);
+                config.put(writer)
+            }
+            Self::StopCapture => {
+                writer.u8(3);
+                Ok(())
+            }
+            Self::SetRules(rules) => {
+                writer.u8(4);
+                writer.list("rules", rules, RULES_MAX)
+            }
+            Self::Look => {
+                writer.u8(5);
+                Ok(())
+            }
+            Self::Serving => {
+                writer.u8(6);
+                Ok(())
+            }
+        }
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        Ok(match reader.u8()? {
+            0 => Self::Attach(AttachRequest::take(reader)?),
+            1 => Self::Detach { point: point(reader)? },
+            2 => Self::StartCapture(StageConfig::take(reader)?),
+            3 => Self::StopCapture,
+            4 => Self::SetRules(reader.list("rules", RULES_MAX)?),
+            5 => Self::Look,
+            6 => Self::Serving,
+            value => return Err(WireError::Unknown { what: "verb", value }),
+        })
+    }
+}
+
+/// An observation point's id; 0 is none.
+fn point(reader: &mut Reader<'_>) -> Result<u32, WireError> {
+    let point = reader.u32()?;
+    if (1..POINTS_MAX).contains(&point) { Ok(point) } else { Err(WireError::Value("point")) }
+}
+
+impl Wire for AttachRequest {
+    fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.option(self.namespace.as_ref(), |writer, name| {
+            writer.text("namespace", name, NAMESPACE_NAME_MAX)
+        })?;
+        writer.text("interface", &self.interface, INTERFACE_NAME_MAX)?;
+        writer.u8(match self.ingress {
+            IngressChoice::Auto => 0,
+            IngressChoice::Tcx => 1,
+            IngressChoice::Clsact => 2,
+            IngressChoice::Xdp => 3,
+            IngressChoice::XdpGeneric => 4,
+            IngressChoice::Off => 5,
+        });
+        writer.u8(match self.egress {
+            EgressChoice::Auto => 0,
+            EgressChoice::Tcx => 1,
+            EgressChoice::Clsact => 2,
+            EgressChoice::Off => 3,
+        });
+        Ok(())
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let namespace = reader.option(|reader| reader.text("namespace", NAMESPACE_NAME_MAX))?;
+        if namespace.as_deref().is_some_and(|name| !is_namespace(name)) {
+            return Err(WireError::Value("namespace"));
+        }
+        let interface = reader.text("interface", INTERFACE_NAME_MAX)?;
+        let named = Self::named(&interface).map_err(|_| WireError::Value("interface"))?;
+        let ingress = match reader.u8()? {
+            0 => IngressChoice::Auto,
+            1 => IngressChoice::Tcx,
+            2 => IngressChoice::Clsact,
+            3 => IngressChoice::Xdp,
+            4 => IngressChoice::XdpGeneric,
+            5 => IngressChoice::Off,
+            value => return Err(WireError::Unknown { what: "ingress", value }),
+        };
+        let egress = match reader.u8()? {
+            0 => EgressChoice::Auto,
+            1 => EgressChoice::Tcx,
+            2 => EgressChoice::Clsact,
+            3 => EgressChoice::Off,
+            value => return Err(WireError::Unknown { what: "egress", value }),
+        };
+        if ingress == IngressChoice::Off && egress == EgressChoice::Off {
+            return Err(WireError::Value("choice of hooks"));
+        }
+        Ok(Self { namespace, ingress, egress, ..named })
+    }
+}
+
+impl Wire for StageConfig {
+    fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
+        writer.u32(self.snaplen);
+        writer.u64(self.deadline_ns);
+        writer.option(self.point.as_ref(), |writer, point| point.put(writer))
+    }
+
+    fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
+        let (snaplen, deadline_ns) = (reader.u32()?, reader.u64()?);
+        if snaplen == 0 || snaplen as usize > CAPTURE_BYTES_MAX {
+            return Err(WireError::Value("snaplen"));
+        }
+        Ok(Self { snaplen, deadline_ns, point: reader.option(point)? })
+    }
+}

@@ -1,0 +1,213 @@
+//! The verbs' bytes against whatever a daemon might send: nothing that cannot be read as a whole is performed, nothing
+//! that was written is read as something else, and no message makes the attacher use memory that it does not hold.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "a test fails by panicking, says what it did, and makes its own numbers"
+)]
+
+mod support;
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    time::Duration,
+};
+
+use daemon::live::{
+    Answer, AttachRequest, RuleRequest, StageConfig, Verb, answer,
+    wire::{self, MESSAGE_MAX},
+};
+use datapath::rules::{Action, Network, Ports, Rule};
+use support::Random;
+
+/// What the largest message may make of its bytes, and some room for sentences.
+const MEMORY_MAX: usize = 16 * MESSAGE_MAX;
+
+thread_local! {
+    static ALLOCATED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts what a thread allocates.
+struct Counting;
+
+// SAFETY: every call is passed on as it is.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // A thread that ends has no counter any more.
+        let _counted = ALLOCATED.try_with(|sum| sum.set(sum.get() + layout.size()));
+        // SAFETY: the caller's promises are those of the system's allocator.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// A rule with every condition that it can have.
+fn full_rule(interface: &str) -> RuleRequest {
+    let rule = Rule {
+        network: Network::v4([10, 1, 0, 0], 16),
+        port: Some(Ports { first: 1, last: 1_023 }),
+        peer_network: Network::v6([0xfd; 16], 128),
+        peer_port: Some(Ports { first: 443, last: 443 }),
+        protocol: Some(6),
+        direction: Some(datapath::Direction::Egress),
+        ..Rule::everything(Action::Sample(100))
+    };
+    RuleRequest { rule, interface: Some(interface.to_owned()) }
+}
+
+/// One of every verb, and of their forms.
+fn verbs() -> Vec<Verb> {
+    let attach = |text: &str| Verb::Attach(text.parse::<AttachRequest>().unwrap());
+    let stage = |point| StageConfig { snaplen: 96, deadline_ns: u64::MAX, point };
+    let everything = RuleRequest { rule: Rule::everything(Action::Ignore), interface: None };
+    vec![
+        attach("eth0"),
+        attach("blue/eth0.7,ingress=xdp,egress=off"),
+        attach("lo,ingress=off,egress=clsact"),
+        Verb::Detach { point: 1 },
+        Verb::StartCapture(stage(None)),
+        Verb::StartCapture(stage(Some(127))),
+        Verb::StopCapture,
+        Verb::SetRules(Vec::new()),
+        Verb::SetRules(vec![full_rule("blue/eth0"), everything, full_rule("eth1")]),
+        Verb::SetRules(vec![full_rule("eth0"); 1_024]),
+        Verb::Look,
+        Verb::Serving,
+    ]
+}
+
+#[test]
+fn every_verb_comes_back_as_it_was_and_no_part_of_it_does() {
+    for verb in verbs() {
+        let bytes = wire::request(7, &verb).unwrap();
+        assert_eq!(wire::read_request(&bytes), (7, Ok(verb.clone())));
+        // Every cut of a short message, and some of a long one.
+        for length in (0..bytes.len()).step_by(bytes.len().div_ceil(500)) {
+            let (_, read) = wire::read_request(&bytes[..length]);
+            assert!(read.is_err(), "{verb:?} cut to {length} is {read:?}");
+        }
+        let (_, read) = wire::read_request(&[&bytes[..], &[0]].concat());
+        assert_eq!(read, Err(wire::WireError::Trailing(1)), "{verb:?}");
+        let other = [&[wire::VERSION + 1], &bytes[1..]].concat();
+        assert_eq!(wire::read_request(&other).1, Err(wire::WireError::Version(2)));
+    }
+}
+
+#[test]
+fn what_no_daemon_may_ask_for_is_refused() {
+    let attach = |text: &str| wire::request(1, &Verb::Attach(text.parse().unwrap())).unwrap();
+    let bad = |bytes: Vec<u8>, from: &[u8], to: &[u8]| {
+        let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+        let changed = [&bytes[..at], to, &bytes[at + from.len()..]].concat();
+        let (_, read) = wire::read_request(&changed);
+        assert!(read.is_err(), "{read:?}");
+    };
+    bad(attach("blue/eth0"), b"blue", b"../x");
+    bad(attach("blue/eth0"), b"eth0", b"a/b ");
+    bad(attach("blue/eth0"), b"eth0", b"eth\0");
+    bad(attach("blue/eth0"), b"eth0", b"\xff\xff\xff\xff");
+    let beyond = Verb::SetRules(vec![full_rule("eth0"); 1_025]);
+    assert!(wire::request(1, &beyond).is_err(), "more rules than fit");
+    for point in [0, 128, u32::MAX] {
+        let detach = wire::request(1, &Verb::Detach { point }).unwrap();
+        assert!(wire::read_request(&detach).1.is_err(), "{point}");
+    }
+    for snaplen in [0, 65_537] {
+        let config = StageConfig { snaplen, deadline_ns: 0, point: None };
+        let start = wire::request(1, &Verb::StartCapture(config)).unwrap();
+        assert!(wire::read_request(&start).1.is_err(), "{snaplen}");
+    }
+}
+
+/// A message of random bytes, or a good one with a few places changed, cut or doubled.
+fn message(random: &mut Random, good: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = if random.below(4) == 0 {
+        let length = random.below(300) as usize;
+        (0..length).map(|_| random.next() as u8).collect()
+    } else {
+        good[random.below(good.len() as u64) as usize].clone()
+    };
+    for _ in 0..random.below(4) {
+        let length = bytes.len() as u64;
+        if length == 0 {
+            break;
+        }
+        let at = random.below(length.min(200)) as usize;
+        match random.below(5) {
+            0 => bytes.truncate(at),
+            1 => bytes.extend_from_within(at..),
+            2 => bytes[at] = random.next() as u8,
+            3 => bytes[at] ^= 1 << random.below(8),
+            _ => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5) as usize],
+        }
+    }
+    bytes
+}
+
+#[test]
+fn no_message_makes_the_attacher_panic_or_do_what_was_not_said() {
+    let seconds = if support::full() { 60 } else { 3 };
+    let end_ns = lab::clock::monotonic_ns() + lab::clock::nanos(Duration::from_secs(seconds));
+    let good: Vec<_> = verbs().iter().map(|verb| wire::request(1, verb).unwrap()).collect();
+    let mut random = Random(0x5eed_0004);
+    let (mut messages, mut performed, mut most) = (0_u64, 0_u64, 0);
+    while lab::clock::monotonic_ns() < end_ns {
+        for _ in 0..100 {
+            let bytes = message(&mut random, &good);
+            let before = ALLOCATED.get();
+            let mut asked = None;
+            let (number, outcome) = answer(&bytes, |verb| {
+                asked = Some(verb);
+                Ok(Answer::Done)
+            });
+            most = most.max(ALLOCATED.get() - before);
+            messages += 1;
+            // Either it was performed and says again what was sent, byte for byte, or nothing was performed.
+            match asked {
+                Some(verb) => {
+                    performed += 1;
+                    assert_eq!(wire::request(number, &verb).unwrap(), bytes);
+                    assert_eq!(outcome, Ok(Answer::Done));
+                }
+                None => assert!(!outcome.unwrap_err().message.is_empty()),
+            }
+        }
+    }
+    println!("{messages} messages in {seconds} s: {performed} performed, at most {most} bytes");
+    assert!(messages > 10_000 && performed > 0 && performed < messages);
+    assert!(most < MEMORY_MAX, "{most} bytes for one message");
+}
+
+#[test]
+fn no_response_makes_the_daemon_panic() {
+    let good: Vec<_> = [
+        Ok(Answer::Done),
+        Ok(Answer::RulesSet { generation: 3 }),
+        Ok(Answer::Present((1..128).collect())),
+        Err(daemon::live::Refusal {
+            kind: daemon::live::RefusalKind::OneInterface,
+            rule: Some(4),
+            message: "é".repeat(5_000),
+        }),
+    ]
+    .iter()
+    .map(|outcome| wire::response(1, outcome).unwrap())
+    .collect();
+    let mut random = Random(0x5eed_0005);
+    for _ in 0..100_000 {
+        let bytes = message(&mut random, &good);
+        let (number, read) = wire::read_response(&bytes);
+        if let Ok(outcome) = read {
+            assert_eq!(wire::response(number, &outcome).unwrap(), bytes);
+        }
+    }
+}
