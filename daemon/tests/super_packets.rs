@@ -19,6 +19,9 @@ use support::{
     wait_for,
 };
 
+/// Reports of multicast groups that the hop may send meanwhile, on its own and when it likes.
+const REPORTS_MAX: u64 = 4;
+const REPORT_BYTES_MAX: u64 = 200;
 /// How often each super-packet is sent.
 const TIMES: u64 = 20;
 const FIRST_PORT: u16 = 40_000;
@@ -113,7 +116,10 @@ fn hold(rows: &BTreeMap<u64, Value>, packets: &[SuperPacket], behind: &Counted, 
     println!("{} super-packets are {} packets of {} bytes", packets.len(), sum.0, sum.1);
     assert_eq!(rows.len(), packets.len());
     let counted = (behind.rx_packets, behind.rx_bytes - header * behind.rx_packets);
-    assert_eq!(counted, sum, "what the hop behind counts");
+    let (extra, bytes) = (counted.0.checked_sub(sum.0), counted.1.checked_sub(sum.1));
+    println!("the hop behind counts {counted:?}");
+    let (extra, bytes) = (extra.expect("no fewer packets"), bytes.expect("no fewer bytes"));
+    assert!(extra <= REPORTS_MAX && bytes <= extra * REPORT_BYTES_MAX, "{counted:?} for {sum:?}");
 }
 
 /// A tap device and the wire on one bridge.
