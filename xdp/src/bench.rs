@@ -4,12 +4,9 @@
 use aya_ebpf::{
     bindings::xdp_action, helpers::bpf_ktime_get_ns, macros::xdp, programs::XdpContext,
 };
-use datapath::{
-    Direction,
-    kernel::{self, capture, turn},
-};
+use datapath::kernel::turn;
 
-use crate::ctx;
+use crate::door::track;
 
 /// The bench's observation point.
 const POINT: u32 = 1;
@@ -25,12 +22,7 @@ pub(crate) fn linnet_xdp_turn_nop(context: XdpContext) -> u32 {
 #[xdp(frags)]
 pub(crate) fn linnet_xdp_turn(context: XdpContext) -> u32 {
     turn::next(context.data(), context.data_end());
-    let point = kernel::point(ctx::ifindex(&context));
-    if point.id != 0 {
-        let (window, frame) = ctx::frame(&context, point);
-        kernel::process(&window, &frame, Direction::Ingress);
-        capture::tail_call(&context);
-    }
+    track(&context);
     xdp_action::XDP_PASS
 }
 

@@ -18,15 +18,21 @@ mod door {
 
     use crate::ctx;
 
+    /// Takes a packet through the datapath, and on to the capture stage.
+    #[inline(always)]
+    pub(crate) fn track(context: &XdpContext) {
+        let point = kernel::point(ctx::ifindex(context));
+        if point.id != 0 {
+            let (window, frame) = ctx::frame(context, point);
+            kernel::process(&window, &frame, Direction::Ingress);
+            capture::tail_call(context);
+        }
+    }
+
     /// Tracks each packet that an interface receives.
     #[xdp(frags)]
     pub(crate) fn linnet_xdp(context: XdpContext) -> u32 {
-        let point = kernel::point(ctx::ifindex(&context));
-        if point.id != 0 {
-            let (window, frame) = ctx::frame(&context, point);
-            kernel::process(&window, &frame, Direction::Ingress);
-            capture::tail_call(&context);
-        }
+        track(&context);
         xdp_action::XDP_PASS
     }
 

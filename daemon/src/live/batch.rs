@@ -16,8 +16,6 @@ const LOOKUP_AND_DELETE_BATCH: libc::c_int = 25;
 const UPDATE_BATCH: libc::c_int = 26;
 /// `BPF_MAP_DELETE_ELEM`.
 const DELETE: libc::c_int = 3;
-/// `BPF_MAP_DELETE_BATCH`.
-const DELETE_BATCH: libc::c_int = 27;
 
 /// `union bpf_attr`, the member for batches.
 #[repr(C)]
@@ -109,20 +107,6 @@ fn read_batch<K, V>(
         }
         Err(error) => Err(error),
     }
-}
-
-/// Deletes elements, all of which only the caller deletes.
-pub(super) fn delete<K>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let mut attr = BatchAttr {
-        keys: keys.as_ptr() as u64,
-        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
-        map_fd: map.as_raw_fd().cast_unsigned(),
-        ..BatchAttr::default()
-    };
-    bpf(DELETE_BATCH, &mut attr)
 }
 
 /// Takes an element out. `None` where it is not there any more.

@@ -1,6 +1,9 @@
 //! Reading the tracker's maps through their descriptors. Needs no privilege but the descriptors themselves.
 
-use std::{io, os::fd::AsFd as _};
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
 
 use aya::maps::{Map, MapData, PerCpuArray};
 use datapath::{
@@ -10,7 +13,7 @@ use datapath::{
 
 use super::{
     LiveError,
-    batch::{self, BatchCursor},
+    batch::{self, Batch, BatchCursor},
     pod::Pod,
     sizes::MapSizes,
 };
@@ -54,10 +57,8 @@ impl FlowMap {
     pub fn sweep(&mut self, mut visit: impl FnMut(&FlowKey, &FlowEntry)) -> Result<(), LiveError> {
         let (keys, entries) = (&mut self.keys[..], &mut self.entries[..]);
         for (name, map) in [("EMBRYONIC", &self.embryonic), ("FLOWS", &self.flows)] {
-            read_all(map, keys, entries, &mut visit).map_err(|source| LiveError::Syscall {
-                call: "BPF_MAP_LOOKUP_BATCH",
-                map: name,
-                source,
+            read_all(batch::lookup_batch, map, keys, entries, &mut visit).map_err(|source| {
+                LiveError::Syscall { call: "BPF_MAP_LOOKUP_BATCH", map: name, source }
             })?;
         }
         Ok(())
@@ -68,18 +69,12 @@ impl FlowMap {
         &mut self,
         mut visit: impl FnMut(&FlowKey, &FlowEntry),
     ) -> Result<(), LiveError> {
-        let mut taken = Vec::new();
-        read_all(&self.ended, &mut self.ended_keys, &mut self.entries, |ended, entry| {
+        let (keys, entries) = (&mut self.ended_keys[..], &mut self.entries[..]);
+        read_all(batch::take_batch, &self.ended, keys, entries, |ended, entry| {
             visit(&ended.key, entry);
-            taken.push(*ended);
         })
         .map_err(|source| LiveError::Syscall {
-            call: "BPF_MAP_LOOKUP_BATCH",
-            map: "ENDED",
-            source,
-        })?;
-        batch::delete(self.ended.fd().as_fd(), &taken).map_err(|source| LiveError::Syscall {
-            call: "BPF_MAP_DELETE_BATCH",
+            call: "BPF_MAP_LOOKUP_AND_DELETE_BATCH",
             map: "ENDED",
             source,
         })
@@ -97,8 +92,18 @@ impl FlowMap {
     }
 }
 
+/// What reads a batch: [`batch::lookup_batch`] or [`batch::take_batch`].
+type ReadBatch<K, V> = fn(
+    BorrowedFd<'_>,
+    Option<&BatchCursor>,
+    &mut BatchCursor,
+    &mut [K],
+    &mut [V],
+) -> io::Result<Batch>;
+
 /// Calls `visit` with every element of a map.
 fn read_all<K, V>(
+    read: ReadBatch<K, V>,
     map: &MapData,
     keys: &mut [K],
     values: &mut [V],
@@ -107,7 +112,7 @@ fn read_all<K, V>(
     let mut from: Option<BatchCursor> = None;
     loop {
         let mut to = BatchCursor::default();
-        let batch = batch::lookup_batch(map.fd().as_fd(), from.as_ref(), &mut to, keys, values)?;
+        let batch = read(map.fd().as_fd(), from.as_ref(), &mut to, keys, values)?;
         for (key, value) in keys.iter().zip(&*values).take(batch.count) {
             visit(key, value);
         }
@@ -143,9 +148,15 @@ impl ServiceMap {
         let size = SERVICES_MAX as usize;
         let (mut services, mut slots) = (vec![0; size], vec![0; size]);
         let mut known = vec![(None, 0)];
-        read_all(&self.slots, &mut services, &mut slots, |service: &u32, slot: &u32| {
-            known.push((Some(*service), *slot));
-        })
+        read_all(
+            batch::lookup_batch,
+            &self.slots,
+            &mut services,
+            &mut slots,
+            |service: &u32, slot: &u32| {
+                known.push((Some(*service), *slot));
+            },
+        )
         .map_err(|source| LiveError::Syscall {
             call: "BPF_MAP_LOOKUP_BATCH",
             map: "SERVICES",
