@@ -23,18 +23,16 @@ use crate::{
     config::Config,
     flow::{FlowIdSource, FlowTable},
     live::{
-        Answer, AttachRequest, Attached, AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap,
-        RuleRequest, ServiceMap, StageConfig, Verb, watch,
+        Answer, Attacher, CaptureRing, FlowMap, Follower, Following, HookMap, RuleRequest,
+        ServiceMap, StageConfig, Verb, WatchRequest,
     },
     metrics,
+    past::Past,
     replay::{NoStage, Player, Playing},
     rules::{NoRules, RuleSink, Rules, RulesError},
     status::Publisher,
     sweep::{Running, Sweeper},
 };
-
-/// Longest list of what is not watched.
-const NOTICES_MAX: usize = 16;
 
 /// Where the packets come from.
 #[derive(Clone, Debug)]
@@ -60,7 +58,7 @@ impl RuleSink for LiveStage {
         let mut attacher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match attacher.perform(Verb::SetRules(rules))? {
             Answer::RulesSet { generation } => Ok(generation),
-            Answer::Attached(_) | Answer::Done => Ok(0),
+            Answer::Attached(_) | Answer::Inspected(_) | Answer::Done => Ok(0),
         }
     }
 }
@@ -82,14 +80,12 @@ struct Kernel {
     hooks: HookMap,
     services: ServiceMap,
     ring: CaptureRing,
-    points: Vec<AttachedPoint>,
-    /// What is not watched, and why.
-    notices: Vec<String>,
+    follower: Follower,
 }
 
 /// What feeds the flow table.
 enum Feed {
-    Live { sweeper: Running, ring: RingReader, attacher: Arc<Mutex<Attacher>> },
+    Live { follower: Following, sweeper: Running, ring: RingReader, attacher: Arc<Mutex<Attacher>> },
     Replay(Playing),
 }
 
@@ -116,8 +112,8 @@ async fn serve_until_stopped(
         Access::new(&config.run_dir, Arc::clone(&clock)).context("cannot make the token")?,
     );
     let bound = bind(config).await?;
-    let mut kernel = match source {
-        Source::Live => Some(attach(config, asked_to_stop)?),
+    let kernel = match source {
+        Source::Live => Some(attach(config, &clock, asked_to_stop)?),
         Source::Replay(_) => None,
     };
     if asked_to_stop.is_cancelled() {
@@ -151,9 +147,7 @@ async fn serve_until_stopped(
         ),
         "memory for flows in user space"
     );
-    let notices = kernel.as_mut().map(|kernel| std::mem::take(&mut kernel.notices));
-    let publisher =
-        publisher(config, source, notices.unwrap_or_default(), &board, &clock, &captures);
+    let publisher = publisher(config, source, &board, &clock, &captures);
     let feed = start_feed(config, source, kernel, &flows, publisher, capture_recorder, &clock)?;
 
     let address = bound.address;
@@ -237,49 +231,31 @@ fn no_captures(dir: &Path, error: std::io::Error) -> anyhow::Error {
 }
 
 /// Loads the programs and attaches them, until it is told to stop.
-fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<Kernel> {
-    let mut attacher = Attacher::new(&config.pin_dir, config.sizes)?;
+fn attach(
+    config: &Config,
+    clock: &Arc<Clock>,
+    asked_to_stop: &CancellationToken,
+) -> anyhow::Result<Kernel> {
+    let attacher = Attacher::new(&config.pin_dir, config.sizes)?;
+    let (flows, hooks, services) = (attacher.flows()?, attacher.hooks()?, attacher.services()?);
+    let ring = attacher.capture_ring()?;
+    let attacher = Arc::new(Mutex::new(attacher));
     let by_default = config.interfaces.is_empty();
-    let watch::Defaults { requests, skipped: mut notices } = if by_default {
-        watch::defaults().context("cannot list the interfaces; name them with --interface")?
-    } else {
-        watch::Defaults { requests: config.interfaces.clone(), skipped: Vec::new() }
-    };
-    let mut points = Vec::new();
-    for request in requests {
-        if asked_to_stop.is_cancelled() {
-            break;
-        }
-        match attacher.perform(Verb::Attach(request.clone())) {
-            Ok(Answer::Attached(attached)) => {
-                log_attached(&request, &attached);
-                points.push(AttachedPoint { request, attached });
-            }
-            Ok(Answer::Done | Answer::RulesSet { .. }) => {}
-            Err(error) if by_default && error.is_of_one_interface() => {
-                notices.push(format!("the interface `{request}` is not watched: {error}"));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    for notice in &notices {
-        tracing::warn!("{notice}");
-    }
-    if points.is_empty() && !asked_to_stop.is_cancelled() {
+    let wanted =
+        if by_default { vec![WatchRequest::every_up()] } else { config.interfaces.clone() };
+    let mut follower =
+        Follower::new(Arc::clone(&attacher), wanted, config.on_displaced, Arc::clone(clock))?;
+    follower.begin(|| asked_to_stop.is_cancelled())?;
+    let points = follower.points();
+    if by_default && points.latest().is_empty() && !asked_to_stop.is_cancelled() {
         let mut message =
             "no interface that could be watched is up but loopback; name one with --interface"
                 .to_owned();
-        for notice in notices.iter().take(1) {
+        for notice in points.notices().iter().take(1) {
             message = format!("{message} ({notice})");
         }
         return Err(ExitWith { code: exit::USAGE, message }.into());
     }
-    if notices.len() > NOTICES_MAX {
-        let more = notices.split_off(NOTICES_MAX - 1).len();
-        notices.push(format!("{more} more interfaces are not watched; the log names each"));
-    }
-    let (flows, hooks, services) = (attacher.flows()?, attacher.hooks()?, attacher.services()?);
-    let ring = attacher.capture_ring()?;
     tracing::info!(
         flows = config.sizes.flows,
         embryonic = config.sizes.embryonic,
@@ -289,19 +265,7 @@ fn attach(config: &Config, asked_to_stop: &CancellationToken) -> anyhow::Result<
         rules_bytes = RULES_BYTES,
         "kernel memory"
     );
-    let attacher = Arc::new(Mutex::new(attacher));
-    Ok(Kernel { attacher, flows, hooks, services, ring, points, notices })
-}
-
-fn log_attached(request: &AttachRequest, attached: &Attached) {
-    for (way, hook) in [("ingress", &attached.ingress), ("egress", &attached.egress)] {
-        match hook {
-            Some(hook) => {
-                tracing::info!(interface = %request, way, hook = %hook.hook, why = hook.reason, "attached")
-            }
-            None => tracing::info!(interface = %request, way, "not watched"),
-        }
-    }
+    Ok(Kernel { attacher, flows, hooks, services, ring, follower })
 }
 
 /// What makes flow ids unique: this boot, or this file.
@@ -322,13 +286,12 @@ fn origin(source: &Source) -> anyhow::Result<FlowIdSource> {
 fn publisher(
     config: &Config,
     source: &Source,
-    unwatched: Vec<String>,
     board: &Arc<Board>,
     clock: &Arc<Clock>,
     captures: &Arc<CaptureManager>,
 ) -> Publisher {
     let (mode, notices) = match source {
-        Source::Live => ("live", unwatched),
+        Source::Live => ("live", Vec::new()),
         Source::Replay(path) => {
             let mut notices = vec![format!(
                 "this is `{}` played in real time; run as root with --interface to watch this host",
@@ -364,13 +327,16 @@ fn start_feed(
                 flow_map: kernel.flows,
                 hook_map: kernel.hooks,
                 service_map: kernel.services,
-                points: kernel.points,
+                points: Arc::clone(kernel.follower.points()),
+                past: Past::default(),
                 table,
                 publisher,
                 clock,
                 interval,
             };
-            Ok(Feed::Live { sweeper: sweeper.start()?, ring, attacher: kernel.attacher })
+            let sweeper = sweeper.start()?;
+            let follower = kernel.follower.start(sweeper.hurry())?;
+            Ok(Feed::Live { follower, sweeper, ring, attacher: kernel.attacher })
         }
         (Source::Replay(path), _) => {
             let path = path.clone();
@@ -384,7 +350,8 @@ fn start_feed(
 
 fn stop_feed(feed: Feed) {
     match feed {
-        Feed::Live { sweeper, ring, attacher } => {
+        Feed::Live { follower, sweeper, ring, attacher } => {
+            follower.stop();
             ring.stop();
             sweeper.stop();
             // Last: the programs come off their hooks and the pins go.

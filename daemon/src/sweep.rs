@@ -1,7 +1,12 @@
 //! Reading the kernel's tables at an interval: flows into the flow table, counters onto the board, ended flows out.
 
 use std::{
-    sync::{Arc, mpsc},
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -18,14 +23,16 @@ use crate::{
         view::{HookNames, LedgerView, Naming, PointName},
     },
     live::{
-        AttachedHook, AttachedPoint, FlowMap, Hook, HookMap, LiveError, ServiceMap, add, watch,
+        AttachedHook, Chain, FlowMap, Hook, HookMap, LiveError, Points, ServiceMap, WatchedPoint,
+        add,
     },
     offline,
+    past::Past,
     status::{Figures, Publisher},
 };
 
-/// Words that a sweeper takes: one, to stop.
-const STOPS_MAX: usize = 1;
+/// Words that wait for a sweeper: one, to look at once.
+const HURRIES_MAX: usize = 1;
 
 /// At most one part in so many of the time is spent sweeping: with a million flows a sweep takes seconds, and the next
 /// one waits for longer than the interval.
@@ -41,7 +48,9 @@ pub struct Sweeper {
     /// The kernel's round trips by service.
     pub service_map: ServiceMap,
     /// What is watched.
-    pub points: Vec<AttachedPoint>,
+    pub points: Arc<Points>,
+    /// What was watched before.
+    pub past: Past,
     /// Where flows go.
     pub table: Arc<FlowTable>,
     /// Where figures go.
@@ -55,25 +64,37 @@ pub struct Sweeper {
 /// A running sweeper; ends when stopped.
 #[derive(Debug)]
 pub struct Running {
-    stop: mpsc::SyncSender<()>,
+    stop: Arc<AtomicBool>,
+    hurry: mpsc::SyncSender<()>,
     thread: JoinHandle<()>,
 }
 
 impl Running {
     /// Stops after a last sweep.
     pub fn stop(self) {
-        // A thread that has ended already wants no word.
-        let _ended = self.stop.send(());
+        self.stop.store(true, Ordering::Relaxed);
+        // One that waits already will do, and a thread that has ended wants none.
+        let _waits = self.hurry.try_send(());
         if self.thread.join().is_err() {
             tracing::error!("the sweeper panicked");
         }
     }
 }
 
+impl Running {
+    /// For who wants the next sweep at once.
+    #[must_use]
+    pub fn hurry(&self) -> mpsc::SyncSender<()> {
+        self.hurry.clone()
+    }
+}
+
 impl Sweeper {
     /// Sweeps until stopped, on a thread of its own.
     pub fn start(mut self) -> std::io::Result<Running> {
-        let (stop, stopped) = mpsc::sync_channel(STOPS_MAX);
+        let (hurry, hurried) = mpsc::sync_channel(HURRIES_MAX);
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("sweep".into()).spawn(move || {
             let _watched =
                 Watched::new(Arc::clone(self.publisher.board()), "the reading of the flow table");
@@ -86,9 +107,10 @@ impl Sweeper {
                 }
                 let took_ns = self.clock.monotonic_ns().saturating_sub(started_ns);
                 let rest = Duration::from_nanos(took_ns).saturating_mul(SHARE - 1);
-                match stopped.recv_timeout(self.interval.max(rest)) {
-                    Err(mpsc::RecvTimeoutError::Timeout) => {}
-                    Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => break,
+                let waited = hurried.recv_timeout(self.interval.max(rest));
+                let ended = matches!(waited, Err(mpsc::RecvTimeoutError::Disconnected));
+                if ended || stopped.load(Ordering::Relaxed) {
+                    break;
                 }
             }
             number += 1;
@@ -96,7 +118,7 @@ impl Sweeper {
                 tracing::error!(%error, "the last sweep failed");
             }
         })?;
-        Ok(Running { stop, thread })
+        Ok(Running { stop, hurry, thread })
     }
 
     /// Reads everything once.
@@ -105,15 +127,29 @@ impl Sweeper {
             tracing::warn!(steps = self.clock.steps(), "the wall clock was stepped");
         }
         let started_ns = self.clock.monotonic_ns();
-        let created_before = self.counters()?.0.created;
-        let ended = self.read_flows(number, started_ns)?;
+        // Nothing is counted at those that are gone as of now, so that this sweep meets the last of their flows.
+        let points = self.points.latest();
+        let gone: BTreeSet<_> =
+            points.iter().filter(|it| it.gone).map(|it| it.point.attached.point).collect();
+        let created_before = self.counters(&points)?.0.created;
+        let ended = self.read_flows(number, started_ns, &gone)?;
         for (key, embryonic, why) in ended {
             self.end(&key, embryonic, why)?;
         }
         self.read_ended(started_ns)?;
         let now_ns = self.clock.monotonic_ns();
         self.table.finish_sweep(number, now_ns);
-        let (counters, interfaces) = self.counters()?;
+        let (counters, mut interfaces) = self.counters(&points)?;
+        let naming = naming(&points, self.clock.offset_ns());
+        for point in gone {
+            if let Some(place) = naming.points.get(&point) {
+                self.table.settle(point, place.clone());
+            }
+            self.past.add(self.hook_counters(point)?, &interfaces, point);
+            self.hook_map.clear(point)?;
+            self.points.leave(point);
+        }
+        self.past.join(&mut interfaces);
         let departures = self.table.departures();
         let live = self.table.live_len() as u64;
         let sizes = self.flow_map.sizes();
@@ -121,7 +157,8 @@ impl Sweeper {
             counters,
             interfaces,
             services: self.services()?,
-            naming: self.naming(),
+            naming,
+            notices: self.points.notices(),
             departures,
             live,
             evicted: counters.created.saturating_sub(departures.closed + departures.aged + live),
@@ -141,12 +178,15 @@ impl Sweeper {
         &mut self,
         number: u64,
         now_ns: u64,
+        gone: &BTreeSet<u32>,
     ) -> Result<Vec<(FlowKey, bool, Ended)>, LiveError> {
         let mut ended = Vec::new();
         let (table, timeouts) = (&self.table, self.table.timeouts());
         self.flow_map.sweep(|key, entry| {
             table.observe(Seen { key, entry, samples: None, now_ns }, number);
-            if let Some(why) = timeouts.ended(key, entry, now_ns) {
+            let why = timeouts.ended(key, entry, now_ns);
+            let removed = gone.contains(&key.observation_point).then_some(Ended::InterfaceRemoved);
+            if let Some(why) = why.or(removed) {
                 ended.push((*key, is_embryonic(entry), why));
             }
         })?;
@@ -183,19 +223,23 @@ impl Sweeper {
         Ok(services)
     }
 
-    /// All counters, summed and by interface.
-    fn counters(&self) -> Result<(HookCounters, Vec<InterfaceView>), LiveError> {
-        let mut sum = HookCounters::default();
+    /// All counters since the start, and those of each interface that is watched.
+    fn counters(
+        &self,
+        points: &[WatchedPoint],
+    ) -> Result<(HookCounters, Vec<InterfaceView>), LiveError> {
+        let mut sum = *self.past.counters();
         let mut interfaces = Vec::new();
-        for point in &self.points {
-            let mut side = |direction, hook: &Option<AttachedHook>| {
-                let Some(hook) = hook else { return Ok(None) };
+        for watched in points {
+            let WatchedPoint { point, chains, gone, .. } = watched;
+            let mut side = |direction, hook: &Option<AttachedHook>, chain: &Chain| {
                 let counters = self.hook_map.read(point.attached.point, direction)?;
                 add(&mut sum, &counters);
-                Ok(Some(attachment(hook, &counters)))
+                Ok(hook.as_ref().map(|hook| attachment(hook, &counters, chain)))
             };
-            let ingress = side(Direction::Ingress, &point.attached.ingress)?;
-            let egress = side(Direction::Egress, &point.attached.egress)?;
+            let [received, sent] = chains;
+            let ingress = side(Direction::Ingress, &point.attached.ingress, received)?;
+            let egress = side(Direction::Egress, &point.attached.egress, sent)?;
             interfaces.push(InterfaceView {
                 name: point.request.to_string(),
                 namespace: point.request.namespace.clone(),
@@ -203,26 +247,34 @@ impl Sweeper {
                 point: point.attached.point,
                 link: point.attached.link.name(),
                 link_type: offline::link_type(point.attached.link),
-                state: if watch::is_present(point) { "attached" } else { InterfaceView::GONE },
+                state: match gone {
+                    true => InterfaceView::GONE,
+                    false if chains.iter().any(|chain| chain.displaced) => InterfaceView::DISPLACED,
+                    false => "attached",
+                },
                 ingress,
                 egress,
+                seen_before: [0; 2],
             });
         }
         Ok((sum, interfaces))
     }
 
-    fn naming(&self) -> Naming {
-        naming(&self.points, self.clock.offset_ns())
+    /// The counters of a point, both directions together.
+    fn hook_counters(&self, point: u32) -> Result<HookCounters, LiveError> {
+        let mut sum = self.hook_map.read(point, Direction::Ingress)?;
+        add(&mut sum, &self.hook_map.read(point, Direction::Egress)?);
+        Ok(sum)
     }
 }
 
 /// The names of what is watched.
 #[must_use]
-pub fn naming(points: &[AttachedPoint], wall_offset_ns: i64) -> Naming {
+pub fn naming(points: &[WatchedPoint], wall_offset_ns: i64) -> Naming {
     let name = |hook: &Option<AttachedHook>| hook.as_ref().map(|hook| hook.hook.name().to_owned());
     let points = points
         .iter()
-        .map(|point| {
+        .map(|WatchedPoint { point, .. }| {
             let hook = HookNames {
                 ingress: name(&point.attached.ingress),
                 egress: name(&point.attached.egress),
@@ -233,11 +285,13 @@ pub fn naming(points: &[AttachedPoint], wall_offset_ns: i64) -> Naming {
     Naming { wall_offset_ns, points }
 }
 
-fn attachment(hook: &AttachedHook, counters: &HookCounters) -> AttachmentView {
+fn attachment(hook: &AttachedHook, counters: &HookCounters, chain: &Chain) -> AttachmentView {
     AttachmentView {
         hook: hook.hook.name().to_owned(),
         reason: hook.reason.clone(),
         program_id: hook.program_id,
+        displaced: chain.displaced,
+        chain: chain.links.clone(),
         seen: counters.seen,
         packets: counters.packets,
         bytes: counters.bytes,

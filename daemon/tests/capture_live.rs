@@ -23,7 +23,8 @@ use daemon::{
     capture::{self, CaptureManager, CaptureState, CaptureView, Keep, Stage, reader::RingReader},
     clock::Clock,
     flow::{FlowIdSource, FlowTable, expiry::Timeouts},
-    live::{Answer, AttachedPoint, Attacher, MapSizes, StageConfig, Verb},
+    live::{Answer, AttachedPoint, Attacher, MapSizes, Points, StageConfig, Verb},
+    past::Past,
     status::Publisher,
     sweep::Sweeper,
 };
@@ -102,7 +103,8 @@ impl Watch {
             flow_map,
             hook_map,
             service_map,
-            points: vec![AttachedPoint { request, attached }],
+            points: Arc::new(Points::of(vec![AttachedPoint { request, attached }])),
+            past: Past::default(),
             table: Arc::new(FlowTable::new(
                 FlowIdSource::new(b"test"),
                 10_000,
@@ -327,6 +329,8 @@ fn an_interface_that_goes_ends_its_capture() {
     udp_stream::run(&lab, &UdpStream { datagrams: 20, ..UdpStream::default() }).unwrap();
     let removed = lab.client().command("ip").args(["link", "del", CLIENT_INTERFACE]).status();
     assert!(removed.unwrap().success());
+    let point = watch.board.interfaces.latest()[0].point;
+    watch.sweeper.points.go(point);
     watch.sweep();
     let view = wait_for("the capture's end", || {
         let view = watch.manager.get(&id).unwrap();

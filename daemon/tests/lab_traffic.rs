@@ -18,10 +18,11 @@ use daemon::{
     flow::{
         FlowIdSource, FlowQuery, FlowRecord, FlowTable, LatencySummary,
         expiry::Timeouts,
-        query::{FlowFilter, sent_again},
+        query::{FlowFilter, Place, sent_again},
         view::RingsView,
     },
-    live::{Answer, AttachedPoint, Attacher, MapSizes, Verb},
+    live::{Answer, AttachedPoint, Attacher, MapSizes, Points, Verb},
+    past::Past,
     status::Publisher,
     sweep::Sweeper,
 };
@@ -53,7 +54,7 @@ impl Watch {
             let request: daemon::live::AttachRequest = spec.parse().unwrap();
             match attacher.perform(Verb::Attach(request.clone())).unwrap() {
                 Answer::Attached(attached) => points.push(AttachedPoint { request, attached }),
-                Answer::Done | Answer::RulesSet { .. } => {
+                Answer::Done | Answer::Inspected(_) | Answer::RulesSet { .. } => {
                     panic!("attaching says what was attached")
                 }
             }
@@ -68,7 +69,8 @@ impl Watch {
             flow_map: attacher.flows().unwrap(),
             hook_map: attacher.hooks().unwrap(),
             service_map: attacher.services().unwrap(),
-            points,
+            points: Arc::new(Points::of(points)),
+            past: Past::default(),
             table: Arc::clone(&table),
             publisher,
             clock,
@@ -83,7 +85,8 @@ impl Watch {
         self.sweeper.sweep(self.sweeps).unwrap();
         let naming = self.board.naming.latest();
         let point = naming.points.iter().find(|(_, name)| name.interface == interface).unwrap().0;
-        let filter = FlowFilter { port: Some(port), point: Some(*point), ..FlowFilter::default() };
+        let place = Some(Place { interface: interface.into(), points: vec![*point] });
+        let filter = FlowFilter { port: Some(port), place, ..FlowFilter::default() };
         self.table.page(&FlowQuery { filter, ..FlowQuery::default() }).flows
     }
 

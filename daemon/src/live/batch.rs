@@ -1,9 +1,9 @@
-//! The `bpf(2)` commands that aya has no function for: batches, and taking an element out with its last value; and
-//! removing one without knowing its type.
+//! The `bpf(2)` commands that aya has no function for: batches, taking an element out with its last value, and
+//! removing one without knowing its type; and the call itself.
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, BorrowedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, RawFd},
 };
 
 /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (include/uapi/linux/bpf.h).
@@ -170,11 +170,16 @@ pub(super) fn remove<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     }
 }
 
-fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<()> {
+pub(super) fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<()> {
+    bpf_fd(command, attr).map(drop)
+}
+
+/// As [`bpf`], of a command that answers with a descriptor.
+pub(super) fn bpf_fd<A>(command: libc::c_int, attr: &mut A) -> io::Result<RawFd> {
     // SAFETY: `attr` is the member of `union bpf_attr` that the command takes, zero beyond what is set, and what
     // it points to is borrowed by the callers for longer than this call. The kernel checks the sizes against the
     // map's.
     let done =
         unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<A>()) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(RawFd::try_from(done).unwrap_or(-1)) }
 }

@@ -4,24 +4,34 @@
 mod attach;
 mod attacher;
 mod batch;
+mod chain;
 mod error;
+mod follower;
+mod links;
+mod monitor;
 mod namespace;
+mod netlink;
 mod objects;
 mod pins;
 mod pod;
+mod points;
 mod qdisc;
 mod records;
 mod rings;
 mod rules;
 mod sizes;
+mod stage;
 mod tables;
 mod verb;
-pub mod watch;
+mod wanted;
 
 pub use attacher::Attacher;
+pub use chain::{Chain, ChainLink};
 pub use error::LiveError;
+pub use follower::{Follower, Following, OnDisplaced};
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};
+pub use points::{Points, WatchedPoint};
 pub use rings::CaptureRing;
 pub use rules::RuleMaps;
 pub use sizes::MapSizes;
@@ -30,3 +40,4 @@ pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
     IngressChoice, ParseAttachError, RuleRequest, StageConfig, Verb,
 };
+pub use wanted::{Target, WatchRequest};

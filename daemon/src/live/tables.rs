@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsFd as _};
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use datapath::{
     Direction, FlowKey,
     layout::{EndedFlow, FlowEntry, HookCounters, RttHistogram, SERVICES_MAX, ServiceRtt},
@@ -194,6 +194,20 @@ impl HookMap {
             add(&mut sum, counters);
         }
         Ok(sum)
+    }
+
+    /// Sets the counters of an observation point to zero; nothing may count there.
+    pub fn clear(&mut self, point: u32) -> Result<(), LiveError> {
+        let failed = |source| LiveError::Map { name: "HOOKS", source };
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let index = point * 2 + direction as u32;
+            let cpus = self.0.get(&index, 0).map_err(failed)?.iter().count();
+            let zeros = vec![Pod(HookCounters::default()); cpus];
+            let zeros = PerCpuValues::try_from(zeros)
+                .map_err(|source| failed(aya::maps::MapError::IoError(source)))?;
+            self.0.set(index, zeros, 0).map_err(failed)?;
+        }
+        Ok(())
     }
 }
 

@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 
 use datapath::rules::Rule;
 
+use super::chain::Chain;
+
 /// How received packets are to be watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IngressChoice {
@@ -246,11 +248,32 @@ pub struct StageConfig {
 pub enum Verb {
     /// Watch an interface.
     Attach(AttachRequest),
-    /// Stop watching an observation point.
+    /// Stop watching an observation point. Its id stays taken until it is released.
     Detach {
         /// Its id.
         point: u32,
+        /// Whether its interface has gone, and has taken its filters along.
+        gone: bool,
     },
+    /// Use an id again: no flow of it is left.
+    Release {
+        /// Its id.
+        point: u32,
+    },
+    /// The interface of an observation point has another name now.
+    Rename {
+        /// Its id.
+        point: u32,
+        /// The name.
+        interface: String,
+    },
+    /// Put a tracker that has been displaced back onto its hook.
+    Reattach {
+        /// The observation point.
+        point: u32,
+    },
+    /// Look at what is on the hooks of every observation point.
+    Inspect,
     /// Copy packets into the capture ring.
     StartCapture(StageConfig),
     /// Stop that.
@@ -278,6 +301,8 @@ pub enum Answer {
         /// How often that has been done.
         generation: u64,
     },
+    /// What is on the hooks, ingress and egress, by observation point.
+    Inspected(Vec<(u32, [Chain; 2])>),
     /// Done; nothing to say.
     Done,
 }
