@@ -23,8 +23,8 @@ use crate::{
     config::Config,
     flow::{FlowIdSource, FlowTable},
     live::{
-        Answer, Attacher, CaptureRing, FlowMap, Follower, Following, HookMap, RuleRequest,
-        ServiceMap, StageConfig, Verb, WatchRequest,
+        Answer, AttachedPoint, Attacher, CaptureRing, FlowMap, Follower, Following, HookMap,
+        RuleRequest, ServiceMap, StageConfig, Verb, WatchRequest,
     },
     metrics,
     past::Past,
@@ -58,7 +58,9 @@ impl RuleSink for LiveStage {
         let mut attacher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match attacher.perform(Verb::SetRules(rules))? {
             Answer::RulesSet { generation } => Ok(generation),
-            Answer::Attached(_) | Answer::Inspected(_) | Answer::Done => Ok(0),
+            Answer::Attached(_) | Answer::Described(_) | Answer::Inspected(_) | Answer::Done => {
+                Ok(0)
+            }
         }
     }
 }
@@ -70,6 +72,14 @@ impl Stage for LiveStage {
 
     fn stop(&self) -> anyhow::Result<()> {
         self.perform(Verb::StopCapture)
+    }
+
+    fn interface(&self, point: u32) -> Option<AttachedPoint> {
+        let mut attacher = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match attacher.perform(Verb::Describe { point }) {
+            Ok(Answer::Described(described)) => Some(described),
+            _ => None,
+        }
     }
 }
 

@@ -54,7 +54,10 @@ impl Watch {
             let request: daemon::live::AttachRequest = spec.parse().unwrap();
             match attacher.perform(Verb::Attach(request.clone())).unwrap() {
                 Answer::Attached(attached) => points.push(AttachedPoint { request, attached }),
-                Answer::Done | Answer::Inspected(_) | Answer::RulesSet { .. } => {
+                Answer::Done
+                | Answer::Described(_)
+                | Answer::Inspected(_)
+                | Answer::RulesSet { .. } => {
                     panic!("attaching says what was attached")
                 }
             }

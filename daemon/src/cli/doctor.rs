@@ -1,15 +1,24 @@
 //! `linnet doctor`: what this machine has for linnet, line by line, and the remedy for what it lacks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use captures::Libpcap;
+use serde_json::Value;
 
-use super::{exit, say};
-use crate::{live, status::kernel_release};
+use super::{exit, printable, say};
+use crate::{
+    client::{Client, SOCKET_DEFAULT},
+    live,
+    status::kernel_release,
+};
 
 /// Arguments of `linnet doctor`.
 #[derive(Debug, clap::Args)]
-pub struct DoctorArgs {}
+pub struct DoctorArgs {
+    /// Socket of the daemon that is asked what it is attached to.
+    #[arg(long, env = "LINNET_SOCKET", default_value = SOCKET_DEFAULT)]
+    socket: PathBuf,
+}
 
 /// One thing that was looked at.
 struct Finding {
@@ -26,7 +35,7 @@ const KERNEL_MIN: (u32, u32) = (5, 19);
 const KERNEL_TCX: (u32, u32) = (6, 6);
 
 /// Looks at everything; fails where live operation is impossible.
-pub fn run(_args: &DoctorArgs) -> anyhow::Result<u8> {
+pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
     let findings = [programs(), kernel(), privileges(), btf(), bpf_fs(), libpcap(), jit()];
     let (mut missing, mut said) = (0, String::new());
     for finding in &findings {
@@ -45,9 +54,49 @@ pub fn run(_args: &DoctorArgs) -> anyhow::Result<u8> {
         say(&said)?;
         return Ok(exit::FAILED);
     }
+    said += &interfaces(&args.socket);
     said += "\nready: `linnet run --interface NAME`\n";
     say(&said)?;
     Ok(0)
+}
+
+/// What a daemon that runs is attached to: on which hook, why, and who is before and behind it.
+fn interfaces(socket: &Path) -> String {
+    let answer = Client::connect(socket).and_then(|client| client.get("/api/v1/interfaces"));
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return format!("\nno daemon tells what it is attached to: {error}\n"),
+    };
+    let mut said = String::new();
+    for row in answer["interfaces"].as_array().into_iter().flatten() {
+        let text = |value: &Value| printable(value.as_str().unwrap_or("?")).into_owned();
+        said +=
+            &format!("\n{} ({}, {})\n", text(&row["name"]), text(&row["state"]), row["ifindex"]);
+        for way in ["ingress", "egress"] {
+            let side = &row[way];
+            if side.is_null() {
+                said += &format!("  {way:<8} not watched\n");
+                continue;
+            }
+            let displaced =
+                if side["displaced"] == true { ", taken off by another tool" } else { "" };
+            said += &format!(
+                "  {way:<8} {}{displaced}: {}\n",
+                text(&side["hook"]),
+                text(&side["reason"])
+            );
+            let chain = side["chain"].as_array().into_iter().flatten().map(|link| {
+                let mark = if link["ours"] == true { "*" } else { "" };
+                let id = link["program_id"].as_u64().map(|id| format!(" {id}")).unwrap_or_default();
+                format!("{} {}{id}{mark}", text(&link["hook"]), text(&link["name"]))
+            });
+            let chain: Vec<_> = chain.collect();
+            if !chain.is_empty() {
+                said += &format!("           order: {} (* linnet)\n", chain.join(" > "));
+            }
+        }
+    }
+    said
 }
 
 fn programs() -> Finding {

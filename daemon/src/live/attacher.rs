@@ -26,7 +26,7 @@ use super::{
     rings::CaptureRing,
     rules::{self, RuleMaps},
     stage::{self, StageLink},
-    verb::{Answer, AttachRequest, Attached, Hook, RuleRequest, StageConfig, Verb},
+    verb::{Answer, AttachRequest, Attached, AttachedPoint, Hook, RuleRequest, StageConfig, Verb},
 };
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
@@ -135,6 +135,11 @@ impl Attacher {
                 self.rename(point, interface).map(|()| Answer::Done)
             }
             Verb::Reattach { point } => self.reattach(point).map(Answer::Attached),
+            Verb::Describe { point } => {
+                let held = self.points.get(&point).ok_or(LiveError::NoPoint(point))?;
+                let (request, attached) = (held.request.clone(), held.attached(point));
+                Ok(Answer::Described(AttachedPoint { request, attached }))
+            }
             Verb::Inspect => self.inspect().map(Answer::Inspected),
             Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
             Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),

@@ -272,6 +272,11 @@ pub enum Verb {
         /// The observation point.
         point: u32,
     },
+    /// Say what an observation point stands for.
+    Describe {
+        /// Its id.
+        point: u32,
+    },
     /// Look at what is on the hooks of every observation point.
     Inspect,
     /// Copy packets into the capture ring.
@@ -301,6 +306,8 @@ pub enum Answer {
         /// How often that has been done.
         generation: u64,
     },
+    /// An interface that is watched, by its present name.
+    Described(AttachedPoint),
     /// What is on the hooks, ingress and egress, by observation point.
     Inspected(Vec<(u32, [Chain; 2])>),
     /// Done; nothing to say.

@@ -48,10 +48,19 @@ impl Linnet {
     /// Watches interfaces (`NAMESPACE/NAME[,ingress=..][,egress=..]`), and returns after the first sweep. `name`
     /// tells the daemons of one test process apart.
     pub(crate) fn watch(name: &str, interfaces: &[String]) -> Self {
+        Self::watch_with(name, interfaces, "")
+    }
+
+    /// The same with a line of configuration.
+    pub(crate) fn watch_with(name: &str, interfaces: &[String], line: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let pins = pins(name);
         let log = folder.path().join("log");
-        let mut child = command(folder.path(), &pins)
+        let mut command = command(folder.path(), &pins);
+        let config = folder.path().join("linnet.toml");
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text.replacen('\n', &format!("\n{line}\n"), 1)).unwrap();
+        let mut child = command
             .args(interfaces.iter().flat_map(|interface| ["--interface", interface]))
             .stdout(Stdio::piped())
             .stderr(File::create(&log).unwrap())
