@@ -333,6 +333,7 @@ fn start_feed(
     match (source, kernel) {
         (Source::Live, Some(kernel)) => {
             let ring = RingReader::start(kernel.ring, recorder, Arc::clone(&clock))?;
+            let board = Arc::clone(publisher.board());
             let sweeper = Sweeper {
                 flow_map: kernel.flows,
                 hook_map: kernel.hooks,
@@ -345,7 +346,7 @@ fn start_feed(
                 interval,
             };
             let sweeper = sweeper.start()?;
-            let follower = kernel.follower.start(sweeper.hurry())?;
+            let follower = kernel.follower.start(sweeper.hurry(), board)?;
             Ok(Feed::Live { follower, sweeper, ring, attacher: kernel.attacher })
         }
         (Source::Replay(path), _) => {

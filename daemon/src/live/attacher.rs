@@ -7,18 +7,15 @@ use std::{
 
 use aya::maps::{Array, Map, MapData};
 use datapath::{
-    Direction,
     layout::{CaptureConfig, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULES_MAX},
     rules::{Compiled, Rule},
 };
 
 use super::{
     FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
-    attach::{self, Objects, program},
-    chain::{self, Chain},
-    links,
+    attach::{self, Objects},
+    inspect,
     namespace::{self, Device},
-    netlink::Socket,
     objects::{self, Object, pinned},
     pins::PinDir,
     pod::Pod,
@@ -140,7 +137,7 @@ impl Attacher {
                 let (request, attached) = (held.request.clone(), held.attached(point));
                 Ok(Answer::Described(AttachedPoint { request, attached }))
             }
-            Verb::Inspect => self.inspect().map(Answer::Inspected),
+            Verb::Inspect => inspect::all(&self.points, &self.objects).map(Answer::Inspected),
             Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
             Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),
             Verb::SetRules(rules) => {
@@ -256,7 +253,7 @@ impl Attacher {
 
     /// Puts back what is not on its hook any more.
     fn reattach(&mut self, point: u32) -> Result<Attached, LiveError> {
-        let chains = self.inspect()?;
+        let chains = inspect::all(&self.points, &self.objects)?;
         let chains = chains.into_iter().find(|(id, _)| *id == point).map(|(_, chains)| chains);
         let held = self.points.get_mut(&point).ok_or(LiveError::NoPoint(point))?;
         let [ingress, egress] = chains.ok_or(LiveError::NoPoint(point))?.map(|it| it.displaced);
@@ -282,57 +279,6 @@ impl Attacher {
             held.record.forget();
         }
         Ok(held.attached(point))
-    }
-
-    /// What is on the hooks of every interface that is there.
-    fn inspect(&self) -> Result<Vec<(u32, [Chain; 2])>, LiveError> {
-        let mut inspected = Vec::new();
-        let namespaces: BTreeSet<_> =
-            self.points.values().map(|held| held.request.namespace.as_deref()).collect();
-        for namespace in namespaces {
-            let stages = self.objects.get(&namespace.map(ToOwned::to_owned)).map(stage_ids);
-            let stages = stages.unwrap_or_default();
-            let points: Vec<_> = self
-                .points
-                .iter()
-                .filter(|(_, held)| held.request.namespace.as_deref() == namespace)
-                .map(|(point, held)| {
-                    let hook = |watched: &attach::Watched| watched.as_ref().map(|it| it.0.clone());
-                    (*point, held.device.ifindex, [hook(&held.ingress), hook(&held.egress)])
-                })
-                .collect();
-            let look = || {
-                let failed = |source| LiveError::Links {
-                    namespace: namespace.unwrap_or("the daemon's own").to_owned(),
-                    source,
-                };
-                let socket = Socket::open().map_err(failed)?;
-                let interfaces = links::list(&socket).map_err(failed)?;
-                let mut found = Vec::new();
-                for (point, ifindex, hooks) in &points {
-                    let mut of = interfaces.iter();
-                    let Some(interface) = of.find(|it| it.ifindex == *ifindex) else { continue };
-                    let mut chains = [Chain::default(), Chain::default()];
-                    for (number, direction) in
-                        [Direction::Ingress, Direction::Egress].into_iter().enumerate()
-                    {
-                        let Some(tracker) = &hooks[number] else { continue };
-                        let ours = chain::Ours { tracker, stage: stages[number] };
-                        chains[number] =
-                            chain::look(&socket, interface, direction, ours).map_err(failed)?;
-                    }
-                    found.push((*point, chains));
-                }
-                Ok(found)
-            };
-            match namespace::within(namespace, look) {
-                Ok(found) => inspected.extend(found),
-                // It has gone, which is not for here to find out.
-                Err(LiveError::Namespace { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(inspected)
     }
 
     fn set_rules(&mut self, requests: Vec<RuleRequest>) -> Result<u64, LiveError> {
@@ -513,14 +459,6 @@ impl HeldPoint {
         let mut hooks = [&self.ingress, &self.egress].into_iter().flatten();
         hooks.any(|(hook, _)| hook.hook == Hook::Clsact)
     }
-}
-
-/// The ids of the capture stage's programs, where they are loaded.
-fn stage_ids(objects: &Objects) -> [Option<u32>; 2] {
-    [program::CAPTURE_INGRESS, program::CAPTURE_EGRESS].map(|name| {
-        let loaded = objects.tc.program(name)?.info().ok()?;
-        Some(loaded.id())
-    })
 }
 
 /// Says in both objects of a namespace what an interface index stands for.

@@ -20,9 +20,12 @@ use super::{
     WatchRequest, WatchedPoint,
     links::Interface,
     monitor::{Monitor, View},
-    wanted,
+    notices, wanted,
 };
-use crate::clock::Clock;
+use crate::{
+    board::{Board, Watched},
+    clock::Clock,
+};
 
 /// From one look without news to the next: then programs are looked for, and what failed is tried again.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -34,8 +37,6 @@ const REST: Duration = Duration::from_millis(20);
 /// How long until what failed, or was displaced again, is tried again: at first, and at most.
 const RETRY_MIN_NS: u64 = 2_000_000_000;
 const RETRY_MAX_NS: u64 = 300_000_000_000;
-/// Longest list of what is not as it should be.
-const NOTICES_MAX: usize = 16;
 
 /// What to do when another tool has taken linnet's program off its hook.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +62,6 @@ pub struct Follower {
     failed: BTreeMap<(Option<String>, u32), Retry>,
     /// Points that were displaced.
     displaced: BTreeMap<u32, Retry>,
-    /// Requests of one interface that nothing falls under.
-    missing: Vec<String>,
     unfinished: u32,
     looked_ns: u64,
     hurry: Option<mpsc::SyncSender<()>>,
@@ -124,7 +123,6 @@ impl Follower {
             wake,
             failed: BTreeMap::new(),
             displaced: BTreeMap::new(),
-            missing: Vec::new(),
             unfinished: 0,
             looked_ns: 0,
             hurry: None,
@@ -183,12 +181,17 @@ impl Follower {
         Ok(())
     }
 
-    /// Follows from here on. A word in `hurry` is sent when flows wait to be let go.
-    pub fn start(mut self, hurry: mpsc::SyncSender<()>) -> std::io::Result<Following> {
+    /// Follows from here on. A word in `hurry` is sent when flows wait to be let go; a panic is told on the board.
+    pub fn start(
+        mut self,
+        hurry: mpsc::SyncSender<()>,
+        board: Arc<Board>,
+    ) -> std::io::Result<Following> {
         self.hurry = Some(hurry);
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, wake) = (Arc::clone(&stop), Arc::clone(&self.wake));
         let thread = thread::Builder::new().name("follow".into()).spawn(move || {
+            let _watched = Watched::new(board, "the following of interfaces");
             while !stopped.load(Ordering::Relaxed) {
                 self.turn(&stopped);
             }
@@ -449,58 +452,14 @@ impl Follower {
     }
 
     /// Publishes what is not as it should be.
-    fn tell(&mut self) {
+    fn tell(&self) {
         let points = self.points.latest();
         let mut notices: Vec<_> = self.failed.values().map(|retry| retry.why.clone()).collect();
-        for watched in points.iter().filter(|watched| !watched.gone) {
-            let name = watched.point.request.to_string();
-            for (way, chain) in ["ingress", "egress"].iter().zip(&watched.chains) {
-                if chain.displaced {
-                    let then = match self.on_displaced {
-                        OnDisplaced::Reattach => "it is attached again after a while",
-                        OnDisplaced::Yield => {
-                            "on_displaced is yield, so that it stays off until the interface comes back or linnet is restarted"
-                        }
-                    };
-                    notices.push(format!(
-                        "another tool has taken linnet off the {way} of `{name}`: nothing is counted there; {then}"
-                    ));
-                }
-                if let Some(link) = chain.before_us().find(|link| !link.ours) {
-                    let (hook, program) = (link.hook, link.name.as_deref().unwrap_or("a program"));
-                    let id =
-                        link.program_id.map(|id| format!(" (program {id})")).unwrap_or_default();
-                    notices.push(format!(
-                        "`{program}`{id} on {hook} comes before linnet on the {way} of `{name}`: packets that it keeps or redirects are not counted"
-                    ));
-                }
-            }
+        notices.extend(notices::of_hooks(&points, self.on_displaced));
+        if self.failed.is_empty() {
+            notices.extend(notices::of_missing(&points, &self.wanted));
         }
-        self.missing.clear();
-        for request in self.wanted.iter().filter(|request| request.is_of_one()) {
-            let is_it = |watched: &WatchedPoint| {
-                let interface = Interface {
-                    ifindex: watched.point.attached.ifindex,
-                    name: watched.point.request.interface.clone().into_bytes(),
-                    ..Interface::default()
-                };
-                let namespace = watched.point.request.namespace.as_deref();
-                let only = std::slice::from_ref(request);
-                !watched.gone && wanted::choose(only, namespace, &interface, true).is_some()
-            };
-            if !points.iter().any(is_it) {
-                self.missing.push(format!(
-                    "the interface `{request}` is not there; it is watched as soon as it is"
-                ));
-            }
-        }
-        let missing = self.missing.iter().filter(|_| self.failed.is_empty()).cloned();
-        notices.extend(missing);
-        if notices.len() > NOTICES_MAX {
-            let more = notices.split_off(NOTICES_MAX - 1).len();
-            notices.push(format!("{more} more sentences about interfaces; the log has each"));
-        }
-        self.points.set_notices(notices);
+        self.points.set_notices(notices::bounded(notices));
     }
 
     fn attacher(&self) -> MutexGuard<'_, Attacher> {
