@@ -234,3 +234,39 @@ fn linnet_that_is_to_yield_stays_off_and_says_so() {
     println!("{}", doctor(&linnet));
     assert!(linnet.stop().success());
 }
+
+#[test]
+fn another_xdp_program_in_linnets_place_stays_and_tc_takes_over() {
+    if !can_run("another xdp program in linnet's place") {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("xdp-lost")).unwrap();
+    let client = lab.client();
+    let spec = format!("{}/{CLIENT_INTERFACE},ingress=xdp-generic,egress=off", client.name());
+    let linnet = Linnet::watch("xdp-lost", &[spec]);
+    let mut other = Foreign::load(Object::Xdp, "linnet_xdp_nop");
+    other.xdp();
+    wait_for("the other's program in linnet's place", || {
+        let held = Held::by(linnet.pid());
+        if let Some((id, _)) = held.links.iter().find(|(_, kind)| *kind == "xdp") {
+            let id = id.to_string();
+            Command::new("bpftool").args(["link", "detach", "id", &id]).status().unwrap();
+        }
+        // Linnet may have been quicker, and then it is taken off again.
+        let attach = || other.xdp().attach(CLIENT_INTERFACE, XdpMode::Skb).map(drop);
+        client.run(attach).unwrap().ok()
+    });
+    let row = wait_for("linnet on tc", || {
+        let row = row(&linnet);
+        (row["ingress"]["hook"] == "tcx" && row["state"] == "attached").then_some(row)
+    });
+    let reason = row["ingress"]["reason"].as_str().unwrap();
+    assert!(reason.contains("another program holds it"), "{row}");
+    let names: Vec<_> = chain(&row, "ingress").into_iter().map(|link| (link.1, link.3)).collect();
+    let expected = [("linnet_xdp_nop".to_owned(), false), ("linnet_ingress".to_owned(), true)];
+    assert_eq!(names, expected);
+    println!("xdp-lost: {names:?}, since {reason}");
+    assert!(linnet.stop().success());
+    let shown = said(client, "ip", &format!("link show dev {CLIENT_INTERFACE}"));
+    assert!(shown.contains(&format!("id {}", other.id())), "{shown}");
+}

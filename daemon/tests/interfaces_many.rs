@@ -166,3 +166,39 @@ fn a_burst_of_changes_and_more_interfaces_than_points_end_well() {
     println!("many: news lost: {}", linnet.log().matches("news of interfaces was lost").count());
     assert!(linnet.stop().success());
 }
+
+#[test]
+fn an_interface_that_moves_between_watched_namespaces_is_watched_in_one_at_a_time() {
+    if !can_run("an interface that moves") {
+        return;
+    }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let lab = Lab::build(Plan::direct("both")).unwrap();
+    let (client, server) = (lab.client(), lab.server());
+    let request = |namespace: &Namespace| {
+        format!("{}/roam0,ingress=xdp-generic,egress=tcx", namespace.name())
+    };
+    let ip = |namespace: &Namespace, args: &str| {
+        let status = namespace.command("ip").args(args.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {args}");
+    };
+    for namespace in [client, server] {
+        ip(namespace, "link add roam0 type veth peer name peer0");
+    }
+    let linnet = Linnet::watch("both", &[request(client), request(server)]);
+    ip(server, "link del roam0");
+    let of = |namespace: &Namespace| format!("{}/roam0", namespace.name());
+    let only = |namespace: &Namespace| {
+        let rows = rows(&linnet, "attached");
+        (rows.len() == 1 && rows[0]["name"] == *of(namespace)).then(|| rows[0].clone())
+    };
+    wait_for("only the client's", || only(client));
+    for (from, to) in [(client, server), (server, client), (client, server)] {
+        ip(from, &format!("link set roam0 netns {}", to.name()));
+        let row = wait_for("the other's only", || only(to));
+        // XDP has room for one: that of the namespace before was gone by then.
+        assert_eq!(row["ingress"]["hook"], "xdp-generic", "{row}");
+        assert_eq!(Held::by(linnet.pid()).links.len(), 2);
+    }
+    assert!(linnet.stop().success());
+}

@@ -229,13 +229,16 @@ impl Follower {
         let mut changed = false;
         let mut unfinished = false;
         let mut found = BTreeSet::new();
+        let mut there = Vec::new();
         for namespace in namespaces {
             match self.monitor.look(namespace.as_deref()) {
                 Ok(View::There { number, interfaces, went }) => {
                     for interface in &interfaces {
                         found.insert((namespace.clone(), interface.ifindex));
                     }
-                    changed |= self.compare(namespace.as_deref(), number, &interfaces, &went, stop);
+                    changed |=
+                        self.keep_or_let_go(namespace.as_deref(), number, &interfaces, &went);
+                    there.push((namespace, number, interfaces));
                 }
                 Ok(View::Absent) => changed |= self.lose(namespace.as_deref()),
                 Ok(View::Unfinished) => {
@@ -247,18 +250,22 @@ impl Follower {
                 }
             }
         }
+        // An interface that moved has been let go by now where it was.
+        for (namespace, number, interfaces) in there {
+            changed |= self.attach_new(namespace.as_deref(), number, &interfaces, stop);
+        }
         self.unfinished = if unfinished { self.unfinished.saturating_add(1) } else { 0 };
         self.failed.retain(|place, _| found.contains(place));
         changed
     }
 
-    fn compare(
+    /// Lets go of what has gone or is not wanted any more, and learns new names.
+    fn keep_or_let_go(
         &mut self,
         namespace: Option<&str>,
         number: u64,
         interfaces: &[Interface],
         went: &BTreeSet<u32>,
-        stop: &dyn Fn() -> bool,
     ) -> bool {
         let mut changed = false;
         for watched in self.watched_in(namespace) {
@@ -286,6 +293,18 @@ impl Follower {
                 }
             }
         }
+        changed
+    }
+
+    /// Attaches to what is wanted and is not watched yet.
+    fn attach_new(
+        &mut self,
+        namespace: Option<&str>,
+        number: u64,
+        interfaces: &[Interface],
+        stop: &dyn Fn() -> bool,
+    ) -> bool {
+        let mut changed = false;
         let watched = self.watched_in(namespace);
         for interface in interfaces {
             if stop() || is_watched(&watched, namespace, interface) {
