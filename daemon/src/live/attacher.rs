@@ -167,21 +167,19 @@ impl Attacher {
         // Rules that name the interface are in force before its first packet.
         self.refresh_rules(&[&held.request], Some((point, &held.request)));
         let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
-        // The point before the programs: no packet passes a hook of ours without one.
         let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
-        set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
         let HeldPoint { request, record, .. } = &held;
         let watched = namespace::within(namespace.as_deref(), || {
             let ingress = attach::ingress(objects, request, device, record)?;
             let egress = attach::egress(objects, request, device, record)?;
+            // Both directions begin with it, and where one is refused nothing has been counted.
+            set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
             Ok((ingress, egress))
         });
         match watched {
             Ok(watched) => (held.ingress, held.egress) = watched,
             Err(error) => {
-                set_point(objects, device, Point::default())?;
                 held.record.forget();
-                rules::wait_for_runs();
                 return Err(error);
             }
         }
