@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use daemon::live::{AttachRequest, Attacher, MapSizes, Verb};
+use daemon::live::{AttachRequest, Attacher, MapSizes};
 use lab::{Family, Lab, Plan};
 use serde_json::Value;
 
@@ -104,7 +104,7 @@ impl Watching {
         for end in lab.interfaces() {
             let options = if end.role == "server" { at_the_server } else { "" };
             let request: AttachRequest = format!("{}{options}", end.spec).parse()?;
-            attacher.perform(Verb::Attach(request))?;
+            attacher.attach(request)?;
         }
         Ok(Self::Linnet(Box::new(attacher)))
     }

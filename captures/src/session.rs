@@ -145,6 +145,30 @@ impl<W: Write> Capture<W> {
         })
     }
 
+    /// Adds an interface that has come since the start; its index. `None` where there is no room for it, or no filter
+    /// for what its frames start with.
+    pub fn add_interface(&mut self, interface: InterfaceDescription) -> Option<u32> {
+        let index = self.interfaces.len();
+        let fits = |filter: &Filter| filter.link_type() == interface.link_type;
+        let filter = self.filters.iter().position(fits);
+        if index >= CAPTURE_INTERFACES_MAX || (filter.is_none() && !self.filters.is_empty()) {
+            return None;
+        }
+        // Room for its final statistics, too.
+        let bytes_max = self.bytes_max.checked_sub(STATISTICS_LEN)?;
+        let description =
+            described(interface, filter.map(|index| &self.filters[index]), self.snaplen);
+        let appended = self.sink.append(None, bytes_max, |out| {
+            pcapng::interface_description(out, &description);
+        });
+        if !appended {
+            return None;
+        }
+        self.bytes_max = bytes_max;
+        self.interfaces.push(Tally { filter, ..Tally::default() });
+        u32::try_from(index).ok()
+    }
+
     /// Offers a packet: filters it by its whole data, cuts it to the snaplen, writes it.
     ///
     /// A packet that a limit keeps out is not counted: it came after the capture. One that a

@@ -22,10 +22,11 @@ use crate::{
     config::Config,
     flow::{FlowIdSource, FlowTable, table::Departures},
     live::{
-        self, Answer, AttachedPoint, Handover, Keeper, Presence, Remote, RuleRequest, StageConfig,
+        self, Answer, AttachedPoint, Handover, Keeper, Points, Remote, RuleRequest, StageConfig,
         Tables, Verb,
     },
     metrics,
+    past::Past,
     replay::{NoStage, Player, Playing},
     rules::{NoRules, RuleSink, RuleView, Rules, RulesError, text::read_list},
     sandbox::{self, Layer, Mode, Policy},
@@ -53,8 +54,8 @@ pub enum Source {
     Replay(PathBuf),
 }
 
-/// The attacher, to whoever asks for captures.
-struct LiveStage(Remote);
+/// The attacher and what is watched, to whoever asks for captures.
+struct LiveStage(Remote, Arc<Points>);
 
 /// The attacher, to whoever asks for rules, and where they are kept.
 struct LiveRules(Remote, Arc<Keeper>);
@@ -63,7 +64,7 @@ impl RuleSink for LiveRules {
     fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
         match self.0.perform(&Verb::SetRules(rules))? {
             Answer::RulesSet { generation } => Ok(generation),
-            Answer::Attached(_) | Answer::Present(_) | Answer::Done => Ok(0),
+            Answer::Watched(_) | Answer::Done => Ok(0),
         }
     }
 
@@ -85,6 +86,15 @@ impl Stage for LiveStage {
         self.0.perform(&Verb::StopCapture)?;
         Ok(())
     }
+
+    fn interface(&self, point: u32) -> Option<AttachedPoint> {
+        // It may have come since the last sweep, or have another name by now.
+        if let Err(error) = self.1.refresh(&self.0) {
+            tracing::warn!(%error, point, "what an observation point stands for is not known");
+        }
+        let watched = self.1.latest().into_iter().find(|it| it.point.attached.point == point);
+        watched.map(|it| it.point)
+    }
 }
 
 /// What is read from the kernel.
@@ -92,7 +102,7 @@ struct Kernel {
     remote: Remote,
     tables: Tables,
     keeper: Arc<Keeper>,
-    points: Vec<AttachedPoint>,
+    points: Arc<Points>,
 }
 
 /// What packets come from, and what is said about it.
@@ -109,15 +119,16 @@ enum Feed {
 
 /// Runs until SIGINT, SIGTERM or SIGHUP. `login` prints a one-time login for a browser.
 pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
-    let (_lock, listener, input, mut notices) = match source {
+    let (_lock, listener, input) = match source {
         Source::Live { handover, remote } => {
-            let Handover { listener, keeper, tables, points, notices, config: _ } = *handover;
-            let kernel = Kernel { remote, tables, keeper: Arc::new(keeper), points };
-            (None, listener, Input::Live(Box::new(kernel)), notices)
+            let Handover { listener, keeper, tables, config: _ } = *handover;
+            let (keeper, points) = (Arc::new(keeper), Arc::default());
+            let kernel = Kernel { remote, tables, keeper, points };
+            (None, listener, Input::Live(Box::new(kernel)))
         }
         Source::Replay(path) => {
             let lock = supervisor::claim(&config.run_dir)?;
-            (Some(lock), supervisor::bind(config)?, Input::Replay(path), Vec::new())
+            (Some(lock), supervisor::bind(config)?, Input::Replay(path))
         }
     };
     // The only thread, and its children will be as it is.
@@ -149,13 +160,12 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
             let message = format!("sandbox = \"strict\", and {}", lacks.join("; "));
             return Err(ExitWith { code: exit::FAILED, message }.into());
         }
-        notices.extend(lacks);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let stop = stop_signal()?;
         stops.thread_unblock()?;
-        serve_until_stopped(config, input, bound, notices, login, &stop).await
+        serve_until_stopped(config, input, bound, lacks, login, &stop).await
     })
 }
 
@@ -186,8 +196,9 @@ async fn serve_until_stopped(
     };
     let (stage, sink): (Box<dyn Stage>, Box<dyn RuleSink>) = match &input {
         Input::Live(kernel) => {
-            let (remote, keeper) = (&kernel.remote, Arc::clone(&kernel.keeper));
-            (Box::new(LiveStage(remote.clone())), Box::new(LiveRules(remote.clone(), keeper)))
+            let Kernel { remote, keeper, points, .. } = &**kernel;
+            let stage = LiveStage(remote.clone(), Arc::clone(points));
+            (Box::new(stage), Box::new(LiveRules(remote.clone(), Arc::clone(keeper))))
         }
         Input::Replay(_) => (Box::new(NoStage), Box::new(NoRules)),
     };
@@ -329,13 +340,13 @@ fn origin(input: &Input) -> anyhow::Result<FlowIdSource> {
 fn publisher(
     config: &Config,
     input: &Input,
-    unwatched: Vec<String>,
+    lacks: Vec<String>,
     board: &Arc<Board>,
     clock: &Arc<Clock>,
     captures: &Arc<CaptureManager>,
 ) -> Publisher {
     let (mode, notices) = match input {
-        Input::Live(_) => ("live", unwatched),
+        Input::Live(_) => ("live", lacks),
         Input::Replay(path) => {
             let mut notices = vec![format!(
                 "this is `{}` played in real time; run as root with --interface to watch this host",
@@ -379,7 +390,8 @@ fn start_feed(
                 hook_map: tables.hooks,
                 service_map: tables.services,
                 points,
-                presence: Presence::Asked(remote),
+                remote: Some(remote),
+                past: Past::default(),
                 keeper: Some(keeper),
                 table,
                 publisher: publisher.counting_since(kept.since_ns),

@@ -11,9 +11,12 @@ use captures::LinkType;
 use datapath::layout::ServiceRtt;
 use serde::Serialize;
 
-use crate::flow::{
-    LatencySummary,
-    view::{LedgerView, LossView, Naming, protocol_name},
+use crate::{
+    flow::{
+        LatencySummary,
+        view::{LedgerView, LossView, Naming, protocol_name},
+    },
+    live::ChainLink,
 };
 
 /// One value that is replaced as a whole.
@@ -94,17 +97,23 @@ pub struct InterfaceView {
     /// The same as capture files say it.
     #[serde(skip)]
     pub link_type: LinkType,
-    /// Whether it is up and attached (`attached`) or has gone (`gone`).
+    /// Whether linnet is attached (`attached`), was taken off by another tool (`displaced`), or the interface has gone
+    /// or is not watched any more (`gone`).
     pub state: &'static str,
     /// What feeds each direction.
     pub ingress: Option<AttachmentView>,
     /// What feeds each direction.
     pub egress: Option<AttachmentView>,
+    /// Frames seen by interfaces that had the name before, by direction: metrics do not go back.
+    #[serde(skip)]
+    pub seen_before: [u64; 2],
 }
 
 impl InterfaceView {
     /// `state` of an interface that is not there any more.
     pub const GONE: &'static str = "gone";
+    /// `state` of an interface that linnet was taken off.
+    pub const DISPLACED: &'static str = "displaced";
 
     /// Whether it is still there.
     #[must_use]
@@ -122,6 +131,10 @@ pub struct AttachmentView {
     pub reason: String,
     /// Id of the program in the kernel.
     pub program_id: Option<u32>,
+    /// Another tool has taken it off its hook.
+    pub displaced: bool,
+    /// What is on the hooks of this direction, in the order in which packets meet it.
+    pub chain: Vec<ChainLink>,
     /// Frames that entered the datapath here.
     pub seen: u64,
     /// Wire packets that those of known flows stand for.

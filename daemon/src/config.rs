@@ -15,7 +15,7 @@ use toml::Spanned;
 
 use crate::{
     flow::{RECORDS_DEFAULT, expiry::Timeouts},
-    live::{AttachRequest, MapSizes, ParseAttachError},
+    live::{MapSizes, OnDisplaced, ParseAttachError, WatchRequest},
     rules::{self, ReadRule},
     sandbox::{Mode, USER_DEFAULT},
 };
@@ -40,6 +40,7 @@ const RING_MAX_MIB: u32 = 1_024;
 struct RawConfig {
     schema: Option<Spanned<u32>>,
     interfaces: Vec<Spanned<String>>,
+    on_displaced: Option<Spanned<String>>,
     listen: Option<Spanned<String>>,
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
@@ -90,7 +91,9 @@ pub struct Overrides {
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What to watch; empty means every interface that is up.
-    pub interfaces: Vec<AttachRequest>,
+    pub interfaces: Vec<WatchRequest>,
+    /// What to do when another tool takes linnet off a hook.
+    pub on_displaced: OnDisplaced,
     /// Where to serve HTTP beside the unix socket; a loopback address.
     pub listen: SocketAddr,
     /// Socket, lock and token.
@@ -128,7 +131,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, listen, run_dir, state_dir, pin_dir, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, on_displaced, listen, run_dir, state_dir, pin_dir, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
     )]
     Syntax {
         /// The file.
@@ -231,6 +234,11 @@ impl Config {
             return Err(ConfigError::Value { place, problem });
         }
         let interfaces = interfaces(written, over.interfaces, raw.interfaces)?;
+        let on_displaced = on_displaced(&written.choose(
+            None,
+            ("on_displaced", raw.on_displaced),
+            "reattach".to_owned(),
+        ))?;
         let flag = over.listen.map(|value| ("--listen (LINNET_LISTEN)", value));
         let listen = listen(&written.choose(flag, ("listen", raw.listen), LISTEN_DEFAULT.into()))?;
         let flag = over.flows.map(|value| ("--flows (LINNET_FLOWS)", value));
@@ -280,6 +288,7 @@ impl Config {
         };
         Ok(Self {
             interfaces,
+            on_displaced,
             listen,
             run_dir: place(over.run_dir, raw.run_dir, "/run/linnet"),
             state_dir: place(over.state_dir, raw.state_dir, "/var/lib/linnet"),
@@ -328,19 +337,19 @@ fn interfaces(
     written: Written<'_>,
     flags: Vec<String>,
     file: Vec<Spanned<String>>,
-) -> Result<Vec<AttachRequest>, ConfigError> {
+) -> Result<Vec<WatchRequest>, ConfigError> {
     let given: Vec<_> = if flags.is_empty() {
         file.into_iter().map(|text| written.value("interfaces", text)).collect()
     } else {
         let flag = |value| Given { value, place: "`--interface`".to_owned() };
         flags.into_iter().map(flag).collect()
     };
-    let mut requests: Vec<AttachRequest> = Vec::new();
+    let mut requests: Vec<WatchRequest> = Vec::new();
     for text in given {
-        let request: AttachRequest =
+        let request: WatchRequest =
             text.value.parse().map_err(|error: ParseAttachError| text.bad(error.to_string()))?;
-        let is_same = |other: &AttachRequest| {
-            (&other.namespace, &other.interface) == (&request.namespace, &request.interface)
+        let is_same = |other: &WatchRequest| {
+            (&other.namespace, &other.target) == (&request.namespace, &request.target)
         };
         if requests.iter().any(is_same) {
             return Err(text.bad(format!("`{request}` is named twice; name it once")));
@@ -370,6 +379,14 @@ fn rules(
     rules.into_iter().enumerate().map(read).collect()
 }
 
+fn on_displaced(text: &Given<String>) -> Result<OnDisplaced, ConfigError> {
+    match text.value.as_str() {
+        "reattach" => Ok(OnDisplaced::Reattach),
+        "yield" => Ok(OnDisplaced::Yield),
+        other => Err(text.bad(format!("`{other}` is neither reattach nor yield"))),
+    }
+}
+
 fn listen(text: &Given<String>) -> Result<SocketAddr, ConfigError> {
     let listen: SocketAddr = text.value.parse().map_err(|_| {
         text.bad(format!("`{}` is no ADDRESS:PORT, like {LISTEN_DEFAULT}", text.value))
@@ -396,7 +413,8 @@ mod tests {
         let over = Overrides { interfaces: vec!["eth1".into()], ..Overrides::default() };
         let config =
             parse("schema = 1\ninterfaces = ['eth0']\n[flows]\ncapacity = 7\n", over).unwrap();
-        assert_eq!(config.interfaces[0].interface, "eth1");
+        assert_eq!(config.interfaces[0].to_string(), "eth1");
+        assert_eq!(config.on_displaced, OnDisplaced::Reattach);
         assert_eq!(config.sizes.flows, 7);
     }
 
@@ -416,6 +434,7 @@ mod tests {
             ("schema = 1\n[flows]\nembryonic = 0", 3, "flows.embryonic"),
             ("schema = 1\n[flows]\nfragments = 1_048_577", 3, "flows.fragments"),
             ("schema = 1\n[flows]\nrecords = 0", 3, "flows.records"),
+            ("schema = 1\non_displaced = 'fight'", 2, "on_displaced"),
             ("schema = 1\n\n[flows]\nsweep_interval_ms = 5", 4, "flows.sweep_interval_ms"),
             ("schema = 1\n[capture]\nring_mib = 3", 3, "capture.ring_mib"),
             (

@@ -13,6 +13,7 @@ pub mod flow;
 pub mod live;
 pub mod metrics;
 pub mod offline;
+pub mod past;
 pub mod replay;
 pub mod rules;
 pub mod sandbox;

@@ -11,11 +11,7 @@ pub const HTTP_REQUESTS: &str = "linnet_http_requests_total";
 pub const AUTH_FAILURES: &str = "linnet_auth_failures_total";
 
 /// Name and help of every counter.
-const COUNTERS: [(&str, &str); 11] = [
-    (
-        "linnet_seen_packets_total",
-        "Frames that entered the datapath, by interface, direction and hook",
-    ),
+const COUNTERS: [(&str, &str); 10] = [
     ("linnet_ledger_packets_total", "Those frames by what was counted about them"),
     ("linnet_contended_packets_total", "Packets counted but not analyzed"),
     ("linnet_created_flows_total", "Flows created"),
@@ -48,21 +44,39 @@ pub fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// Sets every metric to what the board shows.
-#[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
-pub fn publish(board: &Board) {
+/// The metric with a series for each interface: what is listed has one, and what is not has none.
+const SEEN: (&str, &str) = (
+    "linnet_seen_packets_total",
+    "Frames that entered the datapath, by interface, direction and hook",
+);
+
+/// The series of interfaces as text. A recorder would keep those of interfaces that are gone for good.
+#[must_use]
+pub fn of_interfaces(board: &Board) -> String {
+    let (name, help) = SEEN;
+    let mut text = format!("# HELP {name} {help}\n# TYPE {name} counter\n");
     for interface in board.interfaces.latest().iter() {
         let sides = [("ingress", &interface.ingress), ("egress", &interface.egress)];
-        for (direction, side) in sides {
+        for ((direction, side), before) in sides.into_iter().zip(interface.seen_before) {
             let Some(side) = side else { continue };
-            let labels = [
-                ("interface", interface.name.clone()),
-                ("direction", direction.to_owned()),
-                ("hook", side.hook.clone()),
-            ];
-            counter!("linnet_seen_packets_total", &labels).absolute(side.seen);
+            let label = escaped(&interface.name);
+            let (hook, seen) = (&side.hook, side.seen + before);
+            text += &format!(
+                "{name}{{interface=\"{label}\",direction=\"{direction}\",hook=\"{hook}\"}} {seen}\n"
+            );
         }
     }
+    text
+}
+
+/// A label's value: an interface's name can hold quotes.
+fn escaped(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// Sets every other metric to what the board shows.
+#[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
+pub fn publish(board: &Board) {
     let loss = board.loss.latest();
     for (outcome, count) in datapath::Outcome::ALL.iter().zip(loss.ledger.0) {
         counter!("linnet_ledger_packets_total", "outcome" => outcome.name()).absolute(count);
@@ -112,7 +126,7 @@ mod tests {
         let documentation = include_str!("../../docs/api.md");
         let counted = ["packets", "flows", "records", "sweeps", "requests", "failures"];
         let measured = ["flows", "bytes", "seconds"];
-        for (name, help) in COUNTERS {
+        for (name, help) in COUNTERS.into_iter().chain([SEEN]) {
             let unit = name.strip_suffix("_total").and_then(|name| name.rsplit('_').next());
             assert!(unit.is_some_and(|unit| counted.contains(&unit)), "{name}");
             assert!(!help.is_empty() && documentation.contains(&format!("`{name}`")), "{name}");

@@ -309,6 +309,7 @@ impl Player {
             interfaces: state.points().map(|(point, hook)| self.interface(point, hook)).collect(),
             services: services(&state.replay),
             naming: self.naming(state),
+            notices: Vec::new(),
             departures: self.table.departures(),
             live,
             evicted: 0,

@@ -55,6 +55,8 @@ pub struct Figures {
     pub services: Vec<ServiceView>,
     /// Names for rows.
     pub naming: Naming,
+    /// What is not as it should be at the moment.
+    pub notices: Vec<String>,
     /// Flows that left.
     pub departures: Departures,
     /// Flows in the kernel's table.
@@ -167,7 +169,7 @@ impl Publisher {
                 steps: self.clock.steps(),
             },
             balanced,
-            notices: self.notices.clone(),
+            notices: self.notices.iter().chain(&figures.notices).cloned().collect(),
         });
     }
 }

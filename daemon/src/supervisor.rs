@@ -5,6 +5,7 @@
 mod child;
 
 use std::{
+    cell::RefCell,
     fs::{self, File},
     net::TcpListener,
     os::{
@@ -15,6 +16,7 @@ use std::{
         },
     },
     path::Path,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -36,14 +38,12 @@ use crate::{
     clock::Clock,
     config::Config,
     live::{
-        Answer, AttachRequest, Attached, AttachedPoint, Attacher, Estate, Outcome, Refusal,
-        RefusalKind, Served, Verb, watch,
+        Answer, Attacher, Estate, Follower, Following, Outcome, Points, Refusal, Served, Verb,
+        WatchRequest,
     },
     sandbox::{self, Identity, folders},
 };
 
-/// Longest list of what is not watched.
-const NOTICES_MAX: usize = 16;
 /// How long a daemon may take to end: requests at hand, and the last packets of a capture.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
@@ -51,13 +51,14 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let mut signals = Signals::take()?;
     let _lock = claim(&config.run_dir)?;
-    let clock = Clock::new();
+    let clock = Arc::new(Clock::new());
     let listener = bind(config)?;
     let since_ns = u64::try_from(clock.wall_ns()).unwrap_or(0);
-    let Some((attacher, estate)) = attach(config, text, listener, since_ns, &mut signals)? else {
+    let Some((attacher, follower)) = attach(config, &clock, &mut signals)? else {
         tracing::info!("told to stop while starting");
         return Ok(0);
     };
+    let estate = Estate::new(&locked(&attacher), text, listener, since_ns)?;
     let identity = identity(config)?;
     // The inner one first: what is in a folder is made while that is still root's.
     for folder in [&config.run_dir, &config.state_dir.join("captures"), &config.state_dir] {
@@ -72,18 +73,32 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     for lack in sandbox::keep_what_the_attacher_needs(namespaces) {
         tracing::warn!("{lack}");
     }
-    let mut performer = Performer { attacher, config };
+    // After its own privileges are what is needed: threads have those of who makes them.
+    let points = Arc::clone(follower.points());
+    let mut performer = Performer { attacher, points, following: Some(follower.start()?) };
+    let ended = keep_a_daemon(&estate, &performer, &mut signals, &clock);
+    performer.stop_following();
+    ended
+}
+
+/// Keeps a daemon running until told to stop; returns the exit code.
+fn keep_a_daemon(
+    estate: &Estate,
+    performer: &Performer,
+    signals: &mut Signals,
+    clock: &Clock,
+) -> anyhow::Result<u8> {
     let mut backoff = Backoff::default();
     loop {
-        let mut daemon = Daemon::start(&estate, clock.monotonic_ns())?;
-        let told = tend(&mut daemon, &mut performer, &mut signals)?;
+        let mut daemon = Daemon::start(estate, clock.monotonic_ns())?;
+        let told = tend(&mut daemon, performer, signals)?;
         let ended = match told {
-            Told::Stop => daemon.stop(&mut performer, &mut signals, STOP_MAX)?,
+            Told::Stop => daemon.stop(performer, signals, STOP_MAX)?,
             Told::Ended(ended) => ended,
         };
         // A capture that was its own has no reader any more.
-        if let Err(error) = performer.attacher.perform(Verb::StopCapture) {
-            tracing::warn!(%error, "the capture stage was not stopped");
+        if let Err(refusal) = performer.perform(Verb::StopCapture) {
+            tracing::warn!(error = refusal.message, "the capture stage was not stopped");
         }
         let served = daemon.served();
         match ended.code() {
@@ -120,24 +135,36 @@ pub(crate) fn identity(config: &Config) -> anyhow::Result<Identity> {
         .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() }.into())
 }
 
-/// Does what a daemon asks for, within what was configured.
+/// Does what a daemon asks for.
 #[derive(Debug)]
-struct Performer<'a> {
-    attacher: Attacher,
-    config: &'a Config,
+struct Performer {
+    attacher: Arc<Mutex<Attacher>>,
+    points: Arc<Points>,
+    following: Option<Following>,
 }
 
-impl Performer<'_> {
-    fn perform(&mut self, verb: Verb) -> Outcome {
-        if let Verb::Attach(AttachRequest { namespace: Some(namespace), .. }) = &verb
-            && !self.config.interfaces.iter().any(|it| it.namespace.as_ref() == Some(namespace))
+impl Performer {
+    fn perform(&self, verb: Verb) -> Outcome {
+        let Verb::Look { left } = verb else {
+            return locked(&self.attacher).perform(verb).map_err(|error| Refusal::from(&error));
+        };
+        left.iter().for_each(|point| self.points.leave(*point));
+        if let Some(following) = &self.following
+            && !left.is_empty()
         {
-            let message =
-                format!("no interface of the network namespace `{namespace}` is configured");
-            return Err(Refusal { kind: RefusalKind::OneInterface, rule: None, message });
+            // An interface may have waited for an id.
+            following.wake();
         }
-        self.attacher.perform(verb).map_err(|error| Refusal::from(&error))
+        Ok(Answer::Watched(self.points.watching()))
     }
+
+    fn stop_following(&mut self) {
+        self.following.take().into_iter().for_each(Following::stop);
+    }
+}
+
+fn locked(attacher: &Mutex<Attacher>) -> std::sync::MutexGuard<'_, Attacher> {
+    attacher.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why a daemon is not tended any more.
@@ -150,11 +177,7 @@ enum Told {
 }
 
 /// Performs the daemon's verbs until it ends, or this process is told to.
-fn tend(
-    daemon: &mut Daemon,
-    performer: &mut Performer<'_>,
-    signals: &mut Signals,
-) -> anyhow::Result<Told> {
+fn tend(daemon: &mut Daemon, performer: &Performer, signals: &mut Signals) -> anyhow::Result<Told> {
     loop {
         signals.wait(Some(daemon), None)?;
         serve(daemon, performer);
@@ -168,7 +191,7 @@ fn tend(
 }
 
 /// Answers what the daemon asks. One that has closed its socket can ask for nothing any more, not even a stop.
-fn serve(daemon: &mut Daemon, performer: &mut Performer<'_>) {
+fn serve(daemon: &mut Daemon, performer: &Performer) {
     let mut serving = false;
     let perform = |verb: Verb| {
         serving |= verb == Verb::Serving;
@@ -262,56 +285,34 @@ pub(crate) fn not_bound(error: BindError) -> anyhow::Error {
     }
 }
 
-/// Loads the programs and attaches them; `None` where it was told to stop meanwhile.
+/// Loads the programs and attaches them to what is there; `None` where it was told to stop meanwhile.
 fn attach(
     config: &Config,
-    text: &str,
-    listener: TcpListener,
-    since_ns: u64,
+    clock: &Arc<Clock>,
     signals: &mut Signals,
-) -> anyhow::Result<Option<(Attacher, Estate)>> {
-    let mut attacher = Attacher::new(&config.pin_dir, config.sizes)?;
+) -> anyhow::Result<Option<(Arc<Mutex<Attacher>>, Follower)>> {
+    let attacher = Arc::new(Mutex::new(Attacher::new(&config.pin_dir, config.sizes)?));
     let by_default = config.interfaces.is_empty();
-    let watch::Defaults { requests, skipped: mut notices } = if by_default {
-        watch::defaults().context("cannot list the interfaces; name them with --interface")?
-    } else {
-        watch::Defaults { requests: config.interfaces.clone(), skipped: Vec::new() }
-    };
-    let mut points = Vec::new();
-    for request in requests {
-        if signals.asked_to_stop()? {
-            break;
-        }
-        match attacher.perform(Verb::Attach(request.clone())) {
-            Ok(Answer::Attached(attached)) => {
-                log_attached(&request, &attached);
-                points.push(AttachedPoint { request, attached });
-            }
-            Ok(Answer::Done | Answer::RulesSet { .. } | Answer::Present(_)) => {}
-            Err(error) if by_default && error.is_of_one_interface() => {
-                notices.push(format!("the interface `{request}` is not watched: {error}"));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    for notice in &notices {
-        tracing::warn!("{notice}");
-    }
-    if signals.asked_to_stop()? {
+    let wanted =
+        if by_default { vec![WatchRequest::every_up()] } else { config.interfaces.clone() };
+    let mut follower =
+        Follower::new(Arc::clone(&attacher), wanted, config.on_displaced, Arc::clone(clock))?;
+    let signals = RefCell::new(signals);
+    // A signal that cannot be read is told by the next wait.
+    let asked_to_stop = || signals.borrow_mut().asked_to_stop().unwrap_or(false);
+    follower.begin(asked_to_stop)?;
+    if asked_to_stop() {
         return Ok(None);
     }
-    if points.is_empty() {
+    let points = follower.points().watching();
+    if by_default && points.points.is_empty() {
         let mut message =
             "no interface that could be watched is up but loopback; name one with --interface"
                 .to_owned();
-        for notice in notices.iter().take(1) {
+        for notice in points.notices.iter().take(1) {
             message = format!("{message} ({notice})");
         }
         return Err(ExitWith { code: exit::USAGE, message }.into());
-    }
-    if notices.len() > NOTICES_MAX {
-        let more = notices.split_off(NOTICES_MAX - 1).len();
-        notices.push(format!("{more} more interfaces are not watched; the log names each"));
     }
     tracing::info!(
         flows = config.sizes.flows,
@@ -322,19 +323,7 @@ fn attach(
         rules_bytes = RULES_BYTES,
         "kernel memory"
     );
-    let estate = Estate::new(&attacher, text, listener, since_ns, points, notices)?;
-    Ok(Some((attacher, estate)))
-}
-
-fn log_attached(request: &AttachRequest, attached: &Attached) {
-    for (way, hook) in [("ingress", &attached.ingress), ("egress", &attached.egress)] {
-        match hook {
-            Some(hook) => {
-                tracing::info!(interface = %request, way, hook = %hook.hook, why = hook.reason, "attached")
-            }
-            None => tracing::info!(interface = %request, way, "not watched"),
-        }
-    }
+    Ok(Some((attacher, follower)))
 }
 
 #[cfg(test)]

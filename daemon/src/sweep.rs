@@ -1,6 +1,7 @@
 //! Reading the kernel's tables at an interval: flows into the flow table, counters onto the board, ended flows out.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
@@ -18,10 +19,11 @@ use crate::{
         view::{HookNames, LedgerView, Naming, PointName},
     },
     live::{
-        AttachedHook, AttachedPoint, FlowMap, Hook, HookMap, Keeper, Kept, LiveError, Presence,
-        ServiceMap, add,
+        AttachedHook, Chain, FlowMap, Hook, HookMap, Keeper, Kept, LiveError, Points, Remote,
+        ServiceMap, WatchedPoint, add,
     },
     offline,
+    past::Past,
     status::{Figures, Publisher},
 };
 
@@ -42,9 +44,11 @@ pub struct Sweeper {
     /// The kernel's round trips by service.
     pub service_map: ServiceMap,
     /// What is watched.
-    pub points: Vec<AttachedPoint>,
-    /// Who knows whether that is still there.
-    pub presence: Presence,
+    pub points: Arc<Points>,
+    /// Who brings that up to date; absent where it stays as it is.
+    pub remote: Option<Remote>,
+    /// What was watched before.
+    pub past: Past,
     /// Where figures are kept that outlive this process; absent where none do.
     pub keeper: Option<Arc<Keeper>>,
     /// Where flows go.
@@ -118,15 +122,29 @@ impl Sweeper {
             tracing::warn!(steps = self.clock.steps(), "the wall clock was stepped");
         }
         let started_ns = self.clock.monotonic_ns();
-        let before = self.counters(&[])?.0;
-        for ended in self.read_flows(number, started_ns)? {
-            self.end(&ended)?;
+        self.look();
+        // Nothing is counted at those that are gone as of now, so that this sweep meets the last of their flows.
+        let points = self.points.latest();
+        let gone: BTreeSet<_> =
+            points.iter().filter(|it| it.gone).map(|it| it.point.attached.point).collect();
+        let before = self.counters(&points)?.0;
+        for due in self.read_flows(number, started_ns, &gone)? {
+            self.end(&due)?;
         }
         self.read_ended(started_ns)?;
         let now_ns = self.clock.monotonic_ns();
         self.table.finish_sweep(number, now_ns);
-        let present = self.present();
-        let (counters, interfaces) = self.counters(&present)?;
+        let (counters, mut interfaces) = self.counters(&points)?;
+        let naming = naming(&points, self.clock.offset_ns());
+        for point in gone {
+            if let Some(place) = naming.points.get(&point) {
+                self.table.settle(point, place.clone());
+            }
+            self.past.add(&interfaces, point);
+            self.hook_map.retire(point)?;
+            self.points.leave(point);
+        }
+        self.past.join(&mut interfaces);
         let departures = self.table.departures();
         // Before they are shown: what has been shown never goes back.
         self.keep(departures);
@@ -141,7 +159,8 @@ impl Sweeper {
             counters,
             interfaces,
             services: self.services()?,
-            naming: self.naming(),
+            naming,
+            notices: self.points.notices(),
             departures,
             live,
             evicted,
@@ -157,12 +176,19 @@ impl Sweeper {
     }
 
     /// Brings every entry into the table; returns which are due to end.
-    fn read_flows(&mut self, number: u64, now_ns: u64) -> Result<Vec<Due>, LiveError> {
+    fn read_flows(
+        &mut self,
+        number: u64,
+        now_ns: u64,
+        gone: &BTreeSet<u32>,
+    ) -> Result<Vec<Due>, LiveError> {
         let mut ended = Vec::new();
         let (table, timeouts) = (&self.table, self.table.timeouts());
         self.flow_map.sweep(|key, entry| {
             table.observe(Seen { key, entry, samples: None, now_ns }, number);
-            if let Some(why) = timeouts.ended(key, entry, now_ns) {
+            let why = timeouts.ended(key, entry, now_ns);
+            let removed = gone.contains(&key.observation_point).then_some(Ended::InterfaceRemoved);
+            if let Some(why) = why.or(removed) {
                 let first_seen_ns = entry.head.first_seen_ns;
                 ended.push(Due { key: *key, first_seen_ns, embryonic: is_embryonic(entry), why });
             }
@@ -193,15 +219,15 @@ impl Sweeper {
         })
     }
 
-    /// Which points are there. An attacher that does not answer is said once; its interfaces count as gone.
-    fn present(&mut self) -> Vec<u32> {
-        self.presence.of(&self.points).unwrap_or_else(|error| {
+    /// Asks what is watched. Where nobody answers, everything stays as it was known last.
+    fn look(&mut self) {
+        let Some(remote) = &self.remote else { return };
+        if let Err(error) = self.points.refresh(remote) {
             let notice = format!("whether interfaces are there is not known: {error}");
             if self.publisher.notice(notice) {
-                tracing::error!(%error, "the attacher does not say which interfaces are there");
+                tracing::error!(%error, "the attacher does not say what is watched");
             }
-            Vec::new()
-        })
+        }
     }
 
     fn keep(&self, departures: Departures) {
@@ -222,19 +248,23 @@ impl Sweeper {
         Ok(services)
     }
 
-    /// All counters, summed and by interface.
-    fn counters(&self, present: &[u32]) -> Result<(HookCounters, Vec<InterfaceView>), LiveError> {
-        let mut sum = HookCounters::default();
+    /// All counters since the start, and those of each interface that is watched.
+    fn counters(
+        &self,
+        points: &[WatchedPoint],
+    ) -> Result<(HookCounters, Vec<InterfaceView>), LiveError> {
+        let mut sum = self.hook_map.retired()?;
         let mut interfaces = Vec::new();
-        for point in &self.points {
-            let mut side = |direction, hook: &Option<AttachedHook>| {
-                let Some(hook) = hook else { return Ok::<_, LiveError>(None) };
+        for watched in points {
+            let WatchedPoint { point, chains, gone, .. } = watched;
+            let mut side = |direction, hook: &Option<AttachedHook>, chain: &Chain| {
                 let counters = self.hook_map.read(point.attached.point, direction)?;
                 add(&mut sum, &counters);
-                Ok(Some(attachment(hook, &counters)))
+                Ok::<_, LiveError>(hook.as_ref().map(|hook| attachment(hook, &counters, chain)))
             };
-            let ingress = side(Direction::Ingress, &point.attached.ingress)?;
-            let egress = side(Direction::Egress, &point.attached.egress)?;
+            let [received, sent] = chains;
+            let ingress = side(Direction::Ingress, &point.attached.ingress, received)?;
+            let egress = side(Direction::Egress, &point.attached.egress, sent)?;
             interfaces.push(InterfaceView {
                 name: point.request.to_string(),
                 namespace: point.request.namespace.clone(),
@@ -242,30 +272,27 @@ impl Sweeper {
                 point: point.attached.point,
                 link: point.attached.link.name(),
                 link_type: offline::link_type(point.attached.link),
-                state: if present.contains(&point.attached.point) {
-                    "attached"
-                } else {
-                    InterfaceView::GONE
+                state: match gone {
+                    true => InterfaceView::GONE,
+                    false if chains.iter().any(|chain| chain.displaced) => InterfaceView::DISPLACED,
+                    false => "attached",
                 },
                 ingress,
                 egress,
+                seen_before: [0; 2],
             });
         }
         Ok((sum, interfaces))
-    }
-
-    fn naming(&self) -> Naming {
-        naming(&self.points, self.clock.offset_ns())
     }
 }
 
 /// The names of what is watched.
 #[must_use]
-pub fn naming(points: &[AttachedPoint], wall_offset_ns: i64) -> Naming {
+pub fn naming(points: &[WatchedPoint], wall_offset_ns: i64) -> Naming {
     let name = |hook: &Option<AttachedHook>| hook.as_ref().map(|hook| hook.hook.name().to_owned());
     let points = points
         .iter()
-        .map(|point| {
+        .map(|WatchedPoint { point, .. }| {
             let hook = HookNames {
                 ingress: name(&point.attached.ingress),
                 egress: name(&point.attached.egress),
@@ -276,11 +303,13 @@ pub fn naming(points: &[AttachedPoint], wall_offset_ns: i64) -> Naming {
     Naming { wall_offset_ns, points }
 }
 
-fn attachment(hook: &AttachedHook, counters: &HookCounters) -> AttachmentView {
+fn attachment(hook: &AttachedHook, counters: &HookCounters, chain: &Chain) -> AttachmentView {
     AttachmentView {
         hook: hook.hook.name().to_owned(),
         reason: hook.reason.clone(),
         program_id: hook.program_id,
+        displaced: chain.displaced,
+        chain: chain.links.clone(),
         seen: counters.seen,
         packets: counters.packets,
         bytes: counters.bytes,

@@ -23,7 +23,8 @@ use daemon::{
     capture::{self, CaptureManager, CaptureState, CaptureView, Keep, Stage, reader::RingReader},
     clock::Clock,
     flow::{FlowIdSource, FlowTable, expiry::Timeouts},
-    live::{Answer, AttachedPoint, Attacher, MapSizes, Presence, StageConfig, Verb},
+    live::{AttachedPoint, Attacher, MapSizes, Points, StageConfig, Verb},
+    past::Past,
     status::Publisher,
     sweep::Sweeper,
 };
@@ -75,10 +76,7 @@ impl Watch {
         let sizes = MapSizes { flows: 4_096, capture_ring_bytes, ..MapSizes::default() };
         let mut attacher = Attacher::new(Path::new(&pins), sizes).unwrap();
         let request: daemon::live::AttachRequest = spec.parse().unwrap();
-        let Answer::Attached(attached) = attacher.perform(Verb::Attach(request.clone())).unwrap()
-        else {
-            panic!("attaching says what was attached");
-        };
+        let attached = attacher.attach(request.clone()).unwrap();
         let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
         let (flow_map, hook_map) = (attacher.flows().unwrap(), attacher.hooks().unwrap());
         let service_map = attacher.services().unwrap();
@@ -102,8 +100,9 @@ impl Watch {
             flow_map,
             hook_map,
             service_map,
-            points: vec![AttachedPoint { request, attached }],
-            presence: Presence::Here,
+            points: Arc::new(Points::of(vec![AttachedPoint { request, attached }])),
+            remote: None,
+            past: Past::default(),
             keeper: None,
             table: Arc::new(FlowTable::new(
                 FlowIdSource::new(b"test"),
@@ -329,6 +328,8 @@ fn an_interface_that_goes_ends_its_capture() {
     udp_stream::run(&lab, &UdpStream { datagrams: 20, ..UdpStream::default() }).unwrap();
     let removed = lab.client().command("ip").args(["link", "del", CLIENT_INTERFACE]).status();
     assert!(removed.unwrap().success());
+    let point = watch.board.interfaces.latest()[0].point;
+    watch.sweeper.points.go(point);
     watch.sweep();
     let view = wait_for("the capture's end", || {
         let view = watch.manager.get(&id).unwrap();

@@ -18,10 +18,11 @@ use daemon::{
     flow::{
         FlowIdSource, FlowQuery, FlowRecord, FlowTable, LatencySummary,
         expiry::Timeouts,
-        query::{FlowFilter, sent_again},
+        query::{FlowFilter, Place, sent_again},
         view::RingsView,
     },
-    live::{Answer, AttachedPoint, Attacher, MapSizes, Presence, Verb},
+    live::{AttachedPoint, Attacher, MapSizes, Points},
+    past::Past,
     status::Publisher,
     sweep::Sweeper,
 };
@@ -51,12 +52,8 @@ impl Watch {
         let mut points = Vec::new();
         for spec in specs {
             let request: daemon::live::AttachRequest = spec.parse().unwrap();
-            match attacher.perform(Verb::Attach(request.clone())).unwrap() {
-                Answer::Attached(attached) => points.push(AttachedPoint { request, attached }),
-                Answer::Done | Answer::Present(_) | Answer::RulesSet { .. } => {
-                    panic!("attaching says what was attached")
-                }
-            }
+            let attached = attacher.attach(request.clone()).unwrap();
+            points.push(AttachedPoint { request, attached });
         }
         let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
         let table =
@@ -68,8 +65,9 @@ impl Watch {
             flow_map: attacher.flows().unwrap(),
             hook_map: attacher.hooks().unwrap(),
             service_map: attacher.services().unwrap(),
-            points,
-            presence: Presence::Here,
+            points: Arc::new(Points::of(points)),
+            remote: None,
+            past: Past::default(),
             keeper: None,
             table: Arc::clone(&table),
             publisher,
@@ -85,7 +83,8 @@ impl Watch {
         self.sweeper.sweep(self.sweeps).unwrap();
         let naming = self.board.naming.latest();
         let point = naming.points.iter().find(|(_, name)| name.interface == interface).unwrap().0;
-        let filter = FlowFilter { port: Some(port), point: Some(*point), ..FlowFilter::default() };
+        let place = Some(Place { interface: interface.into(), points: vec![*point] });
+        let filter = FlowFilter { port: Some(port), place, ..FlowFilter::default() };
         self.table.page(&FlowQuery { filter, ..FlowQuery::default() }).flows
     }
 

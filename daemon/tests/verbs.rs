@@ -16,7 +16,8 @@ use std::{
 };
 
 use daemon::live::{
-    Answer, AttachRequest, RuleRequest, StageConfig, Verb, answer,
+    Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, Chain, ChainLink, Hook, Points,
+    RuleRequest, StageConfig, Verb, WatchedPoint, Watching, answer,
     wire::{self, MESSAGE_MAX},
 };
 use datapath::rules::{Action, Network, Ports, Rule};
@@ -66,21 +67,17 @@ fn full_rule(interface: &str) -> RuleRequest {
 
 /// One of every verb, and of their forms.
 fn verbs() -> Vec<Verb> {
-    let attach = |text: &str| Verb::Attach(text.parse::<AttachRequest>().unwrap());
     let stage = |point| StageConfig { snaplen: 96, deadline_ns: u64::MAX, point };
     let everything = RuleRequest { rule: Rule::everything(Action::Ignore), interface: None };
     vec![
-        attach("eth0"),
-        attach("blue/eth0.7,ingress=xdp,egress=off"),
-        attach("lo,ingress=off,egress=clsact"),
-        Verb::Detach { point: 1 },
         Verb::StartCapture(stage(None)),
         Verb::StartCapture(stage(Some(127))),
         Verb::StopCapture,
         Verb::SetRules(Vec::new()),
         Verb::SetRules(vec![full_rule("blue/eth0"), everything, full_rule("eth1")]),
         Verb::SetRules(vec![full_rule("eth0"); 1_024]),
-        Verb::Look,
+        Verb::Look { left: Vec::new() },
+        Verb::Look { left: (1..128).collect() },
         Verb::Serving,
     ]
 }
@@ -104,22 +101,19 @@ fn every_verb_comes_back_as_it_was_and_no_part_of_it_does() {
 
 #[test]
 fn what_no_daemon_may_ask_for_is_refused() {
-    let attach = |text: &str| wire::request(1, &Verb::Attach(text.parse().unwrap())).unwrap();
+    let named = |name: &str| wire::request(1, &Verb::SetRules(vec![full_rule(name)])).unwrap();
     let bad = |bytes: Vec<u8>, from: &[u8], to: &[u8]| {
         let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
         let changed = [&bytes[..at], to, &bytes[at + from.len()..]].concat();
         let (_, read) = wire::read_request(&changed);
         assert!(read.is_err(), "{read:?}");
     };
-    bad(attach("blue/eth0"), b"blue", b"../x");
-    bad(attach("blue/eth0"), b"eth0", b"a/b ");
-    bad(attach("blue/eth0"), b"eth0", b"eth\0");
-    bad(attach("blue/eth0"), b"eth0", b"\xff\xff\xff\xff");
+    bad(named("blue/eth0"), b"eth0", b"\xff\xff\xff\xff");
     let beyond = Verb::SetRules(vec![full_rule("eth0"); 1_025]);
     assert!(wire::request(1, &beyond).is_err(), "more rules than fit");
     for point in [0, 128, u32::MAX] {
-        let detach = wire::request(1, &Verb::Detach { point }).unwrap();
-        assert!(wire::read_request(&detach).1.is_err(), "{point}");
+        let look = wire::request(1, &Verb::Look { left: vec![1, point] }).unwrap();
+        assert!(wire::read_request(&look).1.is_err(), "{point}");
     }
     for snaplen in [0, 65_537] {
         let config = StageConfig { snaplen, deadline_ns: 0, point: None };
@@ -187,12 +181,52 @@ fn no_message_makes_the_attacher_panic_or_do_what_was_not_said() {
     assert!(most < MEMORY_MAX, "{most} bytes for one message");
 }
 
+/// So many interfaces with so many links in each chain, and long names.
+fn watching(interfaces: u32, links: usize) -> Watching {
+    let hook = AttachedHook {
+        hook: Hook::Tcx,
+        reason: "tc sees what the stack sees and changes nothing".into(),
+        program_id: Some(u32::MAX),
+    };
+    let link =
+        |ours| ChainLink { hook: "tcx", program_id: Some(7), name: Some("x".repeat(32)), ours };
+    let links: Vec<_> = (0..links).map(|number| link(number == 0)).collect();
+    let points = (1..=interfaces).map(|point| {
+        let name = format!("{}/interface-{point:05}", "n".repeat(255));
+        let mut request: AttachRequest = name.parse().unwrap();
+        request.interface.truncate(15);
+        let attached = Attached {
+            point,
+            ifindex: point,
+            link: datapath::Link::Ethernet,
+            ingress: Some(hook.clone()),
+            egress: Some(hook.clone()),
+        };
+        let point = AttachedPoint { request, attached };
+        let chain = Chain { links: links.clone(), displaced: true };
+        let chains = [chain.clone(), chain];
+        WatchedPoint { point, namespace_number: 1, gone: false, chains }
+    });
+    Watching { points: points.collect(), notices: vec!["n".repeat(1_024); 16] }
+}
+
+#[test]
+fn what_is_watched_fits_into_a_message_however_much_it_is() {
+    let points = Points::from(watching(127, 16));
+    let told = points.watching();
+    let bytes = wire::response(1, &Ok(Answer::Watched(told.clone()))).unwrap();
+    println!("127 interfaces with 16 links on each hook: {} bytes of {MESSAGE_MAX}", bytes.len());
+    assert_eq!(wire::read_response(&bytes), (1, Ok(Ok(Answer::Watched(told.clone())))));
+    let first = &told.points[0].chains[0];
+    assert_eq!((first.links.len(), told.points[126].chains[1].links.len()), (16, 1));
+}
+
 #[test]
 fn no_response_makes_the_daemon_panic() {
     let good: Vec<_> = [
         Ok(Answer::Done),
         Ok(Answer::RulesSet { generation: 3 }),
-        Ok(Answer::Present((1..128).collect())),
+        Ok(Answer::Watched(watching(3, 2))),
         Err(daemon::live::Refusal {
             kind: daemon::live::RefusalKind::OneInterface,
             rule: Some(4),

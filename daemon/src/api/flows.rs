@@ -18,7 +18,7 @@ use super::{
 };
 use crate::flow::{
     FlowId, FlowQuery, FlowView, LossView,
-    query::{Cursor, FlowFilter, PAGE_MAX, UnknownSort},
+    query::{Cursor, FlowFilter, PAGE_MAX, Place, UnknownSort},
     view::protocol_number,
 };
 
@@ -71,7 +71,7 @@ fn parse(state: &ApiState, uri: &Uri) -> Result<FlowQuery, ApiError> {
         address: parameters.text("address").map(address).transpose()?,
         port: parameters.text("port").map(port).transpose()?,
         state: parameters.text("state").map(conntrack_state).transpose()?,
-        point: parameters.text("interface").map(|name| point(state, name)).transpose()?,
+        place: parameters.text("interface").map(|name| place(state, name)).transpose()?,
         live: parameters.text("live").map(live).transpose()?,
     };
     let mut query = FlowQuery { filter, ..FlowQuery::default() };
@@ -132,14 +132,18 @@ fn conntrack_state(text: &str) -> Result<ConntrackState, ApiError> {
     })
 }
 
-fn point(state: &ApiState, interface: &str) -> Result<u32, ApiError> {
+/// An interface that is watched, or that has gone and is still listed.
+fn place(state: &ApiState, interface: &str) -> Result<Place, ApiError> {
     let naming = state.board.naming.latest();
-    let point = naming.points.iter().find(|(_, point)| point.interface == interface);
-    point.map(|(point, _)| *point).ok_or_else(|| {
+    let named = naming.points.iter().filter(|(_, point)| point.interface == interface);
+    let points: Vec<_> = named.map(|(point, _)| *point).collect();
+    let listed = state.board.interfaces.latest();
+    if points.is_empty() && !listed.iter().any(|known| known.name == interface) {
         let detail =
             format!("linnet watches no interface `{interface}`; /api/v1/interfaces lists them");
-        ApiError::parameter("interface", detail)
-    })
+        return Err(ApiError::parameter("interface", detail));
+    }
+    Ok(Place { interface: interface.to_owned(), points })
 }
 
 fn limit(text: &str) -> Result<usize, ApiError> {

@@ -47,7 +47,10 @@ pub(super) async fn services(State(state): State<ApiState>) -> Json<Value> {
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {
     metrics::publish(&state.board);
-    ([(header::CONTENT_TYPE, EXPOSITION)], state.metrics.render())
+    (
+        [(header::CONTENT_TYPE, EXPOSITION)],
+        state.metrics.render() + &metrics::of_interfaces(&state.board),
+    )
 }
 
 /// Well while every part works.

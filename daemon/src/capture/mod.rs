@@ -23,7 +23,7 @@ pub use catalogue::{KEPT_BYTES_MAX, KEPT_MAX, Keep};
 pub use manager::{CaptureManager, Snapshot, open};
 pub use recorder::Recorder;
 
-use crate::live::StageConfig;
+use crate::live::{AttachedPoint, StageConfig};
 
 /// Longest capture.
 pub const DURATION_MAX_S: u64 = 24 * 3_600;
@@ -38,6 +38,10 @@ pub trait Stage: Send {
     fn start(&self, config: StageConfig) -> anyhow::Result<()>;
     /// Copies nothing after this has returned.
     fn stop(&self) -> anyhow::Result<()>;
+    /// The interface that an observation point stands for, where it has come since the start.
+    fn interface(&self, _point: u32) -> Option<AttachedPoint> {
+        None
+    }
 }
 
 /// What a client asks for.

@@ -117,7 +117,7 @@ fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
     })
 }
 
-fn link_type(name: &str) -> LinkType {
+pub(super) fn link_type(name: &str) -> LinkType {
     if name == Link::RawIp.name() { LinkType::RAW } else { LinkType::ETHERNET }
 }
 

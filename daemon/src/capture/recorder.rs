@@ -6,7 +6,7 @@
 //! the final statistics are written. Orders wait meanwhile.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs::File,
     io::{self, ErrorKind},
     path::PathBuf,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use captures::{
-    Capture, CaptureSpec, CapturedPacket, Direction, Limits, StopReason,
+    Capture, CaptureSpec, CapturedPacket, Direction, InterfaceDescription, Limits, StopReason,
     format::pcapng::SectionHeader,
     session::{self, Loss},
 };
@@ -24,14 +24,14 @@ use super::{
     CaptureError, CaptureState, CaptureView, LostView, RawPacket, Stage,
     catalogue::{self, Catalogue},
     manager::{Answer, Order, Snapshot, Task},
-    plan::Plan,
+    plan::{self, Plan},
     space::Space,
 };
 use crate::{
-    board::Board,
+    board::{Board, InterfaceView},
     clock::Moment,
     flow::view::{RingsView, rfc3339},
-    live::StageConfig,
+    live::{AttachedPoint, StageConfig},
 };
 
 /// From one statistics block to the next.
@@ -55,6 +55,12 @@ struct Running {
     view: CaptureView,
     capture: Capture<File>,
     interfaces: HashMap<(u32, u32), u32>,
+    /// Points that came since the start and are no part of it, and those that are and are not listed yet: at most as
+    /// many as there are points.
+    strangers: BTreeSet<u32>,
+    fresh: BTreeSet<u32>,
+    /// The list of interfaces that was looked at last.
+    listed: Option<Arc<Vec<InterfaceView>>>,
     /// Monotonic; packets from here on are part of it.
     start_ns: u64,
     /// Monotonic; packets from here on are no part of it.
@@ -110,7 +116,11 @@ impl Recorder {
         if raw.seen_ns < running.start_ns || raw.seen_ns >= running.end_ns {
             return;
         }
-        let Some(interface) = running.interfaces.get(&(raw.point, raw.direction)) else { return };
+        let place = (raw.point, raw.direction);
+        if !running.interfaces.contains_key(&place) {
+            running.join(raw.point, &*self.stage);
+        }
+        let Some(interface) = running.interfaces.get(&place) else { return };
         let mut packet = CapturedPacket::new(raw.wall_ns, raw.data);
         packet.original_len = raw.original_len;
         packet.interface = *interface;
@@ -245,10 +255,11 @@ impl Recorder {
         if is_read {
             running.read_ns = now.monotonic_ns;
         }
+        running.follow(&self.board);
         let running = &*running;
         let unread = || running.is_unread(now).then_some(StopReason::Unread);
         let over = || (now.monotonic_ns >= running.end_ns).then_some(StopReason::DurationLimit);
-        let gone = || running.is_gone(&self.board).then_some(StopReason::InterfaceRemoved);
+        let gone = || running.interfaces.is_empty().then_some(StopReason::InterfaceRemoved);
         let full = || {
             let space = Space::of(self.catalogue.dir()).ok()?;
             space.is_used_up().then_some(StopReason::DiskFull)
@@ -376,12 +387,41 @@ impl Running {
             view,
             capture,
             interfaces: plan.indexes,
+            strangers: BTreeSet::new(),
+            fresh: BTreeSet::new(),
+            listed: None,
             start_ns: now.monotonic_ns,
             end_ns: now.monotonic_ns + plan.seconds * 1_000_000_000,
             heartbeat_ns: now.monotonic_ns,
             read_ns: now.monotonic_ns,
             ending: None,
         })
+    }
+
+    /// An interface has come: a capture of all of them has it from its first packet on.
+    fn join(&mut self, point: u32, stage: &dyn Stage) {
+        if self.view.interface.is_some() || self.strangers.contains(&point) {
+            return;
+        }
+        let Some(AttachedPoint { request, attached }) = stage.interface(point) else { return };
+        let link_type = plan::link_type(attached.link.name());
+        for (direction, way, hook) in
+            [(0, "ingress", attached.ingress), (1, "egress", attached.egress)]
+        {
+            let Some(hook) = hook else { continue };
+            let mut description = InterfaceDescription::new(link_type, self.view.snaplen);
+            description.name = Some(format!("{request}@{}-{way}", hook.hook));
+            match self.capture.add_interface(description) {
+                Some(index) => {
+                    self.interfaces.insert((point, direction), index);
+                    self.fresh.insert(point);
+                }
+                None => {
+                    tracing::warn!(interface = %request, way, "no part of the capture: it has no filter for such frames, or no room");
+                    self.strangers.insert(point);
+                }
+            }
+        }
     }
 
     /// Counts what the ring lost since the last turn. What was lost after a limit was reached is no part of the
@@ -434,13 +474,19 @@ impl Running {
         self.view.limits.unread_seconds.is_some_and(|most| without_ns >= most * 1_000_000_000)
     }
 
-    /// Whether every interface of the capture has gone.
-    fn is_gone(&self, board: &Board) -> bool {
-        let interfaces = board.interfaces.latest();
-        let present = |point| {
-            interfaces.iter().any(|interface| interface.point == point && interface.is_present())
-        };
-        !self.interfaces.keys().any(|(point, _)| present(*point))
+    /// Lets interfaces go that have gone: their points may be others' from here on.
+    fn follow(&mut self, board: &Board) {
+        let listed = board.interfaces.latest();
+        if self.listed.as_ref().is_some_and(|before| Arc::ptr_eq(before, &listed)) {
+            return;
+        }
+        let present = listed.iter().filter(|interface| interface.is_present());
+        let present: BTreeSet<_> = present.map(|interface| interface.point).collect();
+        self.fresh.retain(|point| !present.contains(point));
+        let is_there = |point: &u32| present.contains(point) || self.fresh.contains(point);
+        self.interfaces.retain(|(point, _), _| is_there(point));
+        self.strangers.retain(|point| present.contains(point));
+        self.listed = Some(listed);
     }
 
     /// Writes the end of the file, and cuts off what a failed write left behind its last whole block.

@@ -1,11 +1,13 @@
 //! `linnet doctor`: what this machine has for linnet, line by line, and the remedy for what it lacks.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use captures::Libpcap;
+use serde_json::Value;
 
-use super::{ExitWith, exit, say};
+use super::{ExitWith, exit, printable, say};
 use crate::{
+    client::{Client, SOCKET_DEFAULT},
     live,
     sandbox::{Act, Identity, Layer, Policy, USER_DEFAULT, Verdict},
     status::kernel_release,
@@ -20,6 +22,9 @@ pub struct DoctorArgs {
     /// With --sandbox: whose the daemon would be.
     #[arg(long, default_value = USER_DEFAULT, requires = "sandbox")]
     user: String,
+    /// Socket of the daemon that is asked what it is attached to.
+    #[arg(long, env = "LINNET_SOCKET", default_value = SOCKET_DEFAULT)]
+    socket: PathBuf,
 }
 
 /// One thing that was looked at.
@@ -59,6 +64,7 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
         say(&said)?;
         return Ok(exit::FAILED);
     }
+    said += &interfaces(&args.socket);
     said += "\nready: `linnet run --interface NAME`\n";
     say(&said)?;
     Ok(0)
@@ -101,6 +107,45 @@ fn sandbox(user: &str) -> anyhow::Result<u8> {
     }
     say(&said)?;
     Ok(if allowed == 0 { 0 } else { exit::FAILED })
+}
+
+/// What a daemon that runs is attached to: on which hook, why, and who is before and behind it.
+fn interfaces(socket: &Path) -> String {
+    let answer = Client::connect(socket).and_then(|client| client.get("/api/v1/interfaces"));
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return format!("\nno daemon tells what it is attached to: {error}\n"),
+    };
+    let mut said = String::new();
+    for row in answer["interfaces"].as_array().into_iter().flatten() {
+        let text = |value: &Value| printable(value.as_str().unwrap_or("?")).into_owned();
+        said +=
+            &format!("\n{} ({}, {})\n", text(&row["name"]), text(&row["state"]), row["ifindex"]);
+        for way in ["ingress", "egress"] {
+            let side = &row[way];
+            if side.is_null() {
+                said += &format!("  {way:<8} not watched\n");
+                continue;
+            }
+            let displaced =
+                if side["displaced"] == true { ", taken off by another tool" } else { "" };
+            said += &format!(
+                "  {way:<8} {}{displaced}: {}\n",
+                text(&side["hook"]),
+                text(&side["reason"])
+            );
+            let chain = side["chain"].as_array().into_iter().flatten().map(|link| {
+                let mark = if link["ours"] == true { "*" } else { "" };
+                let id = link["program_id"].as_u64().map(|id| format!(" {id}")).unwrap_or_default();
+                format!("{} {}{id}{mark}", text(&link["hook"]), text(&link["name"]))
+            });
+            let chain: Vec<_> = chain.collect();
+            if !chain.is_empty() {
+                said += &format!("           order: {} (* linnet)\n", chain.join(" > "));
+            }
+        }
+    }
+    said
 }
 
 fn programs() -> Finding {

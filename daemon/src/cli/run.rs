@@ -19,7 +19,7 @@ pub struct RunArgs {
     /// Configuration file [default: /etc/linnet/linnet.toml, if it exists].
     #[arg(long, env = "LINNET_CONFIG")]
     config: Option<PathBuf>,
-    /// Interface to watch: [NAMESPACE/]NAME[,ingress=auto|tcx|clsact|xdp|xdp-generic|off][,egress=auto|tcx|clsact|off]
+    /// Interfaces to watch: [NAMESPACE/]NAME|PATTERN|#INDEX[,ingress=auto|tcx|clsact|xdp|xdp-generic|off][,egress=auto|tcx|clsact|off]
     /// [default: every interface that is up].
     #[arg(long = "interface", short = 'i', value_name = "SPEC")]
     interfaces: Vec<String>,

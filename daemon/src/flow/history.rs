@@ -5,14 +5,14 @@ use std::{
     collections::VecDeque,
     mem::size_of,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use dashmap::{DashMap, mapref::one::RefMut};
 
-use super::{FlowId, FlowRecord, record::Ended};
+use super::{FlowId, FlowRecord, record::Ended, view::PointName};
 
 /// Records of flows, live and ended, unless configured otherwise.
 pub const RECORDS_DEFAULT: usize = 262_144;
@@ -124,6 +124,15 @@ impl History {
     pub(super) fn for_each(&self, mut visit: impl FnMut(&FlowRecord)) {
         for record in &self.records {
             visit(&record);
+        }
+    }
+
+    /// The records of an observation point are of this interface, whatever has its id from here on.
+    pub(super) fn settle(&self, point: u32, place: &Arc<PointName>) {
+        for mut record in self.records.iter_mut() {
+            if record.key.observation_point == point && record.place.is_none() {
+                record.place = Some(Arc::clone(place));
+            }
         }
     }
 

@@ -79,6 +79,24 @@ impl Default for FlowQuery {
     }
 }
 
+/// An interface: the observation points that it has, and flows of those that it had.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// Its name as in `/interfaces`.
+    pub interface: String,
+    /// Its points as of now.
+    pub points: Vec<u32>,
+}
+
+impl Place {
+    fn has(&self, record: &FlowRecord) -> bool {
+        match &record.place {
+            Some(settled) => settled.interface == self.interface,
+            None => self.points.contains(&record.key.observation_point),
+        }
+    }
+}
+
 /// Exact matches, all of which must hold.
 #[derive(Clone, Debug, Default)]
 pub struct FlowFilter {
@@ -90,8 +108,8 @@ pub struct FlowFilter {
     pub port: Option<u16>,
     /// Connection state.
     pub state: Option<ConntrackState>,
-    /// Observation point.
-    pub point: Option<u32>,
+    /// Interface.
+    pub place: Option<Place>,
     /// Only flows in the kernel's table (true) or only ended ones (false).
     pub live: Option<bool>,
 }
@@ -105,7 +123,7 @@ impl FlowFilter {
         self.protocol.is_none_or(|protocol| key.protocol == protocol)
             && self.port.is_none_or(|port| ports.contains(&port))
             && self.state.is_none_or(|state| record.state.name() == state.name())
-            && self.point.is_none_or(|point| key.observation_point == point)
+            && self.place.as_ref().is_none_or(|place| place.has(record))
             && self.live.is_none_or(|live| record.ended.is_none() == live)
             && self.address.is_none_or(|wanted| {
                 [key.lower, key.upper].iter().any(|end| address(key, *end) == wanted)

@@ -1,6 +1,8 @@
 //! One flow in user space: the kernel's entry seen by originator and responder, with what needs more than one look
 //! at it: rates, and histograms beyond their 16 bits.
 
+use std::sync::Arc;
+
 use datapath::{
     ConntrackState, FlowKey,
     embryonic::is_embryonic,
@@ -12,6 +14,7 @@ use datapath::{
 use super::{
     FlowId,
     expiry::{Timeouts, last_seen_ns},
+    view::PointName,
 };
 
 /// Why a flow is no longer in the kernel's table.
@@ -24,6 +27,8 @@ pub enum Ended {
     Idle,
     /// Rules have changed, and say not to track it.
     Ignored,
+    /// Its interface has gone, or is not watched any more.
+    InterfaceRemoved,
     /// The table needed the room.
     Evicted,
 }
@@ -37,6 +42,8 @@ pub struct FlowRecord {
     pub key: FlowKey,
     /// Its Community ID v1.
     pub community_id: Box<str>,
+    /// Where it was seen, once the observation point may be another interface's.
+    pub place: Option<Arc<PointName>>,
     /// Kind ([`datapath::parse::tunnel`]) and id of the encapsulation that it came in; kind 0 for none.
     pub tunnel: (u8, u32),
     /// The flow that carries it, as far as it is known.
@@ -205,6 +212,7 @@ impl FlowRecord {
             id,
             key,
             community_id: community_id.into_boxed_str(),
+            place: None,
             tunnel: (0, 0),
             icmp_errors: (0, [0; 2]),
             parent: None,

@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     mem::size_of,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -20,6 +20,7 @@ use super::{
     expiry::Timeouts,
     history::{History, map_bytes},
     record::{Ended, Observation},
+    view::PointName,
 };
 
 /// The table. All maps keep their default hasher: its random keys are what outsiders, who choose the flow keys,
@@ -227,13 +228,19 @@ impl FlowTable {
         self.history.expire(self.timeouts.keep_ended_ns, now_ns);
     }
 
+    /// The observation point's interface has gone, and none of its flows lives: their records keep its name, since the
+    /// point may be another interface's from here on.
+    pub fn settle(&self, point: u32, place: PointName) {
+        self.history.settle(point, &Arc::new(place));
+    }
+
     fn displaced(&self) -> MutexGuard<'_, HashMap<FlowId, Live>> {
         self.displaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn depart(&self, id: FlowId, why: Ended, now_ns: u64) {
         let counter = match why {
-            Ended::Closed | Ended::Ignored => &self.closed,
+            Ended::Closed | Ended::Ignored | Ended::InterfaceRemoved => &self.closed,
             Ended::Idle => &self.aged,
             Ended::Evicted => &self.evicted,
         };

@@ -163,7 +163,9 @@ impl FlowView {
         let icmp = icmp(record, originator.1, responder.1);
         let endpoint =
             |(address, port)| EndpointView { address, port: if icmp.is_some() { 0 } else { port } };
-        let point = live.then(|| naming.points.get(&key.observation_point)).flatten();
+        let settled = record.place.as_deref();
+        let point = || settled.or_else(|| naming.points.get(&key.observation_point));
+        let point = live.then(point).flatten();
         Self {
             id: record.id,
             community_id: record.community_id.clone(),

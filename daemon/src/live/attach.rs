@@ -7,6 +7,7 @@ use aya::{
     Ebpf,
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
+        links::FdLink,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
@@ -38,6 +39,20 @@ const CLSACT_PRIORITY: u16 = 4_217;
 pub(super) enum Link {
     Xdp(#[expect(dead_code, reason = "held for its drop")] XdpLink),
     Tc(SchedClassifierLink),
+    /// Another tool has taken it off.
+    Lost,
+}
+
+impl Link {
+    /// Lets go of a program whose interface has gone, or that another tool has taken off. A filter is known by
+    /// interface, priority and handle alone, and what has those now is not ours.
+    pub(super) fn abandon(self) {
+        match self {
+            Self::Tc(link) if <&FdLink>::try_from(&link).is_err() => std::mem::forget(link),
+            // Descriptors, which mean the same wherever their interface is.
+            Self::Tc(_) | Self::Xdp(_) | Self::Lost => {}
+        }
+    }
 }
 
 /// The two objects of one namespace.

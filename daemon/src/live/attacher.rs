@@ -1,23 +1,20 @@
 //! The privileged side: loads the objects, puts them onto hooks, and hands out descriptors. Sees no packet.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
 };
 
-use aya::{
-    maps::{Array, Map, MapData, ProgramArray},
-    programs::LinkOrder,
-};
+use aya::maps::{Array, Map, MapData};
 use datapath::{
-    Direction,
     layout::{CaptureConfig, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULES_MAX},
     rules::{Compiled, Rule},
 };
 
 use super::{
-    FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
-    attach::{self, Link, Objects, program},
+    Chain, FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
+    attach::{self, Objects},
+    inspect,
     namespace::{self, Device},
     objects::{self, Object, pinned},
     pins::PinDir,
@@ -25,27 +22,38 @@ use super::{
     records::FilterRecord,
     rings::CaptureRing,
     rules::{self, RuleMaps},
-    verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, RuleRequest, StageConfig, Verb},
+    stage::{self, StageLink},
+    verb::{Answer, AttachRequest, Attached, Hook, RuleRequest, StageConfig, Verb},
 };
 
 /// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
 #[derive(Debug)]
 pub struct Attacher {
     // Dropped in this order: links before objects before pins.
-    points: BTreeMap<u32, WatchedPoint>,
-    stage: Vec<(Option<String>, Link)>,
+    stage: Vec<StageLink>,
+    points: BTreeMap<u32, HeldPoint>,
     objects: HashMap<Option<String>, Objects>,
+    /// Points that nothing is attached to and of which there may be flows.
+    left: BTreeSet<u32>,
+    last_point: u32,
+    /// What is copied while a capture runs.
+    capture: Option<StageConfig>,
     rules: RuleMaps,
+    /// The list in force, by names, and how often there was a new one.
+    rule_requests: Vec<RuleRequest>,
+    rule_changes: u64,
     sizes: MapSizes,
     pins: PinDir,
 }
 
+/// An interface that programs are attached to.
 #[derive(Debug)]
-struct WatchedPoint {
-    request: AttachRequest,
-    device: Device,
-    ingress: attach::Watched,
-    egress: attach::Watched,
+pub(super) struct HeldPoint {
+    pub(super) request: AttachRequest,
+    pub(super) device: Device,
+    pub(super) ingress: attach::Watched,
+    pub(super) egress: attach::Watched,
+    pub(super) record: FilterRecord,
 }
 
 impl Attacher {
@@ -58,10 +66,15 @@ impl Attacher {
         let objects = load_both(&pins, sizes)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
         let attacher = Self {
-            points: BTreeMap::new(),
             stage: Vec::new(),
+            points: BTreeMap::new(),
             objects: HashMap::from([(None, objects)]),
+            left: BTreeSet::new(),
+            last_point: 0,
+            capture: None,
             rules,
+            rule_requests: Vec::new(),
+            rule_changes: 0,
             sizes,
             pins,
         };
@@ -115,28 +128,29 @@ impl Attacher {
     /// Does what is asked.
     pub fn perform(&mut self, verb: Verb) -> Result<Answer, LiveError> {
         match verb {
-            Verb::Attach(request) => self.attach(request).map(Answer::Attached),
-            Verb::Detach { point } => self.detach(point).map(|()| Answer::Done),
             Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
             Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),
             Verb::SetRules(rules) => {
-                self.set_rules(&rules).map(|generation| Answer::RulesSet { generation })
+                self.set_rules(rules).map(|generation| Answer::RulesSet { generation })
             }
-            Verb::Look => Ok(Answer::Present(self.present())),
-            Verb::Serving => Ok(Answer::Done),
+            // What is known of interfaces is the follower's to say.
+            Verb::Look { .. } | Verb::Serving => Ok(Answer::Done),
         }
     }
 
-    /// The points whose interfaces are there.
-    fn present(&self) -> Vec<u32> {
-        let there = self.points.iter().filter(|(_, watched)| is_present(watched));
-        there.map(|(point, _)| *point).collect()
+    /// What is on the hooks of each observation point, ingress and egress.
+    pub fn inspect(&self) -> Result<Vec<(u32, [Chain; 2])>, LiveError> {
+        inspect::all(&self.points, &self.objects)
     }
 
-    fn attach(&mut self, request: AttachRequest) -> Result<Attached, LiveError> {
-        let point = (1..POINTS_MAX)
-            .find(|point| !self.points.contains_key(point))
-            .ok_or(LiveError::NoPointLeft { max: POINTS_MAX - 1 })?;
+    /// Uses an id again: no flow of it is left.
+    pub fn release(&mut self, point: u32) {
+        self.left.remove(&point);
+    }
+
+    /// Watches an interface.
+    pub fn attach(&mut self, request: AttachRequest) -> Result<Attached, LiveError> {
+        let point = self.free_point()?;
         let namespace = request.namespace.clone();
         let device =
             namespace::within(namespace.as_deref(), || namespace::device(&request.interface))?;
@@ -149,85 +163,189 @@ impl Attacher {
         }
         self.objects_of(namespace.as_deref())?;
         // Before there can be filters: a process can be killed at any time.
-        let record = self.record(&request, device);
+        let record = FilterRecord::of(&self.pins.filters(), &request, device.ifindex);
         record.remember()?;
+        let (ingress, egress) = (None, None);
+        let mut held = HeldPoint { request, device, ingress, egress, record };
+        // Rules that name the interface are in force before its first packet.
+        self.refresh_rules(&[&held.request], Some((point, &held.request)));
         let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
-        // The point before the programs: no packet passes a hook of ours without one.
         let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
-        set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
+        let HeldPoint { request, record, .. } = &held;
         let watched = namespace::within(namespace.as_deref(), || {
-            let ingress = attach::ingress(objects, &request, device, &record)?;
-            let egress = attach::egress(objects, &request, device, &record)?;
+            let ingress = attach::ingress(objects, request, device, record)?;
+            let egress = attach::egress(objects, request, device, record)?;
+            // Both directions begin with it, and where one is refused nothing has been counted.
+            set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
             Ok((ingress, egress))
         });
-        let (ingress, egress) = match watched {
-            Ok(watched) => watched,
+        match watched {
+            Ok(watched) => (held.ingress, held.egress) = watched,
             Err(error) => {
-                set_point(objects, device, Point::default())?;
-                record.forget();
+                held.record.forget();
                 return Err(error);
             }
-        };
-        let hook = |watched: &attach::Watched| watched.as_ref().map(|(hook, _)| hook.clone());
-        let attached = Attached {
-            point,
-            ifindex: device.ifindex,
-            link: device.link,
-            ingress: hook(&ingress),
-            egress: hook(&egress),
-        };
-        if ![&attached.ingress, &attached.egress].into_iter().flatten().any(is_filter) {
-            record.forget();
         }
-        self.points.insert(point, WatchedPoint { request, device, ingress, egress });
+        let attached = held.attached(point);
+        if !held.has_filters() {
+            held.record.forget();
+        }
+        self.points.insert(point, held);
+        if self.capture.is_some_and(|config| config.point.is_none())
+            && let Err(error) = self.add_stage(point)
+        {
+            tracing::warn!(%error, point, "a capture that runs does not see this interface");
+        }
         Ok(attached)
     }
 
-    fn detach(&mut self, point: u32) -> Result<(), LiveError> {
-        let watched = self.points.remove(&point).ok_or(LiveError::NoPoint(point))?;
-        let namespace = watched.request.namespace.clone();
-        let device = watched.device;
-        // A namespace that has gone took its links with it.
-        let _gone = namespace::within(namespace.as_deref(), move || {
-            drop((watched.ingress, watched.egress));
-            Ok(())
-        });
-        self.record(&watched.request, device).forget();
-        match self.objects.get_mut(&namespace) {
+    /// An id that was not used for as long as can be.
+    fn free_point(&mut self) -> Result<u32, LiveError> {
+        let after = self.last_point + 1;
+        let free = (after..POINTS_MAX)
+            .chain(1..after)
+            .find(|point| !self.points.contains_key(point) && !self.left.contains(point))
+            .ok_or(LiveError::NoPointLeft { max: POINTS_MAX - 1 })?;
+        self.last_point = free;
+        Ok(free)
+    }
+
+    /// Stops watching an observation point; its id stays taken until it is released. `gone` where its interface has gone
+    /// and has taken its filters along.
+    pub fn detach(&mut self, point: u32, gone: bool) -> Result<(), LiveError> {
+        let held = self.points.remove(&point).ok_or(LiveError::NoPoint(point))?;
+        self.left.insert(point);
+        if self.capture.is_some_and(|config| config.point == Some(point)) {
+            // The capture ends soon; until then it must not see another interface.
+            self.configure_stage(CaptureConfig::default())?;
+        }
+        let namespace = held.request.namespace.clone();
+        let HeldPoint { request, device, ingress, egress, record } = held;
+        let stage = self.stage.extract_if(.., |it| it.point == point).map(|it| it.link);
+        let mut links: Vec<_> = stage.collect();
+        links.extend([ingress, egress].into_iter().flatten().map(|(_, link)| link));
+        if gone {
+            links.into_iter().for_each(attach::Link::abandon);
+            record.remove()?;
+        } else {
+            // A namespace that has gone took its links with it.
+            let _gone = namespace::within(namespace.as_deref(), move || {
+                drop(links);
+                Ok(())
+            });
+            record.forget();
+        }
+        let cleared = match self.objects.get_mut(&namespace) {
             Some(objects) => set_point(objects, device, Point::default()),
             None => Ok(()),
-        }
-    }
-
-    fn record(&self, request: &AttachRequest, device: Device) -> FilterRecord {
-        FilterRecord::of(&self.pins.filters(), request, device.ifindex)
-    }
-
-    fn set_rules(&mut self, rules: &[RuleRequest]) -> Result<u64, LiveError> {
-        if rules.len() > RULES_MAX {
-            return Err(LiveError::TooManyRules { count: rules.len(), max: RULES_MAX });
-        }
-        let resolve = |(number, request): (usize, &RuleRequest)| {
-            let point = request.interface.as_deref().map(|name| self.point_of(number, name));
-            Ok(Rule { point: point.transpose()?, ..request.rule })
         };
-        let rules: Vec<_> =
-            rules.iter().enumerate().map(resolve).collect::<Result<_, LiveError>>()?;
-        self.rules.set(&Compiled::new(&rules))
+        // From here on no run of a program counts for this point.
+        rules::wait_for_runs();
+        self.refresh_rules(&[&request], None);
+        cleared
     }
 
-    /// The observation point of an interface that rule `number` names.
-    fn point_of(&self, number: usize, name: &str) -> Result<u32, LiveError> {
-        let mut points = self.points.iter();
-        let found = points.find(|(_, watched)| watched.request.to_string() == name);
-        found.map(|(point, _)| *point).ok_or_else(|| {
-            let names = self.points.values().map(|watched| format!("`{}`", watched.request));
-            let watched = match names.collect::<Vec<_>>() {
-                names if names.is_empty() => "no interface is".to_owned(),
-                names => format!("watched are {}", names.join(", ")),
-            };
-            LiveError::RuleInterface { rule: number, interface: name.to_owned(), watched }
-        })
+    /// The interface of an observation point has another name now.
+    pub fn rename(&mut self, point: u32, interface: String) -> Result<(), LiveError> {
+        let held = self.points.get_mut(&point).ok_or(LiveError::NoPoint(point))?;
+        let before = held.request.clone();
+        held.request.interface = interface;
+        let after = held.request.clone();
+        self.refresh_rules(&[&before, &after], None);
+        Ok(())
+    }
+
+    /// Puts back what is not on its hook any more.
+    pub fn reattach(&mut self, point: u32) -> Result<Attached, LiveError> {
+        let chains = inspect::all(&self.points, &self.objects)?;
+        let chains = chains.into_iter().find(|(id, _)| *id == point).map(|(_, chains)| chains);
+        let held = self.points.get_mut(&point).ok_or(LiveError::NoPoint(point))?;
+        let [ingress, egress] = chains.ok_or(LiveError::NoPoint(point))?.map(|it| it.displaced);
+        for (displaced, watched) in [(ingress, &mut held.ingress), (egress, &mut held.egress)] {
+            if displaced && let Some((_, link)) = watched {
+                std::mem::replace(link, attach::Link::Lost).abandon();
+            }
+        }
+        let namespace = held.request.namespace.clone();
+        let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
+        held.record.remember()?;
+        let HeldPoint { request, device, record, .. } = &*held;
+        let watched = namespace::within(namespace.as_deref(), || {
+            let ingress =
+                if ingress { attach::ingress(objects, request, *device, record)? } else { None };
+            let egress =
+                if egress { attach::egress(objects, request, *device, record)? } else { None };
+            Ok((ingress, egress))
+        })?;
+        held.ingress = watched.0.or_else(|| held.ingress.take());
+        held.egress = watched.1.or_else(|| held.egress.take());
+        if !held.has_filters() {
+            held.record.forget();
+        }
+        Ok(held.attached(point))
+    }
+
+    fn set_rules(&mut self, requests: Vec<RuleRequest>) -> Result<u64, LiveError> {
+        if requests.len() > RULES_MAX {
+            return Err(LiveError::TooManyRules { count: requests.len(), max: RULES_MAX });
+        }
+        // One for an interface that has gone meanwhile waits for its return, as it did in the list before.
+        let waits = |name: &str| {
+            self.rule_requests.iter().any(|known| known.interface.as_deref() == Some(name))
+        };
+        for (rule, request) in requests.iter().enumerate() {
+            let Some(name) = &request.interface else { continue };
+            if self.point_of(name, None).is_none() && !waits(name) {
+                let names = self.points.values().map(|held| format!("`{}`", held.request));
+                let watched = match names.collect::<Vec<_>>() {
+                    names if names.is_empty() => "no interface is".to_owned(),
+                    names => format!("watched are {}", names.join(", ")),
+                };
+                return Err(LiveError::RuleInterface { rule, interface: name.clone(), watched });
+            }
+        }
+        self.write_rules(&requests, None)?;
+        self.rule_requests = requests;
+        self.rule_changes += 1;
+        Ok(self.rule_changes)
+    }
+
+    /// Puts the rules in force again where one of them names an interface that has come, gone or another name.
+    fn refresh_rules(&mut self, changed: &[&AttachRequest], come: Option<(u32, &AttachRequest)>) {
+        let names: Vec<_> = changed.iter().map(ToString::to_string).collect();
+        let is_changed =
+            |rule: &RuleRequest| rule.interface.as_ref().is_some_and(|name| names.contains(name));
+        if !self.rule_requests.iter().any(is_changed) {
+            return;
+        }
+        let requests = std::mem::take(&mut self.rule_requests);
+        if let Err(error) = self.write_rules(&requests, come) {
+            tracing::error!(%error, "rules for an interface that changed are not in force");
+        }
+        self.rule_requests = requests;
+    }
+
+    /// Writes the rules of interfaces that are there; a rule of another one has nothing to match.
+    fn write_rules(
+        &mut self,
+        requests: &[RuleRequest],
+        come: Option<(u32, &AttachRequest)>,
+    ) -> Result<(), LiveError> {
+        let resolve = |request: &RuleRequest| match &request.interface {
+            None => Some(Rule { point: None, ..request.rule }),
+            Some(name) => {
+                self.point_of(name, come).map(|point| Rule { point: Some(point), ..request.rule })
+            }
+        };
+        let rules: Vec<_> = requests.iter().filter_map(resolve).collect();
+        self.rules.set(&Compiled::new(&rules)).map(drop)
+    }
+
+    /// The observation point of an interface that is watched, or of the one that comes.
+    fn point_of(&self, name: &str, come: Option<(u32, &AttachRequest)>) -> Option<u32> {
+        let held = self.points.iter().map(|(point, held)| (*point, &held.request));
+        let mut points = held.chain(come);
+        points.find(|(_, request)| request.to_string() == name).map(|(point, _)| point)
     }
 
     fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
@@ -237,35 +355,52 @@ impl Attacher {
             snaplen: config.snaplen,
             point: config.point.unwrap_or(0),
         })?;
-        for (point, watched) in &self.points {
-            if config.point.is_some_and(|wanted| wanted != *point) {
-                continue;
+        self.capture = Some(config);
+        let points: Vec<_> = self.points.keys().copied().collect();
+        for point in points {
+            if config.point.is_none_or(|wanted| wanted == point) {
+                self.add_stage(point)?;
             }
-            let namespace = watched.request.namespace.clone();
-            if config.point.is_none() && !is_present(watched) {
-                // It has taken its hooks with it, which must not keep a capture from the others.
-                continue;
-            }
-            let record = self.record(&watched.request, watched.device);
-            let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
-            let links =
-                namespace::within(namespace.as_deref(), || stage_of(objects, watched, &record))?;
-            self.stage.extend(links.into_iter().map(|link| (namespace.clone(), link)));
         }
         Ok(())
     }
 
+    /// Puts the capture stage behind the tracker of a point.
+    fn add_stage(&mut self, point: u32) -> Result<(), LiveError> {
+        let held = self.points.get(&point).ok_or(LiveError::NoPoint(point))?;
+        let namespace = held.request.namespace.clone();
+        let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
+        let all = self.capture.is_some_and(|config| config.point.is_none());
+        let links = namespace::within(namespace.as_deref(), || {
+            match namespace::name_of(held.device.ifindex)? {
+                Some(name) => stage::attach(objects, held, &name),
+                // It has taken its hooks with it, which must not keep a capture from the others.
+                None if all => Ok(Vec::new()),
+                None => Err(LiveError::NoInterface(held.request.to_string())),
+            }
+        });
+        match links {
+            Ok(links) => {
+                let link = |link| StageLink { point, namespace: namespace.clone(), link };
+                self.stage.extend(links.into_iter().map(link));
+                Ok(())
+            }
+            Err(LiveError::Namespace { .. }) if all => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     fn stop_capture(&mut self) -> Result<(), LiveError> {
+        self.capture = None;
         self.configure_stage(CaptureConfig::default())?;
-        for (namespace, link) in self.stage.drain(..) {
+        for StageLink { namespace, link, .. } in self.stage.drain(..) {
             let _gone = namespace::within(namespace.as_deref(), move || {
                 drop(link);
                 Ok(())
             });
         }
         for objects in self.objects.values_mut() {
-            // An empty slot is what is wanted: clearing one again fails, and that is well.
-            let _empty = xdp_stage(objects)?.clear_index(&0);
+            stage::clear(objects)?;
         }
         Ok(())
     }
@@ -305,76 +440,29 @@ impl Drop for Attacher {
         }
         let points: Vec<_> = self.points.keys().copied().collect();
         for point in points {
-            if let Err(error) = self.detach(point) {
+            if let Err(error) = self.detach(point, false) {
                 tracing::warn!(%error, point, "an interface was not detached");
             }
         }
     }
 }
 
-/// Whether the interface is still the one that was attached to.
-fn is_present(watched: &WatchedPoint) -> bool {
-    let request = &watched.request;
-    let look = || namespace::device(&request.interface);
-    namespace::within(request.namespace.as_deref(), look)
-        .is_ok_and(|device| device.ifindex == watched.device.ifindex)
-}
-
-fn is_filter(hook: &AttachedHook) -> bool {
-    hook.hook == Hook::Clsact
-}
-
-/// The capture stage behind the tracker, wherever that is.
-fn stage_of(
-    objects: &mut Objects,
-    watched: &WatchedPoint,
-    record: &FilterRecord,
-) -> Result<Vec<Link>, LiveError> {
-    let directions = [
-        (Direction::Ingress, &watched.ingress, program::CAPTURE_INGRESS),
-        (Direction::Egress, &watched.egress, program::CAPTURE_EGRESS),
-    ];
-    let interface = &watched.request.interface;
-    let mut links = Vec::new();
-    for (direction, tracker, name) in directions {
-        let Some((hook, tracker)) = tracker else { continue };
-        let Link::Tc(tracker) = tracker else {
-            let fd = attach::xdp_program(&mut objects.xdp, program::XDP_CAPTURE)?
-                .fd()
-                .and_then(|fd| fd.try_clone().map_err(Into::into))
-                .map_err(|source| LiveError::Program { program: program::XDP_CAPTURE, source })?;
-            xdp_stage(objects)?
-                .set(0, &fd, 0)
-                .map_err(|source| LiveError::Map { name: "CAPTURE_STAGE", source })?;
-            continue;
-        };
-        let stage = attach::tc_program(&mut objects.tc, name)?;
-        let attached = match hook.hook {
-            Hook::Clsact => {
-                attach::make_clsact(interface, record)?;
-                attach::clsact(stage, interface, direction)
-            }
-            Hook::Tcx | Hook::Xdp | Hook::XdpGeneric => {
-                let order = LinkOrder::after_link(tracker)
-                    .map_err(|source| LiveError::Chain { interface: interface.clone(), source })?;
-                attach::tcx(stage, interface, direction, order)
-            }
-        };
-        links.push(Link::Tc(attached.map_err(|source| LiveError::Attach {
-            hook: hook.hook,
-            interface: watched.request.to_string(),
-            source,
-            remedy: "the tracker is attached there, so this is a fault of linnet: please report it",
-        })?));
+impl HeldPoint {
+    fn attached(&self, point: u32) -> Attached {
+        let hook = |watched: &attach::Watched| watched.as_ref().map(|(hook, _)| hook.clone());
+        Attached {
+            point,
+            ifindex: self.device.ifindex,
+            link: self.device.link,
+            ingress: hook(&self.ingress),
+            egress: hook(&self.egress),
+        }
     }
-    Ok(links)
-}
 
-/// The slot that the XDP tracker goes on in.
-fn xdp_stage(objects: &mut Objects) -> Result<ProgramArray<&mut MapData>, LiveError> {
-    const NAME: &str = "CAPTURE_STAGE";
-    let map = objects.xdp.map_mut(NAME).ok_or(LiveError::Missing(NAME))?;
-    map.try_into().map_err(|source| LiveError::Map { name: NAME, source })
+    fn has_filters(&self) -> bool {
+        let mut hooks = [&self.ingress, &self.egress].into_iter().flatten();
+        hooks.any(|(hook, _)| hook.hook == Hook::Clsact)
+    }
 }
 
 /// Says in both objects of a namespace what an interface index stands for.

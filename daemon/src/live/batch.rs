@@ -1,5 +1,5 @@
-//! The `bpf(2)` commands that aya has no function for: batches, and taking an element out with its last value; and
-//! removing one without knowing its type.
+//! The `bpf(2)` commands that aya has no function for: batches, taking an element out with its last value, and
+//! removing one without knowing its type; and the call itself.
 
 use std::{
     io,
@@ -176,12 +176,12 @@ pub(super) fn remove<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
     }
 }
 
-fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<()> {
+pub(super) fn bpf<A>(command: libc::c_int, attr: &mut A) -> io::Result<()> {
     bpf_fd(command, attr).map(drop)
 }
 
 /// As [`bpf`], with what the call returns: a new descriptor, for some commands.
-fn bpf_fd<A>(command: libc::c_int, attr: &mut A) -> io::Result<i32> {
+pub(super) fn bpf_fd<A>(command: libc::c_int, attr: &mut A) -> io::Result<i32> {
     // SAFETY: `attr` is the member of `union bpf_attr` that the command takes, zero beyond what is set, and what
     // it points to is borrowed by the callers for longer than this call. The kernel checks the sizes against the
     // map's.

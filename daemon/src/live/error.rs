@@ -36,6 +36,14 @@ pub enum LiveError {
     /// The interface does not exist.
     #[error("there is no interface `{0}`; `ip -br link` shows what there is")]
     NoInterface(String),
+    /// The interfaces of a namespace could not be listed.
+    #[error("cannot follow the interfaces of the namespace `{namespace}`: {source}")]
+    Links {
+        /// Its name.
+        namespace: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// The interface index does not fit the point table.
     #[error(
         "the index {ifindex} of `{interface}` is beyond {max}, the greatest that linnet can watch"

@@ -1,5 +1,5 @@
 //! What the attacher hands to a daemon that it has started: the descriptors of the tables and of what outlives a
-//! daemon, and what is attached. One message, before any verb.
+//! daemon. One message, before any verb; what is watched it asks for.
 
 use std::{
     fs::File,
@@ -10,15 +10,13 @@ use std::{
 };
 
 use aya::maps::{Map, MapData};
-use datapath::layout::POINTS_MAX;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
 use super::{
-    AttachedPoint, Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, LiveError, MapSizes,
-    Server, ServiceMap,
+    Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, LiveError, MapSizes, Server, ServiceMap,
     keeper::{memory, seal},
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
@@ -36,9 +34,6 @@ const MAPS: [&str; 8] = [
 ];
 /// With the configuration, the listener and what is kept.
 const DESCRIPTORS: usize = MAPS.len() + 3;
-/// Sentences about what is not watched, and how long each may be.
-const NOTICES_MAX: usize = 64;
-const NOTICE_MAX: usize = 1_024;
 
 /// What a daemon starts with.
 #[derive(Debug)]
@@ -51,10 +46,6 @@ pub struct Handover {
     pub keeper: Keeper,
     /// The tables.
     pub tables: Tables,
-    /// What is watched.
-    pub points: Vec<AttachedPoint>,
-    /// Sentences about what is not, and about the attacher.
-    pub notices: Vec<String>,
 }
 
 /// The tables' descriptors.
@@ -78,8 +69,6 @@ pub struct Estate {
     keeper: Keeper,
     maps: Vec<MapData>,
     sizes: MapSizes,
-    points: Vec<AttachedPoint>,
-    notices: Vec<String>,
 }
 
 impl Estate {
@@ -89,8 +78,6 @@ impl Estate {
         config: &str,
         listener: TcpListener,
         since_ns: u64,
-        points: Vec<AttachedPoint>,
-        notices: Vec<String>,
     ) -> Result<Self, LiveError> {
         let failed = |source| LiveError::File { what: "make", path: "memory".into(), source };
         let mut text = memory("linnet-config").map_err(failed)?;
@@ -99,12 +86,15 @@ impl Estate {
         seal(&text).map_err(failed)?;
         let keeper = Keeper::new(Kept { since_ns, ..Kept::default() }).map_err(failed)?;
         let maps = MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
-        Ok(Self { config: text, listener, keeper, maps, sizes: attacher.sizes(), points, notices })
+        Ok(Self { config: text, listener, keeper, maps, sizes: attacher.sizes() })
     }
 
     /// Sends it as the first message to a daemon.
     pub fn hand_over(&self, to: &Server) -> Result<(), LiveError> {
-        let message = wire::message(0, |writer| self.put(writer))?;
+        let message = wire::message(0, |writer| {
+            self.put(writer);
+            Ok(())
+        })?;
         let mut descriptors =
             vec![self.config.as_fd(), self.listener.as_fd(), self.keeper.0.as_fd()];
         descriptors.extend(self.maps.iter().map(|map| map.fd().as_fd()));
@@ -116,43 +106,22 @@ impl Estate {
         sent.map(drop).map_err(|errno| LiveError::Attacher(errno.into()))
     }
 
-    fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
+    fn put(&self, writer: &mut Writer) {
         let sizes = self.sizes;
         for size in [sizes.flows, sizes.embryonic, sizes.fragments, sizes.capture_ring_bytes] {
             writer.u32(size);
         }
-        writer.list("points", &self.points, POINTS_MAX as usize)?;
-        writer.length("notices", self.notices.len().min(NOTICES_MAX), NOTICES_MAX)?;
-        for notice in self.notices.iter().take(NOTICES_MAX) {
-            let cut: String = notice.chars().take(NOTICE_MAX / 4).collect();
-            writer.text("notice", &cut, NOTICE_MAX)?;
-        }
-        Ok(())
     }
 }
 
 /// The message without its descriptors.
-struct Head {
-    sizes: MapSizes,
-    points: Vec<AttachedPoint>,
-    notices: Vec<String>,
-}
-
-impl Head {
-    fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let sizes = MapSizes {
-            flows: reader.u32()?,
-            embryonic: reader.u32()?,
-            fragments: reader.u32()?,
-            capture_ring_bytes: reader.u32()?,
-        };
-        let points = reader.list("points", POINTS_MAX as usize)?;
-        let mut notices = Vec::new();
-        for _ in 0..reader.length("notices", NOTICES_MAX)? {
-            notices.push(reader.text("notice", NOTICE_MAX)?);
-        }
-        Ok(Self { sizes, points, notices })
-    }
+fn take_sizes(reader: &mut Reader<'_>) -> Result<MapSizes, WireError> {
+    Ok(MapSizes {
+        flows: reader.u32()?,
+        embryonic: reader.u32()?,
+        fragments: reader.u32()?,
+        capture_ring_bytes: reader.u32()?,
+    })
 }
 
 impl Handover {
@@ -164,8 +133,8 @@ impl Handover {
         let mut into = [io::IoSliceMut::new(&mut message)];
         let received = recvmsg(socket, &mut into, &mut along, RecvFlags::CMSG_CLOEXEC)
             .map_err(|errno| LiveError::Attacher(errno.into()))?;
-        let (_, head) = wire::read(&message[..received.bytes], Head::take);
-        let head = head?;
+        let (_, sizes) = wire::read(&message[..received.bytes], take_sizes);
+        let sizes = sizes?;
         let mut descriptors = Vec::new();
         for sent in along.drain() {
             if let RecvAncillaryMessage::ScmRights(sent) = sent {
@@ -181,9 +150,7 @@ impl Handover {
             config: read_text(config.into()).map_err(failed)?,
             listener: listener.into(),
             keeper: Keeper(keeper.into()),
-            tables: Tables::new(maps, head.sizes)?,
-            points: head.points,
-            notices: head.notices,
+            tables: Tables::new(maps, sizes)?,
         })
     }
 }

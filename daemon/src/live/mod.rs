@@ -4,35 +4,45 @@
 mod attach;
 mod attacher;
 mod batch;
+mod chain;
 mod error;
+mod follower;
 mod handover;
+mod inspect;
 mod keeper;
+mod links;
+mod monitor;
 mod namespace;
+mod netlink;
+mod notices;
 mod objects;
 mod pins;
 mod pod;
-mod presence;
+mod points;
 mod qdisc;
 mod records;
 mod remote;
 mod rings;
 mod rules;
 mod sizes;
+mod stage;
 mod tables;
 mod verb;
-pub mod watch;
+mod wanted;
 pub mod wire;
 
 pub use attacher::Attacher;
 #[cfg(test)]
 pub(crate) use batch::try_command;
 pub use batch::{try_map_create, try_prog_load};
+pub use chain::{Chain, ChainLink};
 pub use error::LiveError;
+pub use follower::{Follower, Following, OnDisplaced};
 pub use handover::{Estate, Handover, Tables};
 pub use keeper::{Keeper, Kept};
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};
-pub use presence::Presence;
+pub use points::{Points, WatchedPoint};
 pub use remote::{Remote, Served, Server, answer, channel, wait_for_end};
 pub use rings::CaptureRing;
 pub use rules::RuleMaps;
@@ -40,6 +50,7 @@ pub use sizes::MapSizes;
 pub use tables::{FlowMap, HookMap, ServiceMap, add};
 pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,
-    IngressChoice, ParseAttachError, RuleRequest, StageConfig, Verb,
+    IngressChoice, ParseAttachError, RuleRequest, StageConfig, Verb, Watching,
 };
+pub use wanted::{Target, WatchRequest};
 pub use wire::{Outcome, Refusal, RefusalKind, WireError};

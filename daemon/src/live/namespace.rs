@@ -1,19 +1,18 @@
 //! Doing things in another network namespace, on a thread that ends with it: `setns` is per thread. Only the network
 //! changes: the file system, and with it bpffs, stays.
 
-use std::{ffi::CStr, fs::File, io, os::fd::AsRawFd as _, path::Path};
+use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
 
 use datapath::Link;
 use nix::{
     errno::Errno,
-    net::if_::InterfaceFlags,
     sched::{CloneFlags, setns},
 };
 
 use super::LiveError;
 
 /// Where `ip netns` keeps its namespaces.
-const NAMESPACES: &str = "/run/netns";
+pub(super) const NAMESPACES: &str = "/run/netns";
 
 /// ARPHRD_* numbers of devices (include/uapi/linux/if_arp.h).
 mod hardware {
@@ -95,14 +94,6 @@ pub(super) fn name_of(ifindex: u32) -> Result<Option<String>, LiveError> {
             source: errno.into(),
         }),
     }
-}
-
-/// Whether an interface of the calling thread's namespace is up, and what else the kernel says of it in short.
-pub(super) fn flags(name: &CStr) -> io::Result<InterfaceFlags> {
-    let request = ask(name.to_bytes(), libc::SIOCGIFFLAGS)?;
-    // SAFETY: SIOCGIFFLAGS fills this member of the union.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
-    Ok(InterfaceFlags::from_bits_truncate(flags.into()))
 }
 
 /// The ARPHRD_* number, by ioctl: /sys shows the namespace that mounted it, not this thread's.

@@ -80,7 +80,8 @@ impl FilterRecord {
         }
     }
 
-    fn remove(&self) -> Result<(), LiveError> {
+    /// Forgets an interface that has gone, and has taken everything along.
+    pub(super) fn remove(&self) -> Result<(), LiveError> {
         for path in [self.path.join(MADE), self.path.clone()] {
             match fs::remove_dir(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}

@@ -99,7 +99,10 @@ impl Server {
             Ok(length) => answer(&self.buffer[..length], perform),
             Err(error) => (0, Err(refused(&error))),
         };
-        let sent = wire::response(number, &outcome).map_err(io::Error::other).and_then(|bytes| {
+        // What cannot be said is refused, so that nobody waits for it.
+        let response = wire::response(number, &outcome)
+            .or_else(|error| wire::response(number, &Err(refused(&error))));
+        let sent = response.map_err(io::Error::other).and_then(|bytes| {
             Ok(send(&self.socket, &bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
         });
         if let Err(error) = sent {
@@ -221,12 +224,13 @@ mod tests {
     #[test]
     fn a_verb_goes_there_and_its_answer_back() {
         let (server, remote) = pair();
-        let serving = serve_one(server, Ok(Answer::Present(vec![3])));
-        assert_eq!(remote.perform(&Verb::Look).unwrap(), Answer::Present(vec![3]));
+        let (look, answer) = (Verb::Look { left: vec![3] }, Answer::RulesSet { generation: 7 });
+        let serving = serve_one(server, Ok(answer.clone()));
+        assert_eq!(remote.perform(&look).unwrap(), answer);
         let (server, verb) = serving.join().unwrap();
-        assert_eq!(verb, Verb::Look);
+        assert_eq!(verb, look);
         drop(server);
-        assert!(matches!(remote.perform(&Verb::Look), Err(LiveError::Attacher(_))));
+        assert!(matches!(remote.perform(&look), Err(LiveError::Attacher(_))));
     }
 
     #[test]

@@ -134,7 +134,7 @@ fn packed(classes: &[u16]) -> u64 {
 
 /// Waits until no program runs that began before: programs run in read sections of RCU, and this command is the
 /// kernel's way of waiting for all of those (membarrier(2)). It takes some milliseconds.
-fn wait_for_runs() {
+pub(super) fn wait_for_runs() {
     // SAFETY: the command takes no pointers.
     let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
     if done != 0 {

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
 };
 
-use aya::maps::{Map, MapData, PerCpuArray};
+use aya::maps::{Map, MapData, PerCpuArray, PerCpuValues};
 use datapath::{
     Direction, FlowKey,
     layout::{EndedFlow, FlowEntry, HookCounters, RttHistogram, SERVICES_MAX, ServiceRtt},
@@ -178,6 +178,9 @@ impl ServiceMap {
     }
 }
 
+/// The id that no observation point has, and at which the datapath counts nothing.
+const NO_POINT: u32 = 0;
+
 /// The counters of every hook.
 pub struct HookMap(PerCpuArray<MapData, Pod<HookCounters>>);
 
@@ -205,6 +208,35 @@ impl HookMap {
             add(&mut sum, counters);
         }
         Ok(sum)
+    }
+
+    /// What was counted at all observation points that have been retired.
+    pub fn retired(&self) -> Result<HookCounters, LiveError> {
+        let mut sum = self.read(NO_POINT, Direction::Ingress)?;
+        add(&mut sum, &self.read(NO_POINT, Direction::Egress)?);
+        Ok(sum)
+    }
+
+    /// Moves the counters of an observation point, at which nothing may count any more, to those of no point: there they
+    /// are part of every sum, whoever reads the table next.
+    pub fn retire(&mut self, point: u32) -> Result<(), LiveError> {
+        let failed = |source| LiveError::Map { name: "HOOKS", source };
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let [from, to] = [point, NO_POINT].map(|point| point * 2 + direction as u32);
+            let counted = self.0.get(&from, 0).map_err(failed)?;
+            let mut sums = self.0.get(&to, 0).map_err(failed)?.to_vec();
+            for (Pod(sum), Pod(counters)) in sums.iter_mut().zip(counted.iter()) {
+                add(sum, counters);
+            }
+            let zeros = vec![Pod(HookCounters::default()); sums.len()];
+            // In this order: a kill between the two counts twice, but nothing ever goes back.
+            for (index, values) in [(to, sums), (from, zeros)] {
+                let values = PerCpuValues::try_from(values)
+                    .map_err(|source| failed(aya::maps::MapError::IoError(source)))?;
+                self.0.set(index, values, 0).map_err(failed)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,11 @@
-//! What may be asked of the privileged side: a closed set of verbs with bounded arguments. No verb carries code,
-//! a path or a pointer, so that the two sides can become two processes.
+//! What may be asked of the privileged side: a closed set of verbs with bounded arguments, none of which carries code,
+//! a path or a pointer; and what interfaces are watched, as both sides speak of it.
 
 use std::{fmt, str::FromStr};
 
 use datapath::rules::Rule;
+
+use super::WatchedPoint;
 
 /// How received packets are to be watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -246,24 +248,21 @@ pub struct StageConfig {
     pub point: Option<u32>,
 }
 
-/// What may be asked.
+/// What a daemon may ask of its attacher. Which interfaces are watched is the configuration's to say, and the attacher's
+/// to follow: no verb attaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Watch an interface.
-    Attach(AttachRequest),
-    /// Stop watching an observation point.
-    Detach {
-        /// Its id.
-        point: u32,
-    },
     /// Copy packets into the capture ring.
     StartCapture(StageConfig),
     /// Stop that.
     StopCapture,
     /// Put these rules in force, in place of those before; at most [`datapath::layout::RULES_MAX`].
     SetRules(Vec<RuleRequest>),
-    /// Say which observation points are there.
-    Look,
+    /// Say what is watched.
+    Look {
+        /// Observation points that have gone and of which no flow is left: their ids may be used again.
+        left: Vec<u32>,
+    },
     /// The daemon serves from here on: what ends it now is no failed start.
     Serving,
 }
@@ -280,17 +279,24 @@ pub struct RuleRequest {
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The interface is watched.
-    Attached(Attached),
     /// Rules are in force.
     RulesSet {
         /// How often that has been done.
         generation: u64,
     },
-    /// Observation points whose interfaces are there, as they were when they were attached.
-    Present(Vec<u32>),
+    /// What is watched.
+    Watched(Watching),
     /// Done; nothing to say.
     Done,
+}
+
+/// What is watched, as of the last look at the interfaces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Watching {
+    /// The observation points.
+    pub points: Vec<WatchedPoint>,
+    /// Sentences about what is not watched, or not as it should be.
+    pub notices: Vec<String>,
 }
 
 /// An interface that is watched.

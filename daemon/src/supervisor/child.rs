@@ -95,7 +95,7 @@ impl Daemon {
     /// Tells it to stop, and goes on answering meanwhile: it stops a capture first.
     pub(super) fn stop(
         &mut self,
-        performer: &mut Performer<'_>,
+        performer: &Performer,
         signals: &mut Signals,
         most: Duration,
     ) -> anyhow::Result<ExitStatus> {

@@ -12,6 +12,9 @@ pub(crate) struct Held {
     pub(crate) programs: BTreeSet<u64>,
     /// Kinds by id.
     pub(crate) links: BTreeMap<u64, String>,
+    /// Interface indexes by link.
+    pub(crate) interfaces: BTreeMap<u64, u64>,
+    pub(crate) maps: BTreeSet<u64>,
 }
 
 impl Held {
@@ -24,8 +27,11 @@ impl Held {
                 line.map(|value| value.trim_start_matches(':').trim().to_owned())
             };
             held.programs.extend(field("prog_id").map(|id| id.parse::<u64>().unwrap()));
+            held.maps.extend(field("map_id").map(|id| id.parse::<u64>().unwrap()));
             if let (Some(id), Some(kind)) = (field("link_id"), field("link_type")) {
-                held.links.insert(id.parse().unwrap(), kind);
+                let id = id.parse().unwrap();
+                held.links.insert(id, kind);
+                held.interfaces.extend(field("ifindex").map(|index| (id, index.parse().unwrap())));
             }
         }
         held

@@ -12,32 +12,24 @@ use crate::live::verb::{
 impl Wire for Verb {
     fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
         match self {
-            Self::Attach(request) => {
-                writer.u8(0);
-                request.put(writer)
-            }
-            Self::Detach { point } => {
-                writer.u8(1);
-                point.put(writer)
-            }
             Self::StartCapture(config) => {
-                writer.u8(2);
+                writer.u8(0);
                 config.put(writer)
             }
             Self::StopCapture => {
-                writer.u8(3);
+                writer.u8(1);
                 Ok(())
             }
             Self::SetRules(rules) => {
-                writer.u8(4);
+                writer.u8(2);
                 writer.list("rules", rules, RULES_MAX)
             }
-            Self::Look => {
-                writer.u8(5);
-                Ok(())
+            Self::Look { left } => {
+                writer.u8(3);
+                writer.list("points", left, POINTS_MAX as usize)
             }
             Self::Serving => {
-                writer.u8(6);
+                writer.u8(4);
                 Ok(())
             }
         }
@@ -45,13 +37,11 @@ impl Wire for Verb {
 
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(match reader.u8()? {
-            0 => Self::Attach(AttachRequest::take(reader)?),
-            1 => Self::Detach { point: point(reader)? },
-            2 => Self::StartCapture(StageConfig::take(reader)?),
-            3 => Self::StopCapture,
-            4 => Self::SetRules(reader.list("rules", RULES_MAX)?),
-            5 => Self::Look,
-            6 => Self::Serving,
+            0 => Self::StartCapture(StageConfig::take(reader)?),
+            1 => Self::StopCapture,
+            2 => Self::SetRules(reader.list("rules", RULES_MAX)?),
+            3 => Self::Look { left: points(reader)? },
+            4 => Self::Serving,
             value => return Err(WireError::Unknown { what: "verb", value }),
         })
     }
@@ -61,6 +51,12 @@ impl Wire for Verb {
 fn point(reader: &mut Reader<'_>) -> Result<u32, WireError> {
     let point = reader.u32()?;
     if (1..POINTS_MAX).contains(&point) { Ok(point) } else { Err(WireError::Value("point")) }
+}
+
+fn points(reader: &mut Reader<'_>) -> Result<Vec<u32>, WireError> {
+    let points: Vec<u32> = reader.list("points", POINTS_MAX as usize)?;
+    let is_good = points.iter().all(|point| (1..POINTS_MAX).contains(point));
+    if is_good { Ok(points) } else { Err(WireError::Value("point")) }
 }
 
 impl Wire for AttachRequest {

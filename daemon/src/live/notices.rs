@@ -1,0 +1,117 @@
+//! Sentences about interfaces that are not watched as they should be, for people who look at the status. Each says what
+//! is not counted because of it.
+
+use super::{
+    ChainLink, OnDisplaced, WatchRequest, WatchedPoint, chain::Chain, links::Interface, wanted,
+};
+
+/// Longest list, and longest sentence in bytes; what is beyond is cut.
+pub(super) const NOTICES_MAX: usize = 16;
+pub(super) const NOTICE_MAX: usize = 1_024;
+
+/// Of programs that were taken off their hooks, or have others before them.
+pub(super) fn of_hooks(points: &[WatchedPoint], on_displaced: OnDisplaced) -> Vec<String> {
+    let mut notices = Vec::new();
+    for watched in points.iter().filter(|watched| !watched.gone) {
+        let name = watched.point.request.to_string();
+        for (way, chain) in ["ingress", "egress"].iter().zip(&watched.chains) {
+            if chain.displaced {
+                notices.push(displaced(way, &name, on_displaced));
+            }
+            notices.extend(foreign(chain).map(|link| before(way, &name, link)));
+        }
+    }
+    notices
+}
+
+/// The first of others that packets meet before linnet.
+fn foreign(chain: &Chain) -> Option<&ChainLink> {
+    chain.before_us().find(|link| !link.ours)
+}
+
+fn displaced(way: &str, name: &str, on_displaced: OnDisplaced) -> String {
+    let then = match on_displaced {
+        OnDisplaced::Reattach => "it is attached again after a while",
+        OnDisplaced::Yield => {
+            "on_displaced is yield, so that it stays off until the interface comes back or linnet is restarted"
+        }
+    };
+    format!(
+        "another tool has taken linnet off the {way} of `{name}`: nothing is counted there; {then}"
+    )
+}
+
+fn before(way: &str, name: &str, link: &ChainLink) -> String {
+    let (hook, program) = (link.hook, link.name.as_deref().unwrap_or("a program"));
+    let id = link.program_id.map(|id| format!(" (program {id})")).unwrap_or_default();
+    format!(
+        "`{program}`{id} on {hook} comes before linnet on the {way} of `{name}`: packets that it keeps or redirects are not counted"
+    )
+}
+
+/// Of interfaces that were named and are not there.
+pub(super) fn of_missing(points: &[WatchedPoint], requests: &[WatchRequest]) -> Vec<String> {
+    let is_missing = |request: &&WatchRequest| {
+        let is_it = |watched: &WatchedPoint| {
+            let interface = Interface {
+                ifindex: watched.point.attached.ifindex,
+                name: watched.point.request.interface.clone().into_bytes(),
+                ..Interface::default()
+            };
+            let namespace = watched.point.request.namespace.as_deref();
+            let only = std::slice::from_ref(*request);
+            !watched.gone && wanted::choose(only, namespace, &interface, true).is_some()
+        };
+        request.is_of_one() && !points.iter().any(is_it)
+    };
+    let missing = requests.iter().filter(is_missing);
+    missing
+        .map(|request| {
+            format!("the interface `{request}` is not there; it is watched as soon as it is")
+        })
+        .collect()
+}
+
+/// As many as fit.
+pub(super) fn bounded(mut notices: Vec<String>) -> Vec<String> {
+    if notices.len() > NOTICES_MAX {
+        let more = notices.split_off(NOTICES_MAX - 1).len();
+        notices.push(format!("{more} more sentences about interfaces; the log has each"));
+    }
+    for notice in &mut notices {
+        notice.truncate(notice.floor_char_boundary(NOTICE_MAX));
+    }
+    notices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_before_linnet_is_named_and_linnet_is_not() {
+        let link = |name: &str, ours| ChainLink {
+            hook: "tcx",
+            program_id: Some(7),
+            name: Some(name.to_owned()),
+            ours,
+        };
+        let chain = |links: Vec<ChainLink>| Chain { links, displaced: false };
+        let first = chain(vec![link("theirs", false), link("linnet", true), link("late", false)]);
+        let text = before("ingress", "eth0", foreign(&first).unwrap());
+        assert!(text.contains("`theirs` (program 7) on tcx comes before linnet"), "{text}");
+        assert!(foreign(&chain(vec![link("linnet", true), link("late", false)])).is_none());
+        // Where linnet is off, nobody is before it.
+        assert!(foreign(&chain(vec![link("theirs", false)])).is_none());
+    }
+
+    #[test]
+    fn a_long_list_says_how_much_longer_it_is() {
+        let many = (0..40).map(|number| number.to_string()).collect();
+        let notices = bounded(many);
+        assert_eq!(
+            (notices.len(), &*notices[15]),
+            (16, "25 more sentences about interfaces; the log has each")
+        );
+    }
+}
