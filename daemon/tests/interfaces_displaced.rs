@@ -77,7 +77,7 @@ fn row(linnet: &Linnet) -> Value {
 }
 
 fn notices(linnet: &Linnet) -> String {
-    linnet.see("/api/v1/status", "status")["notices"].to_string()
+    linnet.notices().join("\n")
 }
 
 /// The reported chain as `hook name id ours`, short.
@@ -220,7 +220,7 @@ fn linnet_that_is_to_yield_stays_off_and_says_so() {
     }
     let lab = Lab::build(Plan::direct("yield")).unwrap();
     let spec = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
-    let linnet = Linnet::watch_with("yield", &[spec], "on_displaced = \"yield\"");
+    let linnet = Linnet::watch_with("yield", &[spec], "on_displaced = \"yield\"\n");
     take_off(&linnet);
     wait_for("the report", || (row(&linnet)["state"] == "displaced").then_some(()));
     let notices = notices(&linnet);

@@ -140,7 +140,7 @@ fn a_burst_of_changes_and_more_interfaces_than_points_end_well() {
     });
     batch(lab.client(), folder.path(), (POINTS..POINTS + 3).map(add));
     let notices = wait_for("what is too much to be told", || {
-        let notices = linnet.see("/api/v1/status", "status")["notices"].to_string();
+        let notices = linnet.notices().join("\n");
         (notices.matches("all 127 observation points").count() == 3).then_some(notices)
     });
     assert!(notices.contains("many127"), "{notices}");
@@ -154,8 +154,7 @@ fn a_burst_of_changes_and_more_interfaces_than_points_end_well() {
     batch(lab.client(), folder.path(), (0..POINTS - 3).map(add));
     wait_for("all to be watched", || (rows(&linnet, "attached").len() == POINTS).then_some(()));
     assert!(rows(&linnet, "gone").len() <= 64);
-    let status = linnet.see("/api/v1/status", "status");
-    assert_eq!(status["notices"], serde_json::json!([]), "{status}");
+    assert_eq!(linnet.notices(), [""; 0]);
     let held = Held::by(linnet.pid());
     println!(
         "many: {POINTS} watched, {} links, {} programs",

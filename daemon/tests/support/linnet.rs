@@ -137,6 +137,13 @@ impl Linnet {
         answer[key].take()
     }
 
+    /// What is not as it should be, beside that a machine for tests has no user for the daemon.
+    pub(crate) fn notices(&self) -> Vec<String> {
+        let notices = self.see("/api/v1/status", "status")["notices"].take();
+        let notices: Vec<String> = serde_json::from_value(notices).unwrap();
+        notices.into_iter().filter(|notice| !notice.contains("there is no user")).collect()
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let json = "content-type: application/json";
         answer(self.curl(path).args(["-X", "POST", "-H", json, "-d", &body.to_string()]))
