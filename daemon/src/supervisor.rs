@@ -81,6 +81,9 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
             Told::Stop => daemon.stop(&mut performer, &mut signals, STOP_MAX)?,
             Told::Ended(ended) => ended,
         };
+        if told == Told::Stop || daemon.served() {
+            performer.attacher.on_stop(config.on_stop);
+        }
         // A capture that was its own has no reader any more.
         if let Err(error) = performer.attacher.perform(Verb::StopCapture) {
             tracing::warn!(%error, "the capture stage was not stopped");
@@ -298,6 +301,7 @@ fn attach(
         tracing::warn!("{notice}");
     }
     if signals.asked_to_stop()? {
+        attacher.on_stop(config.on_stop);
         return Ok(None);
     }
     if points.is_empty() {

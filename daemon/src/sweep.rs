@@ -226,6 +226,12 @@ impl Sweeper {
     fn counters(&self, present: &[u32]) -> Result<(HookCounters, Vec<InterfaceView>), LiveError> {
         let mut sum = HookCounters::default();
         let mut interfaces = Vec::new();
+        let is_watched = |id| self.points.iter().any(|point| point.attached.point == id);
+        for point in self.hook_map.counted().filter(|id| !is_watched(*id)) {
+            for way in [Direction::Ingress, Direction::Egress] {
+                add(&mut sum, &self.hook_map.read(point, way)?);
+            }
+        }
         for point in &self.points {
             let mut side = |direction, hook: &Option<AttachedHook>| {
                 let Some(hook) = hook else { return Ok::<_, LiveError>(None) };

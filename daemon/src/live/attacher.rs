@@ -15,20 +15,24 @@ use datapath::{
     rules::{Compiled, Rule},
 };
 
+use crate::clock::Clock;
+
 use super::{
-    FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
+    FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap, adopt,
     attach::{self, Link, Objects, program},
+    layout,
     namespace::{self, Device},
     objects::{self, Object, pinned},
-    pins::PinDir,
+    pins::{Leave, OnStop, PinDir},
     pod::Pod,
     records::FilterRecord,
+    register::Register,
     rings::CaptureRing,
     rules::{self, RuleMaps},
     verb::{Answer, AttachRequest, Attached, AttachedHook, Hook, RuleRequest, StageConfig, Verb},
 };
 
-/// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
+/// The verbs' performer. Dropping it takes every program off its hook, and removes the pins unless they are to stay.
 #[derive(Debug)]
 pub struct Attacher {
     // Dropped in this order: links before objects before pins.
@@ -36,6 +40,7 @@ pub struct Attacher {
     stage: Vec<(Option<String>, Link)>,
     objects: HashMap<Option<String>, Objects>,
     rules: RuleMaps,
+    register: Register,
     sizes: MapSizes,
     pins: PinDir,
 }
@@ -54,19 +59,49 @@ impl Attacher {
         for object in [Object::Xdp, Object::Tc] {
             object.bytes()?;
         }
-        let pins = PinDir::claim(pins)?;
+        let mut pins = PinDir::claim(pins)?;
+        let now_s = Clock::new().wall_ns() / 1_000_000_000;
+        adopt::adopt(&mut pins, &layout::expected(sizes)?, now_s)?;
         let objects = load_both(&pins, sizes)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
-        let attacher = Self {
+        let register = rules::duplicate(&pinned(&pins, "REGISTER")?, "REGISTER")?;
+        let mut attacher = Self {
             points: BTreeMap::new(),
             stage: Vec::new(),
             objects: HashMap::from([(None, objects)]),
             rules,
+            register: Register::open(register)?,
             sizes,
             pins,
         };
+        attacher.settle()?;
+        // Last: with it the maps are a whole set.
         attacher.set_meta()?;
         Ok(attacher)
+    }
+
+    /// Ends what an attacher that died had begun: its capture, and rules that nobody has the text of.
+    fn settle(&mut self) -> Result<(), LiveError> {
+        self.configure_stage(CaptureConfig::default())?;
+        let failed = |source| LiveError::Syscall { call: "bpf", map: "KEPT_RULES", source };
+        if self.rules.are_in_force() && self.keeper()?.rules().map_err(failed)?.is_none() {
+            self.rules.set(&Compiled::new(&[]))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the maps stay when this is dropped. To be said when there is nothing left that could fail: until then
+    /// maps stay that an earlier run left, and new ones go.
+    pub fn on_stop(&mut self, on_stop: OnStop) {
+        self.pins.leave(match on_stop {
+            OnStop::Remove => Leave::Nothing,
+            OnStop::Keep => Leave::All,
+        });
+    }
+
+    /// Where a daemon keeps what its successors need.
+    pub(super) fn keeper(&self) -> Result<Keeper, LiveError> {
+        Ok(Keeper::new(self.shared("KEPT")?, self.shared("KEPT_RULES")?))
     }
 
     /// Says beside the pinned maps what their layout is.
@@ -134,9 +169,6 @@ impl Attacher {
     }
 
     fn attach(&mut self, request: AttachRequest) -> Result<Attached, LiveError> {
-        let point = (1..POINTS_MAX)
-            .find(|point| !self.points.contains_key(point))
-            .ok_or(LiveError::NoPointLeft { max: POINTS_MAX - 1 })?;
         let namespace = request.namespace.clone();
         let device =
             namespace::within(namespace.as_deref(), || namespace::device(&request.interface))?;
@@ -151,6 +183,10 @@ impl Attacher {
         // Before there can be filters: a process can be killed at any time.
         let record = self.record(&request, device);
         record.remember()?;
+        let point = self
+            .register
+            .reserve(namespace.as_deref(), &request.interface, device.ifindex)?
+            .ok_or(LiveError::NoPointLeft { max: POINTS_MAX - 1 })?;
         let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
         // The point before the programs: no packet passes a hook of ours without one.
         let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
@@ -163,6 +199,7 @@ impl Attacher {
         let (ingress, egress) = match watched {
             Ok(watched) => watched,
             Err(error) => {
+                self.register.gone(point)?;
                 set_point(objects, device, Point::default())?;
                 record.forget();
                 return Err(error);
@@ -185,6 +222,7 @@ impl Attacher {
 
     fn detach(&mut self, point: u32) -> Result<(), LiveError> {
         let watched = self.points.remove(&point).ok_or(LiveError::NoPoint(point))?;
+        self.register.gone(point)?;
         let namespace = watched.request.namespace.clone();
         let device = watched.device;
         // A namespace that has gone took its links with it.

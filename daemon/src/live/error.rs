@@ -123,6 +123,16 @@ pub enum LiveError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder is no place for pins.
+    #[error(
+        "`{path}` is not used for pinned maps: {problem}; remove it, or name a folder of root's with --pin-dir"
+    )]
+    PinFolder {
+        /// The folder for pins.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The qdisc could not be removed.
     #[error(
         "cannot remove the clsact qdisc of `{interface}`: {source}; tc qdisc del dev NAME clsact"

@@ -1,12 +1,15 @@
 //! The kernel side of a running daemon. [`Attacher`] holds every privilege and performs a closed set of verbs; the
 //! rest only reads maps through descriptors. Nothing outside of this folder names aya.
 
+mod adopt;
 mod attach;
 mod attacher;
 mod batch;
+mod carry;
 mod error;
 mod handover;
 mod keeper;
+mod layout;
 mod namespace;
 mod objects;
 mod pins;
@@ -14,6 +17,7 @@ mod pod;
 mod presence;
 mod qdisc;
 mod records;
+mod register;
 mod remote;
 mod rings;
 mod rules;
@@ -30,8 +34,9 @@ pub use batch::{try_map_create, try_prog_load};
 pub use error::LiveError;
 pub use handover::{Estate, Handover, Tables};
 pub use keeper::{Keeper, Kept};
+pub use layout::describe;
 pub use objects::{Object, not_built_reason};
-pub use pins::{Detached, detach};
+pub use pins::{Detached, OnStop, detach};
 pub use presence::Presence;
 pub use remote::{Remote, Served, Server, answer, channel, wait_for_end};
 pub use rings::CaptureRing;

@@ -8,7 +8,9 @@ use std::{
 use aya::maps::{Map, MapData, PerCpuArray};
 use datapath::{
     Direction, FlowKey,
-    layout::{EndedFlow, FlowEntry, HookCounters, RttHistogram, SERVICES_MAX, ServiceRtt},
+    layout::{
+        EndedFlow, FlowEntry, HookCounters, POINTS_MAX, RttHistogram, SERVICES_MAX, ServiceRtt,
+    },
 };
 
 use super::{
@@ -179,7 +181,11 @@ impl ServiceMap {
 }
 
 /// The counters of every hook.
-pub struct HookMap(PerCpuArray<MapData, Pod<HookCounters>>);
+pub struct HookMap {
+    map: PerCpuArray<MapData, Pod<HookCounters>>,
+    /// Points that had counters when this was opened.
+    counted: Vec<u32>,
+}
 
 impl std::fmt::Debug for HookMap {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -191,13 +197,28 @@ impl HookMap {
     pub(super) fn new(map: Map) -> Result<Self, LiveError> {
         let map = PerCpuArray::try_from(map)
             .map_err(|source| LiveError::Map { name: "HOOKS", source })?;
-        Ok(Self(map))
+        let mut hooks = Self { map, counted: Vec::new() };
+        for point in 1..POINTS_MAX {
+            let ways = [Direction::Ingress, Direction::Egress];
+            let seen = ways.map(|way| hooks.read(point, way).map(|counters| counters.seen));
+            let [ingress, egress] = seen;
+            if ingress? + egress? > 0 {
+                hooks.counted.push(point);
+            }
+        }
+        Ok(hooks)
+    }
+
+    /// Points that had counters before this process came: those of interfaces that are not watched any more have to be
+    /// in every sum, since flows of theirs are.
+    pub fn counted(&self) -> impl Iterator<Item = u32> {
+        self.counted.iter().copied()
     }
 
     /// The sum over all CPUs for one observation point and direction.
     pub fn read(&self, point: u32, direction: Direction) -> Result<HookCounters, LiveError> {
         let per_cpu = self
-            .0
+            .map
             .get(&(point * 2 + direction as u32), 0)
             .map_err(|source| LiveError::Map { name: "HOOKS", source })?;
         let mut sum = HookCounters::default();

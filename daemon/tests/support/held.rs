@@ -1,4 +1,4 @@
-//! The BPF programs and links of a process, by the kernel's account and bpftool's. Must never ask linnet.
+//! The BPF programs, links and maps of a process, by the kernel's account and bpftool's. Must never ask linnet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +12,7 @@ pub(crate) struct Held {
     pub(crate) programs: BTreeSet<u64>,
     /// Kinds by id.
     pub(crate) links: BTreeMap<u64, String>,
+    pub(crate) maps: BTreeSet<u64>,
 }
 
 impl Held {
@@ -24,6 +25,7 @@ impl Held {
                 line.map(|value| value.trim_start_matches(':').trim().to_owned())
             };
             held.programs.extend(field("prog_id").map(|id| id.parse::<u64>().unwrap()));
+            held.maps.extend(field("map_id").map(|id| id.parse::<u64>().unwrap()));
             if let (Some(id), Some(kind)) = (field("link_id"), field("link_type")) {
                 held.links.insert(id.parse().unwrap(), kind);
             }
@@ -39,5 +41,6 @@ impl Held {
         };
         !self.programs.iter().any(|id| known("prog", id))
             && !self.links.keys().any(|id| known("link", id))
+            && !self.maps.iter().any(|id| known("map", id))
     }
 }

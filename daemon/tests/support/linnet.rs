@@ -22,6 +22,7 @@ pub(crate) struct Linnet {
     child: Child,
     folder: tempfile::TempDir,
     pins: PathBuf,
+    interfaces: Vec<String>,
     /// Where it serves browsers.
     pub(crate) address: String,
     /// The URL that logs a browser in once.
@@ -63,24 +64,47 @@ impl Linnet {
         // The daemon's user, whoever that is, has to reach what is its own.
         let reachable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(folder.path(), reachable).unwrap();
-        let pins = pins(name);
-        let log = folder.path().join("log");
-        let mut child = command_with(folder.path(), &pins, keys)
-            .args(interfaces.iter().flat_map(|interface| ["--interface", interface]))
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(login_url) = line.trim().strip_prefix("open ").map(ToOwned::to_owned) else {
-            child.wait().unwrap();
-            panic!("linnet did not start: {}", fs::read_to_string(&log).unwrap());
-        };
+        Self::start(folder, pins(name), interfaces.to_vec(), keys)
+    }
+
+    /// Starts one in folders that are there, and returns after the first sweep.
+    fn start(
+        folder: tempfile::TempDir,
+        pins: PathBuf,
+        interfaces: Vec<String>,
+        keys: &str,
+    ) -> Self {
+        let (child, login_url) = spawn(folder.path(), &pins, &interfaces, keys);
         let address = login_url.strip_prefix("http://").unwrap().split_once('/').unwrap().0.into();
-        let linnet = Self { child, folder, pins, address, login_url };
+        let linnet = Self { child, folder, pins, interfaces, address, login_url };
         wait_for("the first sweep", || (linnet.get("/readyz").0 == 200).then_some(()));
         linnet
+    }
+
+    /// After it has ended: starts the next one with the same arguments and these keys, and returns after its first
+    /// sweep.
+    pub(crate) fn start_again(&mut self, keys: &str) {
+        let (child, login_url) = spawn(self.folder.path(), &self.pins, &self.interfaces, keys);
+        self.child = child;
+        self.address = login_url.strip_prefix("http://").unwrap().split_once('/').unwrap().0.into();
+        self.login_url = login_url;
+        wait_for("the first sweep", || (self.get("/readyz").0 == 200).then_some(()));
+    }
+
+    /// Kills attacher and daemon, and waits until both have gone.
+    pub(crate) fn kill_both(&mut self) {
+        let daemon = self.daemon_pid();
+        self.signal(Signal::SIGKILL);
+        for pid in daemon {
+            // It may have ended with its attacher.
+            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).ok();
+        }
+        self.wait();
+        let gone = |pid| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        };
+        wait_for("the daemon to go", || daemon.is_none_or(gone).then_some(()));
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -199,10 +223,38 @@ impl Drop for Linnet {
             self.signal(Signal::SIGTERM);
             self.child.wait().ok();
         }
+        if self.pins.exists() {
+            detach(&self.pins);
+        }
         if std::thread::panicking() {
             println!("linnet's log:\n{}", self.log());
         }
     }
+}
+
+/// Starts the processes; returns once they serve.
+fn spawn(folder: &Path, pins: &Path, interfaces: &[String], keys: &str) -> (Child, String) {
+    let log = folder.join("log");
+    let mut child = command_with(folder, pins, keys)
+        .args(interfaces.iter().flat_map(|interface| ["--interface", interface]))
+        .stdout(Stdio::piped())
+        .stderr(File::options().create(true).append(true).open(&log).unwrap())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let Some(login_url) = line.trim().strip_prefix("open ").map(ToOwned::to_owned) else {
+        child.wait().unwrap();
+        panic!("linnet did not start: {}", fs::read_to_string(&log).unwrap());
+    };
+    (child, login_url)
+}
+
+/// `linnet detach`; whether it said that all is well.
+pub(crate) fn detach(pins: &Path) -> bool {
+    let mut detach = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    detach.args(["detach", "--pin-dir"]).arg(pins).stdout(Stdio::null());
+    detach.status().unwrap().success()
 }
 
 /// Runs a curl and splits what it printed.
