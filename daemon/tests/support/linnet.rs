@@ -22,7 +22,8 @@ pub(crate) struct Linnet {
     child: Child,
     folder: tempfile::TempDir,
     pins: PathBuf,
-    interfaces: Vec<String>,
+    /// What it watches from its next start on.
+    pub(crate) interfaces: Vec<String>,
     /// Where it serves browsers.
     pub(crate) address: String,
     /// The URL that logs a browser in once.
@@ -37,7 +38,7 @@ pub(crate) fn command(folder: &Path, pins: &Path) -> Command {
 /// The same with further keys of the configuration, each on a line.
 fn command_with(folder: &Path, pins: &Path, keys: &str) -> Command {
     let config = folder.join("linnet.toml");
-    let text = format!("schema = 1\n{keys}[flows]\nsweep_interval_ms = 200\n");
+    let text = format!("schema = 1\nflows.sweep_interval_ms = 200\n{keys}");
     fs::write(&config, text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
     command.args(["run", "--one-time-login", "--listen", "127.0.0.1:0", "--config"]).arg(config);
@@ -91,20 +92,43 @@ impl Linnet {
         wait_for("the first sweep", || (self.get("/readyz").0 == 200).then_some(()));
     }
 
+    /// After it has ended: starts the next one with the same arguments, and does not wait for anything.
+    pub(crate) fn begin_again(&mut self, keys: &str) {
+        self.child =
+            started(self.folder.path(), &self.pins, &self.interfaces, keys).spawn().unwrap();
+    }
+
+    /// The processes of this linnet, whoever started them.
+    fn processes(&self) -> Vec<Pid> {
+        let run = self.folder.path().join("run").to_string_lossy().into_owned();
+        let of_ours = |entry: fs::DirEntry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let said = fs::read(entry.path().join("cmdline")).ok()?;
+            // A zombie has none.
+            String::from_utf8_lossy(&said).contains(&run).then_some(Pid::from_raw(pid))
+        };
+        fs::read_dir("/proc").unwrap().flatten().filter_map(of_ours).collect()
+    }
+
     /// Kills attacher and daemon, and waits until both have gone.
     pub(crate) fn kill_both(&mut self) {
-        let daemon = self.daemon_pid();
         self.signal(Signal::SIGKILL);
-        for pid in daemon {
-            // It may have ended with its attacher.
-            kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).ok();
-        }
         self.wait();
-        let gone = |pid| {
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            stat.is_empty() || stat.contains(") Z ")
-        };
-        wait_for("the daemon to go", || daemon.is_none_or(gone).then_some(()));
+        wait_for("the processes to go", || {
+            let left = self.processes();
+            // One may end by itself meanwhile.
+            for pid in &left {
+                kill(*pid, Signal::SIGKILL).ok();
+            }
+            left.is_empty().then_some(())
+        });
+    }
+
+    /// Kills the attacher, and waits until the daemon has ended by itself.
+    pub(crate) fn kill_attacher(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+        wait_for("the daemon to end", || self.processes().is_empty().then_some(()));
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -234,20 +258,23 @@ impl Drop for Linnet {
 
 /// Starts the processes; returns once they serve.
 fn spawn(folder: &Path, pins: &Path, interfaces: &[String], keys: &str) -> (Child, String) {
-    let log = folder.join("log");
-    let mut child = command_with(folder, pins, keys)
-        .args(interfaces.iter().flat_map(|interface| ["--interface", interface]))
-        .stdout(Stdio::piped())
-        .stderr(File::options().create(true).append(true).open(&log).unwrap())
-        .spawn()
-        .unwrap();
+    let mut child = started(folder, pins, interfaces, keys).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let Some(login_url) = line.trim().strip_prefix("open ").map(ToOwned::to_owned) else {
         child.wait().unwrap();
-        panic!("linnet did not start: {}", fs::read_to_string(&log).unwrap());
+        panic!("linnet did not start: {}", fs::read_to_string(folder.join("log")).unwrap());
     };
     (child, login_url)
+}
+
+/// The command, which logs behind what an earlier one logged.
+fn started(folder: &Path, pins: &Path, interfaces: &[String], keys: &str) -> Command {
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    let mut command = command_with(folder, pins, keys);
+    command.args(interfaces.iter().flat_map(|interface| ["--interface", interface]));
+    command.stdout(Stdio::null()).stderr(log);
+    command
 }
 
 /// `linnet detach`; whether it said that all is well.
