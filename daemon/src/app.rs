@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
+use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,7 @@ use crate::{
     metrics,
     past::Past,
     replay::{NoStage, Player, Playing},
-    rules::{NoRules, RuleSink, RuleView, Rules, RulesError, text::read_list},
+    rules::{NoRules, ReadRule, RuleSink, RuleView, Rules, RulesError, text::read_list},
     sandbox::{self, Layer, Mode, Policy},
     status::Publisher,
     supervisor,
@@ -58,19 +59,24 @@ pub enum Source {
 struct LiveStage(Remote, Arc<Points>);
 
 /// The attacher, to whoever asks for rules, and where they are kept.
-struct LiveRules(Remote, Arc<Keeper>);
+struct LiveRules {
+    remote: Remote,
+    keeper: Arc<Keeper>,
+    /// [`fingerprint`] of the configuration's rules.
+    configured: String,
+}
 
 impl RuleSink for LiveRules {
     fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
-        match self.0.perform(&Verb::SetRules(rules))? {
+        match self.remote.perform(&Verb::SetRules(rules))? {
             Answer::RulesSet { generation } => Ok(generation),
             Answer::Watched(_) | Answer::Done => Ok(0),
         }
     }
 
     fn keep(&self, rules: &[RuleView]) {
-        let text = serde_json::json!({ "rules": rules }).to_string();
-        if let Err(error) = self.1.keep_rules(&text) {
+        let text = serde_json::json!({ "configured": self.configured, "rules": rules }).to_string();
+        if let Err(error) = self.keeper.keep_rules(&text) {
             tracing::warn!(%error, "after a restart of the daemon the configuration's rules will be in force");
         }
     }
@@ -197,14 +203,17 @@ async fn serve_until_stopped(
     let (stage, sink): (Box<dyn Stage>, Box<dyn RuleSink>) = match &input {
         Input::Live(kernel) => {
             let Kernel { remote, keeper, points, .. } = &**kernel;
-            let stage = LiveStage(remote.clone(), Arc::clone(points));
-            (Box::new(stage), Box::new(LiveRules(remote.clone(), Arc::clone(keeper))))
+            let (remote, keeper) = (remote.clone(), Arc::clone(keeper));
+            let configured = fingerprint(&config.rules);
+            let stage = Box::new(LiveStage(remote.clone(), Arc::clone(points)));
+            (stage, Box::new(LiveRules { remote, keeper, configured }))
         }
         Input::Replay(_) => (Box::new(NoStage), Box::new(NoRules)),
     };
     let rules = Arc::new(Rules::new(sink));
-    let restored = kept_rules.is_some_and(|text| restore(&rules, &text));
-    if remote.is_some() && !restored && !config.rules.is_empty() {
+    let were_kept = kept_rules.is_some();
+    let restored = kept_rules.is_some_and(|text| restore(&rules, &text, &config.rules));
+    if remote.is_some() && !restored && (were_kept || !config.rules.is_empty()) {
         rules.set(config.rules.clone()).map_err(|error| rules_of_config(&error))?;
     }
     let dir = config.state_dir.join("captures");
@@ -282,9 +291,24 @@ fn end_of(remote: Option<&Remote>) -> anyhow::Result<CancellationToken> {
     Ok(ended)
 }
 
-/// Puts an earlier daemon's rules in force again, as far as they can be. Returns whether they are.
-fn restore(rules: &Rules, text: &str) -> bool {
-    let read = serde_json::from_str(text).map_err(|error| error.to_string());
+/// What tells the rules of one configuration from those of another.
+fn fingerprint(rules: &[ReadRule]) -> String {
+    let views: Vec<_> = rules.iter().map(|rule| &rule.view).collect();
+    let digest = Sha256::digest(serde_json::json!(views).to_string());
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Puts an earlier daemon's rules in force again, as far as they can be, unless the configuration's have been changed
+/// since. Returns whether they are.
+fn restore(rules: &Rules, text: &str, configured: &[ReadRule]) -> bool {
+    let read = serde_json::from_str::<serde_json::Value>(text).map_err(|error| error.to_string());
+    if read.as_ref().is_ok_and(|kept| kept["configured"] != fingerprint(configured)) {
+        tracing::info!(
+            "the configuration's rules are others than they were: they are put in force"
+        );
+        return false;
+    }
+    let read = read.map(|mut kept| serde_json::json!({ "rules": kept["rules"].take() }));
     let read = read.and_then(|list| read_list(list).map_err(|error| error.to_string()));
     let set = read.and_then(|list| rules.set(list).map_err(|error| error.to_string()));
     if let Err(error) = &set {

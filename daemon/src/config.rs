@@ -15,7 +15,7 @@ use toml::Spanned;
 
 use crate::{
     flow::{RECORDS_DEFAULT, expiry::Timeouts},
-    live::{MapSizes, OnDisplaced, ParseAttachError, WatchRequest},
+    live::{MapSizes, OnDisplaced, OnStop, ParseAttachError, WatchRequest},
     rules::{self, ReadRule},
     sandbox::{Mode, USER_DEFAULT},
 };
@@ -45,6 +45,7 @@ struct RawConfig {
     run_dir: Option<PathBuf>,
     state_dir: Option<PathBuf>,
     pin_dir: Option<PathBuf>,
+    on_stop: Option<Spanned<String>>,
     user: Option<String>,
     sandbox: Option<Spanned<String>>,
     flows: RawFlows,
@@ -102,6 +103,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Pinned maps.
     pub pin_dir: PathBuf,
+    /// What a stop does with them.
+    pub on_stop: OnStop,
     /// Whose the daemon is.
     pub user: String,
     /// What to do where the daemon cannot be confined.
@@ -131,7 +134,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, on_displaced, listen, run_dir, state_dir, pin_dir, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, on_displaced, listen, run_dir, state_dir, pin_dir, on_stop, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
     )]
     Syntax {
         /// The file.
@@ -283,6 +286,14 @@ impl Config {
                 _ => return Err(given.bad("write \"best-effort\" or \"strict\"")),
             },
         };
+        let on_stop = match raw.on_stop.map(|value| written.value("on_stop", value)) {
+            None => OnStop::default(),
+            Some(given) => match given.value.as_str() {
+                "remove" => OnStop::Remove,
+                "keep" => OnStop::Keep,
+                _ => return Err(given.bad("write \"remove\" or \"keep\"")),
+            },
+        };
         let place = |over: Option<PathBuf>, raw: Option<PathBuf>, default: &str| {
             over.or(raw).unwrap_or_else(|| default.into())
         };
@@ -293,6 +304,7 @@ impl Config {
             run_dir: place(over.run_dir, raw.run_dir, "/run/linnet"),
             state_dir: place(over.state_dir, raw.state_dir, "/var/lib/linnet"),
             pin_dir: place(over.pin_dir, raw.pin_dir, "/sys/fs/bpf/linnet"),
+            on_stop,
             user: raw.user.unwrap_or_else(|| USER_DEFAULT.to_owned()),
             sandbox,
             sizes: MapSizes {

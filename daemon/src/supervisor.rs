@@ -38,8 +38,8 @@ use crate::{
     clock::Clock,
     config::Config,
     live::{
-        Answer, Attacher, Estate, Follower, Following, Outcome, Points, Refusal, Served, Verb,
-        WatchRequest,
+        Answer, Attacher, Estate, Follower, Following, OnStop, Outcome, Points, Refusal, Served,
+        Verb, WatchRequest,
     },
     sandbox::{self, Identity, folders},
 };
@@ -76,7 +76,7 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     // After its own privileges are what is needed: threads have those of who makes them.
     let points = Arc::clone(follower.points());
     let mut performer = Performer { attacher, points, following: Some(follower.start()?) };
-    let ended = keep_a_daemon(&estate, &performer, &mut signals, &clock);
+    let ended = keep_a_daemon(&estate, &performer, &mut signals, &clock, config.on_stop);
     performer.stop_following();
     ended
 }
@@ -87,6 +87,7 @@ fn keep_a_daemon(
     performer: &Performer,
     signals: &mut Signals,
     clock: &Clock,
+    on_stop: OnStop,
 ) -> anyhow::Result<u8> {
     let mut backoff = Backoff::default();
     loop {
@@ -96,6 +97,9 @@ fn keep_a_daemon(
             Told::Stop => daemon.stop(performer, signals, STOP_MAX)?,
             Told::Ended(ended) => ended,
         };
+        if told == Told::Stop || daemon.served() {
+            locked(&performer.attacher).on_stop(on_stop);
+        }
         // A capture that was its own has no reader any more.
         if let Err(refusal) = performer.perform(Verb::StopCapture) {
             tracing::warn!(error = refusal.message, "the capture stage was not stopped");
@@ -302,6 +306,7 @@ fn attach(
     let asked_to_stop = || signals.borrow_mut().asked_to_stop().unwrap_or(false);
     follower.begin(asked_to_stop)?;
     if asked_to_stop() {
+        locked(&attacher).on_stop(config.on_stop);
         return Ok(None);
     }
     let points = follower.points().watching();

@@ -1,5 +1,5 @@
-//! `linnet detach`: removes what a daemon that was killed left: pinned maps and clsact filters. Must never say that
-//! all is clean where it is not.
+//! `linnet detach`: removes what a linnet that was killed, or told to, left: pinned maps, backups of them, and clsact
+//! filters. Must never say that all is clean where it is not.
 
 use std::path::PathBuf;
 
@@ -19,6 +19,9 @@ pub fn run(args: &DetachArgs) -> anyhow::Result<u8> {
     let detached = live::detach(&args.pin_dir)?;
     let mut said =
         format!("removed {} pinned maps and {} filters\n", detached.pins, detached.filters);
+    if detached.backups > 0 {
+        said += "removed the maps of another layout that were put aside\n";
+    }
     if detached.kept > 0 {
         said += &format!(
             "{} interfaces could not be cleaned and stay on record; the log has the reasons: run this again when they are mended\n",

@@ -111,7 +111,10 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
             Some(LiveError::Privilege { .. }) => return exit::PRIVILEGE,
             Some(LiveError::InUse { .. }) => return exit::BUSY,
             Some(
-                LiveError::NoInterface(_) | LiveError::Namespace { .. } | LiveError::NotPins { .. },
+                LiveError::NoInterface(_)
+                | LiveError::Namespace { .. }
+                | LiveError::NotPins { .. }
+                | LiveError::PinFolder { .. },
             ) => return exit::USAGE,
             _ => {}
         }

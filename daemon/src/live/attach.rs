@@ -8,7 +8,7 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::FdLink,
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
         xdp::XdpLink,
     },
 };
@@ -16,8 +16,12 @@ use datapath::Direction;
 
 use super::{
     LiveError,
+    link_pins::{LinkPins, Pin},
     namespace::Device,
+    netlink::Socket,
+    qdisc,
     records::FilterRecord,
+    register::Register,
     verb::{AttachRequest, AttachedHook, EgressChoice, Hook, IngressChoice},
 };
 
@@ -34,7 +38,7 @@ pub(super) mod program {
 /// Priority of our filters in a clsact qdisc: in front of the kernel's own default of 49152.
 const CLSACT_PRIORITY: u16 = 4_217;
 
-/// A program on a hook; taken off when dropped.
+/// A program on a hook; taken off when dropped, unless it is pinned.
 #[derive(Debug)]
 pub(super) enum Link {
     Xdp(#[expect(dead_code, reason = "held for its drop")] XdpLink),
@@ -62,31 +66,69 @@ pub(super) struct Objects {
     pub(super) xdp: Ebpf,
 }
 
-/// A direction that is watched.
-pub(super) type Watched = Option<(AttachedHook, Link)>;
+/// A tracker on its hook; taken off when dropped.
+#[derive(Debug)]
+pub(super) struct Tracker {
+    pub(super) hook: AttachedHook,
+    pub(super) link: Link,
+    /// Of a link. A filter stays by itself.
+    pin: Option<Pin>,
+}
+
+impl Tracker {
+    /// Lets go of it as [`Link::abandon`] does.
+    pub(super) fn abandon(self) {
+        self.link.abandon();
+    }
+
+    /// Another tool has taken it off.
+    pub(super) fn lose(&mut self) {
+        std::mem::replace(&mut self.link, Link::Lost).abandon();
+        self.pin = None;
+    }
+
+    /// Leaves it on its hook, for a successor to take over.
+    pub(super) fn leave(self) {
+        self.pin.into_iter().for_each(Pin::leave);
+        self.link.abandon();
+    }
+}
+
+/// An interface that is to be watched, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Site<'a> {
+    pub(super) request: &'a AttachRequest,
+    pub(super) device: Device,
+    pub(super) record: &'a FilterRecord,
+    pub(super) pins: &'a LinkPins,
+    pub(super) point: u32,
+    /// Programs of a dead attacher, by direction, that may be in its clsact qdisc.
+    pub(super) filters: [u32; 2],
+    pub(super) register: &'a mut Register,
+}
 
 /// Watches what an interface receives.
 pub(super) fn ingress(
     objects: &mut Objects,
-    request: &AttachRequest,
-    device: Device,
-    record: &FilterRecord,
-) -> Result<Watched, LiveError> {
-    let tc = |objects: &mut Objects, force, reason: &str| {
-        let place = Place { request, record, direction: Direction::Ingress };
-        attach_tc(objects, place, force, reason).map(Some)
+    site: &mut Site<'_>,
+) -> Result<Option<Tracker>, LiveError> {
+    let tc = |objects: &mut Objects, site: &mut Site<'_>, force, reason: &str| {
+        attach_tc(objects, site, Direction::Ingress, force, reason).map(Some)
     };
-    match request.ingress {
+    let choice = site.request.ingress;
+    match choice {
         IngressChoice::Off => Ok(None),
-        IngressChoice::Auto => tc(objects, None, "tc sees what the stack sees and changes nothing"),
-        IngressChoice::Tcx => tc(objects, Some(Hook::Tcx), "asked for"),
-        IngressChoice::Clsact => tc(objects, Some(Hook::Clsact), "asked for"),
+        IngressChoice::Auto => {
+            tc(objects, site, None, "tc sees what the stack sees and changes nothing")
+        }
+        IngressChoice::Tcx => tc(objects, site, Some(Hook::Tcx), "asked for"),
+        IngressChoice::Clsact => tc(objects, site, Some(Hook::Clsact), "asked for"),
         IngressChoice::Xdp | IngressChoice::XdpGeneric => {
-            let hook =
-                if request.ingress == IngressChoice::Xdp { Hook::Xdp } else { Hook::XdpGeneric };
-            match attach_xdp(objects, request, device, hook) {
+            let hook = if choice == IngressChoice::Xdp { Hook::Xdp } else { Hook::XdpGeneric };
+            match attach_xdp(objects, site, hook) {
                 Err(LiveError::Attach { source, .. }) if is_busy(&source) => tc(
                     objects,
+                    site,
                     None,
                     "xdp was asked for, but another program holds it; `ip link show` names it",
                 ),
@@ -99,13 +141,13 @@ pub(super) fn ingress(
 /// Watches what an interface sends.
 pub(super) fn egress(
     objects: &mut Objects,
-    request: &AttachRequest,
-    device: Device,
-    record: &FilterRecord,
-) -> Result<Watched, LiveError> {
-    let (force, reason) = match request.egress {
+    site: &mut Site<'_>,
+) -> Result<Option<Tracker>, LiveError> {
+    let (force, reason) = match site.request.egress {
         EgressChoice::Off => return Ok(None),
-        EgressChoice::Auto if device.loopback && request.ingress != IngressChoice::Off => {
+        EgressChoice::Auto
+            if site.device.loopback && site.request.ingress != IngressChoice::Off =>
+        {
             // Every packet on loopback passes both directions: counting both would count it twice.
             return Ok(None);
         }
@@ -113,16 +155,10 @@ pub(super) fn egress(
         EgressChoice::Tcx => (Some(Hook::Tcx), "asked for"),
         EgressChoice::Clsact => (Some(Hook::Clsact), "asked for"),
     };
-    let place = Place { request, record, direction: Direction::Egress };
-    attach_tc(objects, place, force, reason).map(Some)
+    attach_tc(objects, site, Direction::Egress, force, reason).map(Some)
 }
 
-fn attach_xdp(
-    objects: &mut Objects,
-    request: &AttachRequest,
-    device: Device,
-    hook: Hook,
-) -> Result<(AttachedHook, Link), LiveError> {
+fn attach_xdp(objects: &mut Objects, site: &Site<'_>, hook: Hook) -> Result<Tracker, LiveError> {
     let (mode, remedy) = match hook {
         Hook::XdpGeneric => (XdpMode::Skb, "use ingress=auto instead"),
         Hook::Xdp | Hook::Tcx | Hook::Clsact => (
@@ -132,43 +168,49 @@ fn attach_xdp(
         ),
     };
     let xdp = xdp_program(&mut objects.xdp, program::XDP)?;
-    let attached = xdp.attach_to_if_index(device.ifindex, mode).and_then(|id| xdp.take_link(id));
-    let link = attached.map_err(|source| attach_error(hook, request, source, remedy))?;
+    let ifindex = site.device.ifindex;
+    let left = site.pins.take(Direction::Ingress, hook, ifindex);
+    let adopted = left.and_then(|link| {
+        let adopted = xdp.attach_to_link(link.try_into().ok()?).and_then(|id| xdp.take_link(id));
+        adopted.inspect_err(|error| not_adopted(error, site, hook)).ok()
+    });
+    let link = match adopted {
+        Some(link) => link,
+        None => xdp
+            .attach_to_if_index(ifindex, mode)
+            .and_then(|id| xdp.take_link(id))
+            .map_err(|source| attach_error(hook, site.request, source, remedy))?,
+    };
     let program_id = xdp.info().ok().map(|info| info.id());
-    let reason = "asked for".to_owned();
-    Ok((AttachedHook { hook, reason, program_id }, Link::Xdp(link)))
-}
-
-/// A direction of an interface.
-#[derive(Clone, Copy)]
-struct Place<'a> {
-    request: &'a AttachRequest,
-    record: &'a FilterRecord,
-    direction: Direction,
+    let hook = AttachedHook { hook, reason: "asked for".to_owned(), program_id };
+    let (link, pin) = site.pins.pin(Direction::Ingress, hook.hook, link)?;
+    Ok(Tracker { hook, link: Link::Xdp(link), pin: Some(pin) })
 }
 
 /// TCX where the kernel has it, a clsact filter where it does not.
 fn attach_tc(
     objects: &mut Objects,
-    place: Place<'_>,
+    site: &mut Site<'_>,
+    direction: Direction,
     force: Option<Hook>,
     reason: &str,
-) -> Result<(AttachedHook, Link), LiveError> {
-    let Place { request, record, direction } = place;
+) -> Result<Tracker, LiveError> {
     let name = match direction {
         Direction::Ingress => program::INGRESS,
         Direction::Egress => program::EGRESS,
     };
     let tc = tc_program(&mut objects.tc, name)?;
     let program_id = tc.info().ok().map(|info| info.id());
-    let watched =
-        |hook, reason: String, link| (AttachedHook { hook, reason, program_id }, Link::Tc(link));
     if force != Some(Hook::Clsact) {
-        match tcx(tc, &request.interface, direction, LinkOrder::first()) {
-            Ok(link) => return Ok(watched(Hook::Tcx, reason.to_owned(), link)),
+        match adopt_tcx(tc, site, direction) {
+            Ok(link) => {
+                let hook = AttachedHook { hook: Hook::Tcx, reason: reason.to_owned(), program_id };
+                let (link, pin) = site.pins.pin(direction, Hook::Tcx, link)?;
+                return Ok(Tracker { hook, link: Link::Tc(link), pin: Some(pin) });
+            }
             Err(source) if force == Some(Hook::Tcx) || !is_unsupported(&source) => {
                 let remedy = "`bpftool net` shows what is attached there";
-                return Err(attach_error(Hook::Tcx, request, source, remedy));
+                return Err(attach_error(Hook::Tcx, site.request, source, remedy));
             }
             Err(_) => {}
         }
@@ -178,11 +220,65 @@ fn attach_tc(
     } else {
         "this kernel has no TCX (6.6 and later have)".to_owned()
     };
-    make_clsact(&request.interface, record)?;
-    let link = clsact(tc, &request.interface, direction).map_err(|source| {
-        attach_error(Hook::Clsact, request, source, "`tc qdisc show` shows what is in the way")
+    make_clsact(&site.request.interface, site.record)?;
+    // Before it is there: a process can be killed at any time, and the filter stays.
+    site.register.note_filter(site.point, direction as usize, program_id.unwrap_or(0))?;
+    let link = adopt_filter(tc, site, direction).map_err(|source| {
+        let remedy = "`tc qdisc show` shows what is in the way";
+        attach_error(Hook::Clsact, site.request, source, remedy)
     })?;
-    Ok(watched(Hook::Clsact, reason, link))
+    let hook = AttachedHook { hook: Hook::Clsact, reason, program_id };
+    Ok(Tracker { hook, link: Link::Tc(link), pin: None })
+}
+
+/// Puts a program in the place of the one that a dead attacher left in the TCX chain, or else in front.
+fn adopt_tcx(
+    tc: &mut SchedClassifier,
+    site: &Site<'_>,
+    direction: Direction,
+) -> Result<SchedClassifierLink, ProgramError> {
+    if let Some(link) = site.pins.take(direction, Hook::Tcx, site.device.ifindex)
+        && let Ok(link) = SchedClassifierLink::try_from(link)
+    {
+        match tc.attach_to_link(link).and_then(|id| tc.take_link(id)) {
+            Ok(link) => return Ok(link),
+            Err(error) => not_adopted(&error, site, Hook::Tcx),
+        }
+    }
+    tcx(tc, &site.request.interface, direction, LinkOrder::first())
+}
+
+/// The same with a filter.
+fn adopt_filter(
+    tc: &mut SchedClassifier,
+    site: &Site<'_>,
+    direction: Direction,
+) -> Result<SchedClassifierLink, ProgramError> {
+    let interface = &site.request.interface;
+    let left = site.filters[direction as usize];
+    let filters = Socket::open().and_then(|socket| {
+        if left == 0 {
+            Ok(Vec::new())
+        } else {
+            qdisc::filters(&socket, site.device.ifindex, direction)
+        }
+    });
+    let filters = filters.unwrap_or_default();
+    if let Some(filter) = filters.iter().find(|filter| filter.program_id == Some(left)) {
+        let (priority, handle) = (filter.priority(), filter.handle.into());
+        let at = attach_type(direction);
+        let link = SchedClassifierLink::attached(interface, at, priority, handle, None);
+        let adopted = link.map_err(|error| TcError::IoError(error).into());
+        match adopted.and_then(|link| tc.attach_to_link(link)).and_then(|id| tc.take_link(id)) {
+            Ok(link) => return Ok(link),
+            Err(error) => not_adopted(&error, site, Hook::Clsact),
+        }
+    }
+    clsact(tc, interface, direction)
+}
+
+fn not_adopted(error: &ProgramError, site: &Site<'_>, hook: Hook) {
+    tracing::warn!(%error, interface = %site.request, %hook, "cannot take an earlier run's place: attaching anew");
 }
 
 /// Puts a program into the TCX chain of an interface of this namespace.
@@ -219,18 +315,24 @@ pub(super) fn clsact(
     program.take_link(id)
 }
 
-/// Removes filters that a killed daemon left on an interface of this namespace; returns how many hooks had some.
+/// Removes filters that a killed attacher left on an interface of this namespace; returns how many hooks had some.
 pub(super) fn remove_stale_filters(interface: &str) -> usize {
-    const FILTERS: [(&str, TcAttachType); 4] = [
-        (program::INGRESS, TcAttachType::Ingress),
+    const TRACKERS: [(&str, TcAttachType); 2] =
+        [(program::INGRESS, TcAttachType::Ingress), (program::EGRESS, TcAttachType::Egress)];
+    let is_removed =
+        |(name, at): &(&str, TcAttachType)| tc::qdisc_detach_program(interface, *at, name).is_ok();
+    TRACKERS.into_iter().filter(is_removed).count() + remove_stages(interface)
+}
+
+/// The same with the filters of the capture stage alone.
+pub(super) fn remove_stages(interface: &str) -> usize {
+    const STAGES: [(&str, TcAttachType); 2] = [
         (program::CAPTURE_INGRESS, TcAttachType::Ingress),
-        (program::EGRESS, TcAttachType::Egress),
         (program::CAPTURE_EGRESS, TcAttachType::Egress),
     ];
-    FILTERS
-        .iter()
-        .filter(|(name, at)| tc::qdisc_detach_program(interface, *at, name).is_ok())
-        .count()
+    let is_removed =
+        |(name, at): &(&str, TcAttachType)| tc::qdisc_detach_program(interface, *at, name).is_ok();
+    STAGES.into_iter().filter(is_removed).count()
 }
 
 /// A loaded TC program of an object.

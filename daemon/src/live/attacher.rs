@@ -1,59 +1,52 @@
 //! The privileged side: loads the objects, puts them onto hooks, and hands out descriptors. Sees no packet.
 
+mod interfaces;
+mod named_rules;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     path::Path,
 };
 
 use aya::maps::{Array, Map, MapData};
 use datapath::{
-    layout::{CaptureConfig, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULES_MAX},
-    rules::{Compiled, Rule},
+    layout::{CaptureConfig, Meta},
+    rules::Compiled,
 };
+pub(super) use interfaces::HeldPoint;
+
+use crate::clock::Clock;
 
 use super::{
-    Chain, FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
-    attach::{self, Objects},
-    inspect,
-    namespace::{self, Device},
+    FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap, adopt,
+    attach::{Objects, Tracker},
+    layout, namespace,
     objects::{self, Object, pinned},
-    pins::PinDir,
+    pins::{Leave, OnStop, PinDir},
     pod::Pod,
-    records::FilterRecord,
+    register::Register,
     rings::CaptureRing,
     rules::{self, RuleMaps},
     stage::{self, StageLink},
-    verb::{Answer, AttachRequest, Attached, Hook, RuleRequest, StageConfig, Verb},
+    verb::{Answer, RuleRequest, StageConfig, Verb},
 };
 
-/// The verbs' performer. Dropping it takes every program off its hook and removes the pins.
+/// The verbs' performer. Dropping it takes every program off its hook, and removes the pins unless they are to stay.
 #[derive(Debug)]
 pub struct Attacher {
     // Dropped in this order: links before objects before pins.
     stage: Vec<StageLink>,
     points: BTreeMap<u32, HeldPoint>,
     objects: HashMap<Option<String>, Objects>,
-    /// Points that nothing is attached to and of which there may be flows.
-    left: BTreeSet<u32>,
-    last_point: u32,
     /// What is copied while a capture runs.
     capture: Option<StageConfig>,
     rules: RuleMaps,
     /// The list in force, by names, and how often there was a new one.
     rule_requests: Vec<RuleRequest>,
     rule_changes: u64,
+    register: Register,
     sizes: MapSizes,
     pins: PinDir,
-}
-
-/// An interface that programs are attached to.
-#[derive(Debug)]
-pub(super) struct HeldPoint {
-    pub(super) request: AttachRequest,
-    pub(super) device: Device,
-    pub(super) ingress: attach::Watched,
-    pub(super) egress: attach::Watched,
-    pub(super) record: FilterRecord,
 }
 
 impl Attacher {
@@ -62,24 +55,52 @@ impl Attacher {
         for object in [Object::Xdp, Object::Tc] {
             object.bytes()?;
         }
-        let pins = PinDir::claim(pins)?;
+        let mut pins = PinDir::claim(pins)?;
+        let now_s = Clock::new().wall_ns() / 1_000_000_000;
+        adopt::adopt(&mut pins, &layout::expected(sizes)?, now_s)?;
         let objects = load_both(&pins, sizes)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
-        let attacher = Self {
+        let register = rules::duplicate(&pinned(&pins, "REGISTER")?, "REGISTER")?;
+        let mut attacher = Self {
             stage: Vec::new(),
             points: BTreeMap::new(),
             objects: HashMap::from([(None, objects)]),
-            left: BTreeSet::new(),
-            last_point: 0,
             capture: None,
             rules,
             rule_requests: Vec::new(),
             rule_changes: 0,
+            register: Register::open(register)?,
             sizes,
             pins,
         };
+        attacher.settle()?;
+        // Last: with it the maps are a whole set.
         attacher.set_meta()?;
         Ok(attacher)
+    }
+
+    /// Ends what an attacher that died had begun: its capture, and rules that nobody has the text of.
+    fn settle(&mut self) -> Result<(), LiveError> {
+        self.configure_stage(CaptureConfig::default())?;
+        let failed = |source| LiveError::Syscall { call: "bpf", map: "KEPT_RULES", source };
+        if self.rules.are_in_force() && self.keeper()?.rules().map_err(failed)?.is_none() {
+            self.rules.set(&Compiled::new(&[]))?;
+        }
+        Ok(())
+    }
+
+    /// Whether the maps stay when this is dropped. To be said when there is nothing left that could fail: until then
+    /// maps stay that an earlier run left, and new ones go.
+    pub fn on_stop(&mut self, on_stop: OnStop) {
+        self.pins.leave(match on_stop {
+            OnStop::Remove => Leave::Nothing,
+            OnStop::Keep => Leave::All,
+        });
+    }
+
+    /// Where a daemon keeps what its successors need.
+    pub(super) fn keeper(&self) -> Result<Keeper, LiveError> {
+        Ok(Keeper::new(self.shared("KEPT")?, self.shared("KEPT_RULES")?))
     }
 
     /// Says beside the pinned maps what their layout is.
@@ -136,216 +157,6 @@ impl Attacher {
             // What is known of interfaces is the follower's to say.
             Verb::Look { .. } | Verb::Serving => Ok(Answer::Done),
         }
-    }
-
-    /// What is on the hooks of each observation point, ingress and egress.
-    pub fn inspect(&self) -> Result<Vec<(u32, [Chain; 2])>, LiveError> {
-        inspect::all(&self.points, &self.objects)
-    }
-
-    /// Uses an id again: no flow of it is left.
-    pub fn release(&mut self, point: u32) {
-        self.left.remove(&point);
-    }
-
-    /// Watches an interface.
-    pub fn attach(&mut self, request: AttachRequest) -> Result<Attached, LiveError> {
-        let point = self.free_point()?;
-        let namespace = request.namespace.clone();
-        let device =
-            namespace::within(namespace.as_deref(), || namespace::device(&request.interface))?;
-        if device.ifindex > IFINDEX_MAX {
-            return Err(LiveError::IndexTooGreat {
-                interface: request.to_string(),
-                ifindex: device.ifindex,
-                max: IFINDEX_MAX,
-            });
-        }
-        self.objects_of(namespace.as_deref())?;
-        // Before there can be filters: a process can be killed at any time.
-        let record = FilterRecord::of(&self.pins.filters(), &request, device.ifindex);
-        record.remember()?;
-        let (ingress, egress) = (None, None);
-        let mut held = HeldPoint { request, device, ingress, egress, record };
-        // Rules that name the interface are in force before its first packet.
-        self.refresh_rules(&[&held.request], Some((point, &held.request)));
-        let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
-        let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
-        let HeldPoint { request, record, .. } = &held;
-        let watched = namespace::within(namespace.as_deref(), || {
-            let ingress = attach::ingress(objects, request, device, record)?;
-            let egress = attach::egress(objects, request, device, record)?;
-            // Both directions begin with it, and where one is refused nothing has been counted.
-            set_point(objects, device, Point { id, link: device.link as u8, _pad: 0 })?;
-            Ok((ingress, egress))
-        });
-        match watched {
-            Ok(watched) => (held.ingress, held.egress) = watched,
-            Err(error) => {
-                held.record.forget();
-                return Err(error);
-            }
-        }
-        let attached = held.attached(point);
-        if !held.has_filters() {
-            held.record.forget();
-        }
-        self.points.insert(point, held);
-        if self.capture.is_some_and(|config| config.point.is_none())
-            && let Err(error) = self.add_stage(point)
-        {
-            tracing::warn!(%error, point, "a capture that runs does not see this interface");
-        }
-        Ok(attached)
-    }
-
-    /// An id that was not used for as long as can be.
-    fn free_point(&mut self) -> Result<u32, LiveError> {
-        let after = self.last_point + 1;
-        let free = (after..POINTS_MAX)
-            .chain(1..after)
-            .find(|point| !self.points.contains_key(point) && !self.left.contains(point))
-            .ok_or(LiveError::NoPointLeft { max: POINTS_MAX - 1 })?;
-        self.last_point = free;
-        Ok(free)
-    }
-
-    /// Stops watching an observation point; its id stays taken until it is released. `gone` where its interface has gone
-    /// and has taken its filters along.
-    pub fn detach(&mut self, point: u32, gone: bool) -> Result<(), LiveError> {
-        let held = self.points.remove(&point).ok_or(LiveError::NoPoint(point))?;
-        self.left.insert(point);
-        if self.capture.is_some_and(|config| config.point == Some(point)) {
-            // The capture ends soon; until then it must not see another interface.
-            self.configure_stage(CaptureConfig::default())?;
-        }
-        let namespace = held.request.namespace.clone();
-        let HeldPoint { request, device, ingress, egress, record } = held;
-        let stage = self.stage.extract_if(.., |it| it.point == point).map(|it| it.link);
-        let mut links: Vec<_> = stage.collect();
-        links.extend([ingress, egress].into_iter().flatten().map(|(_, link)| link));
-        if gone {
-            links.into_iter().for_each(attach::Link::abandon);
-            record.remove()?;
-        } else {
-            // A namespace that has gone took its links with it.
-            let _gone = namespace::within(namespace.as_deref(), move || {
-                drop(links);
-                Ok(())
-            });
-            record.forget();
-        }
-        let cleared = match self.objects.get_mut(&namespace) {
-            Some(objects) => set_point(objects, device, Point::default()),
-            None => Ok(()),
-        };
-        // From here on no run of a program counts for this point.
-        rules::wait_for_runs();
-        self.refresh_rules(&[&request], None);
-        cleared
-    }
-
-    /// The interface of an observation point has another name now.
-    pub fn rename(&mut self, point: u32, interface: String) -> Result<(), LiveError> {
-        let held = self.points.get_mut(&point).ok_or(LiveError::NoPoint(point))?;
-        let before = held.request.clone();
-        held.request.interface = interface;
-        let after = held.request.clone();
-        self.refresh_rules(&[&before, &after], None);
-        Ok(())
-    }
-
-    /// Puts back what is not on its hook any more.
-    pub fn reattach(&mut self, point: u32) -> Result<Attached, LiveError> {
-        let chains = inspect::all(&self.points, &self.objects)?;
-        let chains = chains.into_iter().find(|(id, _)| *id == point).map(|(_, chains)| chains);
-        let held = self.points.get_mut(&point).ok_or(LiveError::NoPoint(point))?;
-        let [ingress, egress] = chains.ok_or(LiveError::NoPoint(point))?.map(|it| it.displaced);
-        for (displaced, watched) in [(ingress, &mut held.ingress), (egress, &mut held.egress)] {
-            if displaced && let Some((_, link)) = watched {
-                std::mem::replace(link, attach::Link::Lost).abandon();
-            }
-        }
-        let namespace = held.request.namespace.clone();
-        let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
-        held.record.remember()?;
-        let HeldPoint { request, device, record, .. } = &*held;
-        let watched = namespace::within(namespace.as_deref(), || {
-            let ingress =
-                if ingress { attach::ingress(objects, request, *device, record)? } else { None };
-            let egress =
-                if egress { attach::egress(objects, request, *device, record)? } else { None };
-            Ok((ingress, egress))
-        })?;
-        held.ingress = watched.0.or_else(|| held.ingress.take());
-        held.egress = watched.1.or_else(|| held.egress.take());
-        if !held.has_filters() {
-            held.record.forget();
-        }
-        Ok(held.attached(point))
-    }
-
-    fn set_rules(&mut self, requests: Vec<RuleRequest>) -> Result<u64, LiveError> {
-        if requests.len() > RULES_MAX {
-            return Err(LiveError::TooManyRules { count: requests.len(), max: RULES_MAX });
-        }
-        // One for an interface that has gone meanwhile waits for its return, as it did in the list before.
-        let waits = |name: &str| {
-            self.rule_requests.iter().any(|known| known.interface.as_deref() == Some(name))
-        };
-        for (rule, request) in requests.iter().enumerate() {
-            let Some(name) = &request.interface else { continue };
-            if self.point_of(name, None).is_none() && !waits(name) {
-                let names = self.points.values().map(|held| format!("`{}`", held.request));
-                let watched = match names.collect::<Vec<_>>() {
-                    names if names.is_empty() => "no interface is".to_owned(),
-                    names => format!("watched are {}", names.join(", ")),
-                };
-                return Err(LiveError::RuleInterface { rule, interface: name.clone(), watched });
-            }
-        }
-        self.write_rules(&requests, None)?;
-        self.rule_requests = requests;
-        self.rule_changes += 1;
-        Ok(self.rule_changes)
-    }
-
-    /// Puts the rules in force again where one of them names an interface that has come, gone or another name.
-    fn refresh_rules(&mut self, changed: &[&AttachRequest], come: Option<(u32, &AttachRequest)>) {
-        let names: Vec<_> = changed.iter().map(ToString::to_string).collect();
-        let is_changed =
-            |rule: &RuleRequest| rule.interface.as_ref().is_some_and(|name| names.contains(name));
-        if !self.rule_requests.iter().any(is_changed) {
-            return;
-        }
-        let requests = std::mem::take(&mut self.rule_requests);
-        if let Err(error) = self.write_rules(&requests, come) {
-            tracing::error!(%error, "rules for an interface that changed are not in force");
-        }
-        self.rule_requests = requests;
-    }
-
-    /// Writes the rules of interfaces that are there; a rule of another one has nothing to match.
-    fn write_rules(
-        &mut self,
-        requests: &[RuleRequest],
-        come: Option<(u32, &AttachRequest)>,
-    ) -> Result<(), LiveError> {
-        let resolve = |request: &RuleRequest| match &request.interface {
-            None => Some(Rule { point: None, ..request.rule }),
-            Some(name) => {
-                self.point_of(name, come).map(|point| Rule { point: Some(point), ..request.rule })
-            }
-        };
-        let rules: Vec<_> = requests.iter().filter_map(resolve).collect();
-        self.rules.set(&Compiled::new(&rules)).map(drop)
-    }
-
-    /// The observation point of an interface that is watched, or of the one that comes.
-    fn point_of(&self, name: &str, come: Option<(u32, &AttachRequest)>) -> Option<u32> {
-        let held = self.points.iter().map(|(point, held)| (*point, &held.request));
-        let mut points = held.chain(come);
-        points.find(|(_, request)| request.to_string() == name).map(|(point, _)| point)
     }
 
     fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
@@ -438,6 +249,11 @@ impl Drop for Attacher {
         if let Err(error) = self.stop_capture() {
             tracing::warn!(%error, "the capture stage was not stopped");
         }
+        if self.pins.stay() {
+            for held in std::mem::take(&mut self.points).into_values() {
+                [held.ingress, held.egress].into_iter().flatten().for_each(Tracker::leave);
+            }
+        }
         let points: Vec<_> = self.points.keys().copied().collect();
         for point in points {
             if let Err(error) = self.detach(point, false) {
@@ -445,34 +261,4 @@ impl Drop for Attacher {
             }
         }
     }
-}
-
-impl HeldPoint {
-    fn attached(&self, point: u32) -> Attached {
-        let hook = |watched: &attach::Watched| watched.as_ref().map(|(hook, _)| hook.clone());
-        Attached {
-            point,
-            ifindex: self.device.ifindex,
-            link: self.device.link,
-            ingress: hook(&self.ingress),
-            egress: hook(&self.egress),
-        }
-    }
-
-    fn has_filters(&self) -> bool {
-        let mut hooks = [&self.ingress, &self.egress].into_iter().flatten();
-        hooks.any(|(hook, _)| hook.hook == Hook::Clsact)
-    }
-}
-
-/// Says in both objects of a namespace what an interface index stands for.
-fn set_point(objects: &mut Objects, device: Device, point: Point) -> Result<(), LiveError> {
-    const NAME: &str = "POINTS";
-    for object in [&mut objects.tc, &mut objects.xdp] {
-        let map = object.map_mut(NAME).ok_or(LiveError::Missing(NAME))?;
-        let failed = |source| LiveError::Map { name: NAME, source };
-        let mut map: Array<_, Pod<Point>> = map.try_into().map_err(failed)?;
-        map.set(device.ifindex, Pod(point), 0).map_err(failed)?;
-    }
-    Ok(())
 }

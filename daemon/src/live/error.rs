@@ -131,6 +131,16 @@ pub enum LiveError {
         /// The folder.
         path: PathBuf,
     },
+    /// The folder is no place for pins.
+    #[error(
+        "`{path}` is not used for pinned maps: {problem}; remove it, or name a folder of root's with --pin-dir"
+    )]
+    PinFolder {
+        /// The folder for pins.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The qdisc could not be removed.
     #[error(
         "cannot remove the clsact qdisc of `{interface}`: {source}; tc qdisc del dev NAME clsact"
@@ -208,6 +218,14 @@ pub enum LiveError {
     /// The attacher cannot be asked.
     #[error("the attacher does not answer ({0}); restart linnet")]
     Attacher(io::Error),
+    /// A link cannot be pinned.
+    #[error("cannot pin a link at `{path}`: {source}; `ls -l` shows what is there")]
+    PinLink {
+        /// Where.
+        path: PathBuf,
+        /// What aya says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// There is no such observation point.
     #[error("there is no observation point {0}")]
     NoPoint(u32),

@@ -175,6 +175,12 @@ impl Follower {
             }
         }
         self.look(&stop);
+        for orphan in self.attacher().take_off_the_rest()? {
+            let point = orphan.attached.point;
+            tracing::info!(interface = %orphan.request, point, "an earlier run watched it");
+            self.points.add(orphan, 0);
+            self.points.go(point);
+        }
         self.inspect();
         self.tell();
         Ok(())
@@ -399,7 +405,11 @@ impl Follower {
     /// Gives the attacher the ids back of which no flow is left.
     fn release(&mut self) {
         let left = self.points.take_left();
-        left.iter().for_each(|point| self.attacher().release(*point));
+        for point in &left {
+            if let Err(error) = self.attacher().release(*point) {
+                tracing::warn!(%error, point, "an observation point stays taken");
+            }
+        }
         if !left.is_empty() {
             // There may be room now.
             self.failed.values_mut().for_each(|retry| retry.at_ns = 0);

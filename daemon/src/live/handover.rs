@@ -1,5 +1,5 @@
-//! What the attacher hands to a daemon that it has started: the descriptors of the tables and of what outlives a
-//! daemon. One message, before any verb; what is watched it asks for.
+//! What the attacher hands to a daemon that it has started: the descriptors of the tables, in some of which there is what
+//! its predecessors kept. One message, before any verb; what is watched it asks for.
 
 use std::{
     fs::File,
@@ -10,19 +10,21 @@ use std::{
 };
 
 use aya::maps::{Map, MapData};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create},
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+        SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+    },
 };
 
 use super::{
     Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, LiveError, MapSizes, Server, ServiceMap,
-    keeper::{memory, seal},
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
 
-/// The maps that a daemon reads, in the order in which their descriptors are sent.
-const MAPS: [&str; 8] = [
+/// The maps that a daemon uses, in the order in which their descriptors are sent.
+const MAPS: [&str; 10] = [
     "EMBRYONIC",
     "FLOWS",
     "ENDED",
@@ -31,9 +33,11 @@ const MAPS: [&str; 8] = [
     "HOOKS",
     "CAPTURE_RING",
     "CAPTURE_STATS",
+    "KEPT",
+    "KEPT_RULES",
 ];
-/// With the configuration, the listener and what is kept.
-const DESCRIPTORS: usize = MAPS.len() + 3;
+/// With the configuration and the listener.
+const DESCRIPTORS: usize = MAPS.len() + 2;
 
 /// What a daemon starts with.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub struct Handover {
     pub config: String,
     /// Where HTTP is served.
     pub listener: TcpListener,
-    /// Figures to go on from.
+    /// Figures to go on from, and where to keep them.
     pub keeper: Keeper,
     /// The tables.
     pub tables: Tables,
@@ -66,7 +70,6 @@ pub struct Tables {
 pub struct Estate {
     config: File,
     listener: TcpListener,
-    keeper: Keeper,
     maps: Vec<MapData>,
     sizes: MapSizes,
 }
@@ -84,9 +87,10 @@ impl Estate {
         text.write_all(config.as_bytes()).map_err(failed)?;
         // A daemon reads it before it gives its privileges up: no daemon before may have written it.
         seal(&text).map_err(failed)?;
-        let keeper = Keeper::new(Kept { since_ns, ..Kept::default() }).map_err(failed)?;
+        let keep = |source| LiveError::Syscall { call: "bpf", map: "KEPT", source };
+        attacher.keeper()?.begin(Kept { since_ns, ..Kept::default() }).map_err(keep)?;
         let maps = MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
-        Ok(Self { config: text, listener, keeper, maps, sizes: attacher.sizes() })
+        Ok(Self { config: text, listener, maps, sizes: attacher.sizes() })
     }
 
     /// Sends it as the first message to a daemon.
@@ -95,8 +99,7 @@ impl Estate {
             self.put(writer);
             Ok(())
         })?;
-        let mut descriptors =
-            vec![self.config.as_fd(), self.listener.as_fd(), self.keeper.0.as_fd()];
+        let mut descriptors = vec![self.config.as_fd(), self.listener.as_fd()];
         descriptors.extend(self.maps.iter().map(|map| map.fd().as_fd()));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut along = SendAncillaryBuffer::new(&mut space);
@@ -144,13 +147,14 @@ impl Handover {
         let count = descriptors.len();
         let descriptors: [OwnedFd; DESCRIPTORS] =
             descriptors.try_into().map_err(|_| WireError::Descriptors(count))?;
-        let [config, listener, keeper, maps @ ..] = descriptors;
+        let [config, listener, maps @ ..] = descriptors;
         let failed = |source| LiveError::File { what: "read", path: "memory".into(), source };
+        let (tables, keeper) = opened(maps, sizes)?;
         Ok(Self {
             config: read_text(config.into()).map_err(failed)?,
             listener: listener.into(),
-            keeper: Keeper(keeper.into()),
-            tables: Tables::new(maps, sizes)?,
+            keeper,
+            tables,
         })
     }
 }
@@ -163,23 +167,52 @@ fn read_text(mut file: File) -> io::Result<String> {
     Ok(text)
 }
 
-impl Tables {
-    fn new(descriptors: [OwnedFd; MAPS.len()], sizes: MapSizes) -> Result<Self, LiveError> {
-        let mut opened = Vec::new();
-        for (name, descriptor) in MAPS.into_iter().zip(descriptors) {
-            let map = MapData::from_fd(descriptor);
-            opened.push(map.map_err(|source| LiveError::Map { name, source })?);
-        }
-        let opened: [MapData; MAPS.len()] =
-            opened.try_into().map_err(|_| LiveError::Missing("map"))?;
-        let [embryonic, flows, ended, services, round_trips, hooks, ring, stats] = opened;
-        let mut ring = CaptureRing::new(Map::RingBuf(ring), Map::PerCpuArray(stats))?;
-        ring.take_over()?;
-        Ok(Self {
-            flows: FlowMap::new(embryonic, flows, ended, sizes),
-            hooks: HookMap::new(Map::PerCpuArray(hooks))?,
-            services: ServiceMap::new(services, Map::PerCpuArray(round_trips))?,
-            ring,
-        })
+/// The maps behind the descriptors.
+fn opened(
+    descriptors: [OwnedFd; MAPS.len()],
+    sizes: MapSizes,
+) -> Result<(Tables, Keeper), LiveError> {
+    let mut opened = Vec::new();
+    for (name, descriptor) in MAPS.into_iter().zip(descriptors) {
+        let map = MapData::from_fd(descriptor);
+        opened.push(map.map_err(|source| LiveError::Map { name, source })?);
+    }
+    let opened: [MapData; MAPS.len()] = opened.try_into().map_err(|_| LiveError::Missing("map"))?;
+    let [embryonic, flows, ended, services, round_trips, hooks, ring, stats, kept, kept_rules] =
+        opened;
+    let mut ring = CaptureRing::new(Map::RingBuf(ring), Map::PerCpuArray(stats))?;
+    ring.take_over()?;
+    let tables = Tables {
+        flows: FlowMap::new(embryonic, flows, ended, sizes),
+        hooks: HookMap::new(Map::PerCpuArray(hooks))?,
+        services: ServiceMap::new(services, Map::PerCpuArray(round_trips))?,
+        ring,
+    };
+    Ok((tables, Keeper::new(kept, kept_rules)))
+}
+
+/// Memory as a file without a name.
+fn memory(name: &str) -> io::Result<File> {
+    Ok(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into())
+}
+
+/// Lets nobody change it any more.
+fn seal(file: &File) -> io::Result<()> {
+    let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    Ok(fcntl_add_seals(file, all)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_sealed_stays_as_it_is() {
+        let file = memory("test").unwrap();
+        file.write_all_at(b"mine", 0).unwrap();
+        seal(&file).unwrap();
+        assert!(file.write_all_at(b"yours", 0).is_err() && file.set_len(0).is_err());
     }
 }

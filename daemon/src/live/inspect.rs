@@ -6,7 +6,7 @@ use datapath::Direction;
 
 use super::{
     LiveError,
-    attach::{Objects, Watched, program},
+    attach::{Objects, Tracker, program},
     attacher::HeldPoint,
     chain::{self, Chain},
     links, namespace,
@@ -32,7 +32,7 @@ pub(super) fn all(
     for namespace in namespaces {
         let stages = objects.get(&namespace.map(ToOwned::to_owned)).map(stage_ids);
         let stages = stages.unwrap_or_default();
-        let hook = |watched: &Watched| watched.as_ref().map(|(hook, _)| hook.clone());
+        let hook = |tracker: &Option<Tracker>| tracker.as_ref().map(|it| it.hook.clone());
         let known: Vec<_> = points
             .iter()
             .filter(|(_, held)| held.request.namespace.as_deref() == namespace)

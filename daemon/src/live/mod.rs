@@ -1,15 +1,19 @@
 //! The kernel side of a running daemon. [`Attacher`] holds every privilege and performs a closed set of verbs; the
 //! rest only reads maps through descriptors. Nothing outside of this folder names aya.
 
+mod adopt;
 mod attach;
 mod attacher;
 mod batch;
+mod carry;
 mod chain;
 mod error;
 mod follower;
 mod handover;
 mod inspect;
 mod keeper;
+mod layout;
+mod link_pins;
 mod links;
 mod monitor;
 mod namespace;
@@ -21,6 +25,7 @@ mod pod;
 mod points;
 mod qdisc;
 mod records;
+mod register;
 mod remote;
 mod rings;
 mod rules;
@@ -40,8 +45,9 @@ pub use error::LiveError;
 pub use follower::{Follower, Following, OnDisplaced};
 pub use handover::{Estate, Handover, Tables};
 pub use keeper::{Keeper, Kept};
+pub use layout::describe;
 pub use objects::{Object, not_built_reason};
-pub use pins::{Detached, detach};
+pub use pins::{Detached, OnStop, detach};
 pub use points::{Points, WatchedPoint};
 pub use remote::{Remote, Served, Server, answer, channel, wait_for_end};
 pub use rings::CaptureRing;

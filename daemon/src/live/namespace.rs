@@ -14,6 +14,9 @@ use super::LiveError;
 /// Where `ip netns` keeps its namespaces.
 pub(super) const NAMESPACES: &str = "/run/netns";
 
+/// `SO_NETNS_COOKIE` (include/uapi/asm-generic/socket.h).
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
 /// ARPHRD_* numbers of devices (include/uapi/linux/if_arp.h).
 mod hardware {
     pub(super) const ETHERNET: u16 = 1;
@@ -46,6 +49,35 @@ pub(super) fn within<T: Send>(
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
         }
+    })
+}
+
+/// The cookie of the calling thread's namespace, which no other of this boot has (`SO_NETNS_COOKIE`, kernel 5.14).
+pub(super) fn cookie() -> Result<u64, LiveError> {
+    let asked = || {
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::DGRAM,
+            None,
+        )?;
+        let (mut cookie, mut length) =
+            (0_u64, libc::socklen_t::try_from(size_of::<u64>()).unwrap_or(8));
+        // SAFETY: the kernel writes at most `length` bytes to `cookie`, and both outlive the call.
+        let done = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                SO_NETNS_COOKIE,
+                std::ptr::from_mut(&mut cookie).cast(),
+                &raw mut length,
+            )
+        };
+        if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+    };
+    asked().map_err(|source| LiveError::File {
+        what: "ask for the cookie of",
+        path: "the network namespace".into(),
+        source,
     })
 }
 

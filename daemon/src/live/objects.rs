@@ -2,10 +2,7 @@
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, maps::MapData};
 
-use super::{
-    LiveError, MapSizes, attach,
-    pins::{PinDir, SHARED},
-};
+use super::{LiveError, MapSizes, attach, layout::SHARED, pins::PinDir};
 
 mod built {
     //! Written by the build script.
@@ -41,22 +38,40 @@ impl Object {
     }
 }
 
-/// Loads one with the maps that all namespaces share.
-pub(super) fn load(object: Object, pins: &PinDir, sizes: MapSizes) -> Result<Ebpf, LiveError> {
+/// Maps whose capacity is configured, or the machine's.
+const WITH_CAPACITY: [&str; 6] =
+    ["FLOWS", "EMBRYONIC", "ENDED", "FRAGMENTS", "CAPTURE_RING", "CAPTURE_SCRATCH"];
+
+/// What those are made with.
+pub(super) fn capacities(sizes: MapSizes) -> Result<[(&'static str, u32); 6], LiveError> {
     let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
         what: "read",
         path: "/sys/devices/system/cpu/possible".into(),
         source,
     })?;
+    let [flows, embryonic, ended, fragments, ring, scratch] = WITH_CAPACITY;
+    Ok([
+        (flows, sizes.flows),
+        (embryonic, sizes.embryonic),
+        (ended, sizes.ended()),
+        (fragments, sizes.fragments),
+        (ring, sizes.capture_ring_bytes),
+        (scratch, u32::try_from(cpus).unwrap_or(u32::MAX)),
+    ])
+}
+
+/// The name of a map whose capacity may differ from start to start.
+pub(super) fn with_capacity(name: &str) -> Option<&'static str> {
+    WITH_CAPACITY.into_iter().find(|it| *it == name)
+}
+
+/// Loads one with the maps that all namespaces share.
+pub(super) fn load(object: Object, pins: &PinDir, sizes: MapSizes) -> Result<Ebpf, LiveError> {
     let mut loader = EbpfLoader::new();
-    loader
-        .verifier_log_level(VerifierLogLevel::STATS)
-        .map_max_entries("FLOWS", sizes.flows)
-        .map_max_entries("EMBRYONIC", sizes.embryonic)
-        .map_max_entries("ENDED", sizes.ended())
-        .map_max_entries("FRAGMENTS", sizes.fragments)
-        .map_max_entries("CAPTURE_RING", sizes.capture_ring_bytes)
-        .map_max_entries("CAPTURE_SCRATCH", u32::try_from(cpus).unwrap_or(u32::MAX));
+    loader.verifier_log_level(VerifierLogLevel::STATS);
+    for (name, entries) in capacities(sizes)? {
+        loader.map_max_entries(name, entries);
+    }
     for name in SHARED {
         loader.map_pin_path(name, pins.map(name));
     }

@@ -1,10 +1,11 @@
-//! The folder of pinned maps: where the objects of several namespaces meet. One daemon owns it at a time. Must never
-//! remove what linnet did not put there.
+//! The folder of pinned maps: where the objects of several namespaces meet, and what a next start finds. One attacher
+//! owns it at a time. Must never remove what linnet did not put there, nor use a folder where others can put something.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io,
-    os::unix::fs::DirBuilderExt as _,
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Component, Path, PathBuf},
 };
 
@@ -12,10 +13,10 @@ use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
     mount::{MsFlags, mount},
-    sys::statfs::statfs,
+    sys::statfs::{fstatfs, statfs},
 };
 
-use super::{LiveError, records};
+use super::{LiveError, link_pins, records};
 
 /// Where Linux mounts its BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -23,43 +24,48 @@ const BPF_FS: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Folder beside the pins with what is known about filters that may outlive the daemon.
 const FILTERS: &str = "filters";
-/// Maps that the objects of all namespaces share, by the names of their pins. A name that is given up has to stay in
-/// the list of [`clear`], or an earlier version's pin is left behind.
-pub(super) const SHARED: [&str; 22] = [
-    "META",
-    "FLOWS",
-    "EMBRYONIC",
-    "ENDED",
-    "SERVICES",
-    "SERVICE_RTT",
-    "SERVICE_LAST",
-    "FRAGMENTS",
-    "HOOKS",
-    "CAPTURE_CONFIG",
-    "CAPTURE_RING",
-    "CAPTURE_STATS",
-    "CAPTURE_SCRATCH",
-    "RULES_CONFIG",
-    "RULE_NETWORKS",
-    "RULE_ADDRESSES",
-    "RULE_PORT_CLASSES",
-    "RULE_PORTS",
-    "RULE_PROTOCOLS",
-    "RULE_HOOKS",
-    "RULE_ACTIONS",
-    "UNTRACKED",
-];
+/// Folder with the pins of links.
+const LINKS: &str = "links";
+/// Folder for maps that are about to take the place of others.
+pub(super) const STAGING: &str = "next";
+/// Start of the name of a folder that pins are being moved into.
+pub(super) const MOVING: &str = "moving-";
+/// Start of the name of a folder with maps that could not be adopted.
+pub(super) const BACKUP: &str = "old-";
 
-/// A folder of pins that this process owns; emptied and removed when dropped.
+/// What a stop in order does with the pinned maps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnStop {
+    /// It removes them.
+    #[default]
+    Remove,
+    /// It leaves them to the next start.
+    Keep,
+}
+
+/// What stays when a [`PinDir`] is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// Everything: it is an earlier run's, and nobody has decided about it, or it is to be gone on from.
+    All,
+    /// What an earlier run left in a backup.
+    Backups,
+    /// Nothing.
+    Nothing,
+}
+
+/// A folder of pins that this process owns; left as was said when dropped.
 #[derive(Debug)]
 pub(super) struct PinDir {
     path: PathBuf,
+    leave: Leave,
     _lock: Flock<File>,
 }
 
 impl PinDir {
-    /// Takes the folder over. What a daemon that died left in it is removed.
+    /// Takes the folder over, with all that an attacher that died left in it.
     pub(super) fn claim(path: &Path) -> Result<Self, LiveError> {
+        refuse_link(path)?;
         let path = normal(path)?;
         ensure_bpf_fs(&path)?;
         fs::DirBuilder::new()
@@ -68,16 +74,41 @@ impl PinDir {
             .create(&path)
             .map_err(|source| failed("create", &path, source))?;
         let lock = lock(&path)?;
-        let Detached { pins, filters, .. } = clear(&path)?;
-        if pins + filters > 0 {
-            tracing::info!(path = %path.display(), pins, filters, "removed what an earlier run left");
+        Ok(Self { path, leave: Leave::All, _lock: lock })
+    }
+
+    /// What is to stay.
+    pub(super) fn leave(&mut self, leave: Leave) {
+        self.leave = leave;
+    }
+
+    /// Whether everything is to stay.
+    pub(super) fn stay(&self) -> bool {
+        self.leave == Leave::All
+    }
+
+    /// Takes every program off its hook: it counts into maps that will not be used.
+    pub(super) fn clear_hooks(&self) -> Result<(), LiveError> {
+        let (links, filters, _) = clear_hooks(&self.path)?;
+        if links + filters > 0 {
+            tracing::info!(path = %self.path.display(), links, filters, "took off what an earlier run left");
         }
-        Ok(Self { path, _lock: lock })
+        Ok(())
+    }
+
+    /// The folder.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Where a map is pinned.
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Where links are pinned.
+    pub(super) fn links(&self) -> PathBuf {
+        self.path.join(LINKS)
     }
 
     /// Where filters are remembered.
@@ -88,10 +119,27 @@ impl PinDir {
 
 impl Drop for PinDir {
     fn drop(&mut self) {
-        if let Err(error) = clear(&self.path).and_then(|_| remove_folder(&self.path)) {
+        let path = &self.path;
+        let cleared = match self.leave {
+            Leave::All => Ok(()),
+            Leave::Backups => clear_hooks(path)
+                .and_then(|_| remove_pins(path))
+                .and_then(|_| remove_folders(path, is_staging).map(drop)),
+            Leave::Nothing => clear(path).map(drop),
+        };
+        let removed = cleared.and_then(|()| match self.leave {
+            // Whatever is in it is meant to be.
+            Leave::All | Leave::Backups if !is_empty(path) => Ok(()),
+            Leave::All | Leave::Backups | Leave::Nothing => remove_folder(path),
+        });
+        if let Err(error) = removed {
             tracing::warn!(%error, "pins were left behind");
         }
     }
+}
+
+fn is_empty(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// What [`detach`] removed.
@@ -99,14 +147,20 @@ impl Drop for PinDir {
 pub struct Detached {
     /// Pinned maps.
     pub pins: usize,
+    /// Pinned links, each with a program on a hook.
+    pub links: usize,
+    /// Folders of maps that could not be adopted.
+    pub backups: usize,
     /// Filters in clsact qdiscs.
     pub filters: usize,
     /// Interfaces that could not be cleaned, and are still remembered.
     pub kept: usize,
 }
 
-/// Removes what a daemon that was killed left: links end with their process, but pins and clsact filters do not.
+/// Removes what an attacher that was killed left: programs on their hooks, by links that are pinned and by filters in
+/// clsact qdiscs, and the maps.
 pub fn detach(pins: &Path) -> Result<Detached, LiveError> {
+    refuse_link(pins)?;
     let pins = normal(pins)?;
     match fs::metadata(&pins) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Detached::default()),
@@ -120,12 +174,37 @@ pub fn detach(pins: &Path) -> Result<Detached, LiveError> {
     Ok(detached)
 }
 
-/// Locks the folder itself, which ends with the process, however it ends.
+/// Whoever can change the link can have another folder's pins used.
+fn refuse_link(path: &Path) -> Result<(), LiveError> {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink()) {
+        let problem = "it is a link".to_owned();
+        return Err(LiveError::PinFolder { path: path.to_owned(), problem });
+    }
+    Ok(())
+}
+
+/// Locks the folder itself, which ends with the process, however it ends. It has to be a folder where nobody else can
+/// put anything.
 fn lock(path: &Path) -> Result<Flock<File>, LiveError> {
-    let folder = File::open(path).map_err(|source| failed("open", path, source))?;
+    let flags = libc::O_NOFOLLOW | libc::O_DIRECTORY;
+    let folder = File::options().read(true).custom_flags(flags).open(path);
+    let folder = folder.map_err(|source| failed("open", path, source))?;
+    let found = folder.metadata().map_err(|source| failed("look at", path, source))?;
+    let (owner, mode) = (found.uid(), found.mode() & 0o777);
+    let problem = if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+        Some(format!("it is owned by the user {owner}"))
+    } else {
+        (mode & 0o022 != 0).then(|| format!("others can write to it (its mode is {mode:o})"))
+    };
+    if let Some(problem) = problem {
+        return Err(LiveError::PinFolder { path: path.to_owned(), problem });
+    }
+    if !is_bpf_fs_of(&folder) {
+        return Err(LiveError::NotPins { path: path.to_owned() });
+    }
     Flock::lock(folder, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
         if errno == Errno::EWOULDBLOCK {
-            LiveError::InUse { path: path.to_owned(), pid: owner(path) }
+            LiveError::InUse { path: path.to_owned(), pid: owner_of(path) }
         } else {
             failed("lock", path, io::Error::from(errno))
         }
@@ -133,8 +212,7 @@ fn lock(path: &Path) -> Result<Flock<File>, LiveError> {
 }
 
 /// The process that holds the lock, from the kernel's list.
-fn owner(path: &Path) -> String {
-    use std::os::unix::fs::MetadataExt as _;
+fn owner_of(path: &Path) -> String {
     let inode = fs::metadata(path).map(|meta| meta.ino()).unwrap_or(0);
     let locks = fs::read_to_string("/proc/locks").unwrap_or_default();
     locks
@@ -148,18 +226,88 @@ fn owner(path: &Path) -> String {
         .unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Removes the pins that linnet makes, and the filters that the folder remembers. Everything else stays.
+/// Takes programs off their hooks: how many links, how many filters, and how many interfaces could not be cleaned.
+fn clear_hooks(path: &Path) -> Result<(usize, usize, usize), LiveError> {
+    let links = link_pins::clear(&path.join(LINKS), &BTreeSet::new())?;
+    let (filters, kept) = records::clear(&path.join(FILTERS), &[])?;
+    Ok((links, filters, kept))
+}
+
+/// Removes the pins that linnet makes, the backups, and the filters that the folder remembers. Everything else stays.
 fn clear(path: &Path) -> Result<Detached, LiveError> {
-    let (filters, kept) = records::clear(&path.join(FILTERS))?;
-    let mut cleared = Detached { pins: 0, filters, kept };
-    for pin in SHARED.map(|name| path.join(name)) {
+    let (links, filters, kept) = clear_hooks(path)?;
+    let pins = remove_pins(path)?;
+    let backups = remove_folders(path, is_backup)? + remove_folders(path, is_moving)?;
+    remove_folders(path, is_staging)?;
+    Ok(Detached { pins, links, backups, filters, kept })
+}
+
+/// The names of linnet's pins, of whatever version: in this folder they are those in capitals.
+pub(super) fn pinned(path: &Path) -> Result<Vec<String>, LiveError> {
+    let is_ours = |name: &String| {
+        let mut bytes = name.bytes();
+        bytes.next().is_some_and(|first| first.is_ascii_uppercase())
+            && bytes.all(|it| it.is_ascii_uppercase() || it.is_ascii_digit() || it == b'_')
+    };
+    Ok(names(path)?.into_iter().filter(is_ours).collect())
+}
+
+/// Removes those; returns how many there were. `META` goes first: without it the others are no whole set any more.
+pub(super) fn remove_pins(path: &Path) -> Result<usize, LiveError> {
+    let mut pinned = pinned(path)?;
+    pinned.sort_by_key(|name| name != "META");
+    let mut removed = 0;
+    for pin in pinned.into_iter().map(|name| path.join(name)) {
         match fs::remove_file(&pin) {
-            Ok(()) => cleared.pins += 1,
+            Ok(()) => removed += 1,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // A folder is nothing of linnet's.
+            Err(_) if pin.is_dir() => {}
             Err(source) => return Err(failed("remove", &pin, source)),
         }
     }
-    Ok(cleared)
+    Ok(removed)
+}
+
+pub(super) fn is_staging(name: &str) -> bool {
+    name == STAGING
+}
+
+pub(super) fn is_moving(name: &str) -> bool {
+    is_dated(name, MOVING)
+}
+
+pub(super) fn is_backup(name: &str) -> bool {
+    is_dated(name, BACKUP)
+}
+
+fn is_dated(name: &str, start: &str) -> bool {
+    let date = name.strip_prefix(start).unwrap_or_default();
+    !date.is_empty() && date.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// The folders of such names.
+pub(super) fn folders(path: &Path, is: fn(&str) -> bool) -> Result<Vec<PathBuf>, LiveError> {
+    let named = names(path)?.into_iter().filter(|name| is(name)).map(|name| path.join(name));
+    Ok(named.filter(|path| path.is_dir() && !path.is_symlink()).collect())
+}
+
+/// Removes folders with all that is in them; returns how many.
+pub(super) fn remove_folders(path: &Path, is: fn(&str) -> bool) -> Result<usize, LiveError> {
+    let folders = folders(path, is)?;
+    for folder in &folders {
+        fs::remove_dir_all(folder).map_err(|source| failed("remove", folder, source))?;
+    }
+    Ok(folders.len())
+}
+
+fn names(path: &Path) -> Result<Vec<String>, LiveError> {
+    let unreadable = |source| failed("read", path, source);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        names.extend(entry.map_err(unreadable)?.file_name().into_string().ok());
+    }
+    Ok(names)
 }
 
 /// Removes the folder, unless there is something in it that linnet did not make or could not clean.
@@ -219,6 +367,10 @@ fn ensure_bpf_fs(path: &Path) -> Result<(), LiveError> {
 
 fn is_bpf_fs(at: &Path) -> bool {
     statfs(at).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
+}
+
+fn is_bpf_fs_of(folder: &File) -> bool {
+    fstatfs(folder).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
 }
 
 pub(super) fn failed(what: &'static str, path: &Path, source: io::Error) -> LiveError {

@@ -30,6 +30,15 @@ pub(super) struct Filter {
     pub(super) name: String,
     /// Its program's id.
     pub(super) program_id: Option<u32>,
+    /// What it is known by at its place.
+    pub(super) handle: u32,
+}
+
+impl Filter {
+    /// Those of a lower one come first.
+    pub(super) const fn priority(&self) -> u16 {
+        (self.place >> 16) as u16
+    }
 }
 
 /// Removes the qdisc where no filter is in it, ours or another's; returns whether it did. An interface without one
@@ -70,12 +79,13 @@ pub(super) fn filters(
         // Some kinds have tables, which come as filters of the same kind and place.
         if kind == libc::RTM_NEWTFILTER
             && let Some(filter) = filter(body)
-            && (filter.program_id.is_some() || !filters.contains(&filter))
+            && (filter.program_id.is_some()
+                || !filters.iter().any(|it| (it.place, &it.name) == (filter.place, &filter.name)))
         {
             filters.push(filter);
         }
     })?;
-    filters.sort_by_key(|filter| filter.place >> 16);
+    filters.sort_by_key(Filter::priority);
     Ok(filters)
 }
 
@@ -83,7 +93,8 @@ fn filter(body: &[u8]) -> Option<Filter> {
     let (header, rest) = body.split_at_checked(TCMSG)?;
     let place = netlink::number(&header[16..])?;
     // Each place comes first, and then the filters there, which have handles.
-    if netlink::number(&header[8..])? == 0 {
+    let handle = netlink::number(&header[8..])?;
+    if handle == 0 {
         return None;
     }
     let (mut name, mut program_id) = (String::new(), None);
@@ -104,7 +115,7 @@ fn filter(body: &[u8]) -> Option<Filter> {
             _ => {}
         }
     }
-    Some(Filter { place, name, program_id })
+    Some(Filter { place, name, program_id, handle })
 }
 
 /// `struct tcmsg`.

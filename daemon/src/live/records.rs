@@ -97,9 +97,9 @@ fn make_folder(path: &Path) -> Result<(), LiveError> {
     made.map_err(|source| failed("create", path, source))
 }
 
-/// Cleans every interface of the folder; returns how many filters were removed, and how many records stay since their
-/// interface could not be cleaned.
-pub(super) fn clear(folder: &Path) -> Result<(usize, usize), LiveError> {
+/// Cleans every interface of the folder but some; returns how many filters were removed, and how many records stay since
+/// their interface could not be cleaned.
+pub(super) fn clear(folder: &Path, but: &[&FilterRecord]) -> Result<(usize, usize), LiveError> {
     let unreadable = |source| failed("read", folder, source);
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),
@@ -113,6 +113,10 @@ pub(super) fn clear(folder: &Path) -> Result<(usize, usize), LiveError> {
             kept += 1;
             continue;
         };
+        if but.contains(&&record) {
+            kept += 1;
+            continue;
+        }
         match record.clean(attach::remove_stale_filters) {
             Ok(filters) => {
                 removed += filters;
@@ -153,10 +157,10 @@ mod tests {
         for name in ["eth0", "4000000000:gone", "7:no-such-namespace%2Feth0"] {
             fs::create_dir_all(filters.join(name)).unwrap();
         }
-        assert_eq!(clear(&filters).unwrap(), (0, 1));
+        assert_eq!(clear(&filters, &[]).unwrap(), (0, 1));
         assert!(filters.join("eth0").is_dir());
         fs::remove_dir(filters.join("eth0")).unwrap();
-        assert_eq!(clear(&filters).unwrap(), (0, 0));
+        assert_eq!(clear(&filters, &[]).unwrap(), (0, 0));
         assert!(!filters.exists());
     }
 }

@@ -69,12 +69,12 @@ impl RuleMaps {
         })
     }
 
-    /// The tables that `find` finds, in which there are no rules yet.
+    /// The tables that `find` finds, with what is in force in them.
     pub(super) fn open(
         find: impl Fn(&'static str) -> Result<OwnedFd, LiveError>,
     ) -> Result<Self, LiveError> {
         let table = |name| Ok::<_, LiveError>(Table { name, fd: find(name)? });
-        Ok(Self {
+        let mut tables = Self {
             config: table("RULES_CONFIG")?,
             networks: table("RULE_NETWORKS")?,
             addresses: table("RULE_ADDRESSES")?,
@@ -87,7 +87,21 @@ impl RuleMaps {
             generation: 0,
             changes: 0,
             written: [Vec::new(), Vec::new()],
-        })
+        };
+        let (mut keys, mut configs) = ([0_u32], [RulesConfig::default()]);
+        tables.config.read(&mut keys, &mut configs, |_, config| {
+            (tables.generation, tables.changes) = (config.generation, config.changes);
+        })?;
+        let (mut keys, mut classes) = (vec![NetworkKey::default(); BATCH], vec![0_u32; BATCH]);
+        tables.networks.read(&mut keys, &mut classes, |key, _| {
+            tables.written[usize::from(key.set & 1)].push(*key);
+        })?;
+        Ok(tables)
+    }
+
+    /// Whether any were put in force, be it none at all.
+    pub(super) const fn are_in_force(&self) -> bool {
+        self.generation != 0
     }
 
     /// Puts rules in force, and returns how often that has been done. After an error those before stay in force.
@@ -103,9 +117,10 @@ impl RuleMaps {
             // What was remembered of the last generation 1 would count again.
             self.untracked.empty()?;
         }
-        self.config.update(&[0], &[RulesConfig { generation: next, ..RulesConfig::default() }])?;
-        self.generation = next;
-        self.changes += 1;
+        let changes = self.changes + 1;
+        let config = RulesConfig { generation: next, changes, ..RulesConfig::default() };
+        self.config.update(&[0_u32], &[config])?;
+        (self.generation, self.changes) = (next, changes);
         Ok(self.changes)
     }
 
@@ -162,6 +177,26 @@ impl Table {
 
     fn remove(&self, key: &NetworkKey) -> Result<(), LiveError> {
         batch::remove(self.fd.as_fd(), key).map_err(self.failed("BPF_MAP_DELETE_ELEM"))
+    }
+
+    /// Calls `visit` with every element.
+    fn read<K, V>(
+        &self,
+        keys: &mut [K],
+        values: &mut [V],
+        mut visit: impl FnMut(&K, &V),
+    ) -> Result<(), LiveError> {
+        let mut from: Option<BatchCursor> = None;
+        loop {
+            let mut to = BatchCursor::default();
+            let read = batch::lookup_batch(self.fd.as_fd(), from.as_ref(), &mut to, keys, values);
+            let read = read.map_err(self.failed("BPF_MAP_LOOKUP_BATCH"))?;
+            keys.iter().zip(&*values).take(read.count).for_each(|(key, value)| visit(key, value));
+            if read.done {
+                return Ok(());
+            }
+            from = Some(to);
+        }
     }
 
     fn empty(&self) -> Result<(), LiveError> {

@@ -8,7 +8,7 @@ use datapath::Direction;
 
 use super::{
     LiveError,
-    attach::{self, Link, Objects, program},
+    attach::{self, Link, Objects, Tracker, program},
     attacher::HeldPoint,
     verb::Hook,
 };
@@ -33,8 +33,8 @@ pub(super) fn attach(
     ];
     let mut links = Vec::new();
     for (direction, tracker, name) in directions {
-        let Some((hook, tracker)) = tracker else { continue };
-        let tracker = match tracker {
+        let Some(Tracker { hook, link, .. }) = tracker else { continue };
+        let tracker = match link {
             Link::Tc(tracker) => tracker,
             Link::Lost => continue,
             Link::Xdp(_) => {

@@ -1,4 +1,4 @@
-//! The BPF programs and links of a process, by the kernel's account and bpftool's. Must never ask linnet.
+//! The BPF programs, links and maps of a process, by the kernel's account and bpftool's. Must never ask linnet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -45,5 +45,6 @@ impl Held {
         };
         !self.programs.iter().any(|id| known("prog", id))
             && !self.links.keys().any(|id| known("link", id))
+            && !self.maps.iter().any(|id| known("map", id))
     }
 }

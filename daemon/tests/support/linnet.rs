@@ -22,6 +22,8 @@ pub(crate) struct Linnet {
     child: Child,
     folder: tempfile::TempDir,
     pins: PathBuf,
+    /// What it watches from its next start on.
+    pub(crate) interfaces: Vec<String>,
     /// Where it serves browsers.
     pub(crate) address: String,
     /// The URL that logs a browser in once.
@@ -36,7 +38,7 @@ pub(crate) fn command(folder: &Path, pins: &Path) -> Command {
 /// The same with further keys of the configuration, each on a line.
 fn command_with(folder: &Path, pins: &Path, keys: &str) -> Command {
     let config = folder.join("linnet.toml");
-    let text = format!("schema = 1\n{keys}[flows]\nsweep_interval_ms = 200\n");
+    let text = format!("schema = 1\nflows.sweep_interval_ms = 200\n{keys}");
     fs::write(&config, text).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
     command.args(["run", "--one-time-login", "--listen", "127.0.0.1:0", "--config"]).arg(config);
@@ -63,24 +65,70 @@ impl Linnet {
         // The daemon's user, whoever that is, has to reach what is its own.
         let reachable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(folder.path(), reachable).unwrap();
-        let pins = pins(name);
-        let log = folder.path().join("log");
-        let mut child = command_with(folder.path(), &pins, keys)
-            .args(interfaces.iter().flat_map(|interface| ["--interface", interface]))
-            .stdout(Stdio::piped())
-            .stderr(File::create(&log).unwrap())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let Some(login_url) = line.trim().strip_prefix("open ").map(ToOwned::to_owned) else {
-            child.wait().unwrap();
-            panic!("linnet did not start: {}", fs::read_to_string(&log).unwrap());
-        };
+        Self::start(folder, pins(name), interfaces.to_vec(), keys)
+    }
+
+    /// Starts one in folders that are there, and returns after the first sweep.
+    fn start(
+        folder: tempfile::TempDir,
+        pins: PathBuf,
+        interfaces: Vec<String>,
+        keys: &str,
+    ) -> Self {
+        let (child, login_url) = spawn(folder.path(), &pins, &interfaces, keys);
         let address = login_url.strip_prefix("http://").unwrap().split_once('/').unwrap().0.into();
-        let linnet = Self { child, folder, pins, address, login_url };
+        let linnet = Self { child, folder, pins, interfaces, address, login_url };
         wait_for("the first sweep", || (linnet.get("/readyz").0 == 200).then_some(()));
         linnet
+    }
+
+    /// After it has ended: starts the next one with the same arguments and these keys, and returns after its first
+    /// sweep.
+    pub(crate) fn start_again(&mut self, keys: &str) {
+        let (child, login_url) = spawn(self.folder.path(), &self.pins, &self.interfaces, keys);
+        self.child = child;
+        self.address = login_url.strip_prefix("http://").unwrap().split_once('/').unwrap().0.into();
+        self.login_url = login_url;
+        wait_for("the first sweep", || (self.get("/readyz").0 == 200).then_some(()));
+    }
+
+    /// After it has ended: starts the next one with the same arguments, and does not wait for anything.
+    pub(crate) fn begin_again(&mut self, keys: &str) {
+        self.child =
+            started(self.folder.path(), &self.pins, &self.interfaces, keys).spawn().unwrap();
+    }
+
+    /// The processes of this linnet, whoever started them.
+    fn processes(&self) -> Vec<Pid> {
+        let run = self.folder.path().join("run").to_string_lossy().into_owned();
+        let of_ours = |entry: fs::DirEntry| {
+            let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+            let said = fs::read(entry.path().join("cmdline")).ok()?;
+            // A zombie has none.
+            String::from_utf8_lossy(&said).contains(&run).then_some(Pid::from_raw(pid))
+        };
+        fs::read_dir("/proc").unwrap().flatten().filter_map(of_ours).collect()
+    }
+
+    /// Kills attacher and daemon, and waits until both have gone.
+    pub(crate) fn kill_both(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+        wait_for("the processes to go", || {
+            let left = self.processes();
+            // One may end by itself meanwhile.
+            for pid in &left {
+                kill(*pid, Signal::SIGKILL).ok();
+            }
+            left.is_empty().then_some(())
+        });
+    }
+
+    /// Kills the attacher, and waits until the daemon has ended by itself.
+    pub(crate) fn kill_attacher(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait();
+        wait_for("the daemon to end", || self.processes().is_empty().then_some(()));
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -206,10 +254,41 @@ impl Drop for Linnet {
             self.signal(Signal::SIGTERM);
             self.child.wait().ok();
         }
+        if self.pins.exists() {
+            detach(&self.pins);
+        }
         if std::thread::panicking() {
             println!("linnet's log:\n{}", self.log());
         }
     }
+}
+
+/// Starts the processes; returns once they serve.
+fn spawn(folder: &Path, pins: &Path, interfaces: &[String], keys: &str) -> (Child, String) {
+    let mut child = started(folder, pins, interfaces, keys).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let Some(login_url) = line.trim().strip_prefix("open ").map(ToOwned::to_owned) else {
+        child.wait().unwrap();
+        panic!("linnet did not start: {}", fs::read_to_string(folder.join("log")).unwrap());
+    };
+    (child, login_url)
+}
+
+/// The command, which logs behind what an earlier one logged.
+fn started(folder: &Path, pins: &Path, interfaces: &[String], keys: &str) -> Command {
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    let mut command = command_with(folder, pins, keys);
+    command.args(interfaces.iter().flat_map(|interface| ["--interface", interface]));
+    command.stdout(Stdio::null()).stderr(log);
+    command
+}
+
+/// `linnet detach`; whether it said that all is well.
+pub(crate) fn detach(pins: &Path) -> bool {
+    let mut detach = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    detach.args(["detach", "--pin-dir"]).arg(pins).stdout(Stdio::null());
+    detach.status().unwrap().success()
 }
 
 /// Runs a curl and splits what it printed.

@@ -14,6 +14,7 @@ pub(crate) mod forged;
 pub(crate) mod held;
 pub(crate) mod linnet;
 pub(crate) mod pair;
+pub(crate) mod planted;
 pub(crate) mod poller;
 pub(crate) mod served;
 pub(crate) mod stack;

@@ -10,10 +10,10 @@ use crate::{
     frame::Frame,
     layout::{
         self, EMBRYONIC_DEFAULT, ENDED_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT,
-        FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX, Meta, POINTS_MAX, Point, RULE_ACTIONS_MAX,
-        RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX, RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS,
-        RULE_SETS, RulePair, RuleRow, RulesConfig, SERVICES_MAX, ServiceRtt, UNTRACKED_DEFAULT,
-        Untracked,
+        FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX, KEPT_RULES_BYTES, Kept, Meta, POINTS_MAX,
+        Point, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX,
+        RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS, RULE_SETS, RegisterRow, RulePair, RuleRow,
+        RulesConfig, SERVICES_MAX, ServiceRtt, UNTRACKED_DEFAULT, Untracked,
     },
     parse::{Headers, fragment::FirstFragment},
 };
@@ -50,6 +50,18 @@ pub static SERVICE_LAST: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub static META: Array<Meta> = Array::with_max_entries(1, 0);
 
+/// Figures that the kernel does not have. The daemon writes, and its successor goes on from them. 40 B.
+#[map]
+pub static KEPT: Array<Kept> = Array::with_max_entries(1, 0);
+
+/// The rules in force as they were written. The daemon writes, and its successor reads. 1 MiB.
+#[map]
+pub static KEPT_RULES: Array<[u8; KEPT_RULES_BYTES]> = Array::with_max_entries(1, 0);
+
+/// Observation point -> its interface. The attacher writes and reads. 128 x 288 B = 37 kB.
+#[map]
+pub static REGISTER: Array<RegisterRow> = Array::with_max_entries(POINTS_MAX, 0);
+
 /// Datagram -> its ports, for later fragments. The programs write and read. Shared. 4,096 x 128 B = 0.5 MB.
 #[map]
 pub static FRAGMENTS: LruHashMap<FlowKey, FirstFragment> =
@@ -81,7 +93,7 @@ pub static ENDED_KEY: PerCpuArray<EndedFlow> = PerCpuArray::with_max_entries(1, 
 #[map]
 pub static FLOW_TEMPLATE: PerCpuArray<FlowEntry> = PerCpuArray::with_max_entries(1, 0);
 
-/// Which rules are in force. The daemon writes, the programs read with each packet. Shared. 8 B.
+/// Which rules are in force. The daemon writes, the programs read with each packet. Shared. 16 B.
 #[map]
 pub static RULES_CONFIG: Array<RulesConfig> = Array::with_max_entries(1, 0);
 

@@ -6,8 +6,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     ABI_VERSION, CaptureConfig, CaptureRecord, CaptureStats, Encapsulation, EndedFlow, FlowEntry,
-    FlowHead, Half, HookCounters, IcmpErrors, NetworkKey, Outstanding, Point, RttHistogram,
-    RulePair, RuleRow, RulesConfig, ServiceRtt, Untracked,
+    FlowHead, Half, HookCounters, IcmpErrors, Kept, NetworkKey, Outstanding, Point, RegisterRow,
+    RttHistogram, RulePair, RuleRow, RulesConfig, ServiceRtt, Untracked,
 };
 use crate::flow_key::FlowKey;
 
@@ -95,7 +95,7 @@ pub const LAYOUT_HASH: u64 = hash_of! {
     RuleRow { words }
     RulePair { own, peer }
     NetworkKey { bits, set, ipv6, _pad, address }
-    RulesConfig { generation, _pad }
+    RulesConfig { generation, _pad, changes }
     Untracked { decided, _pad }
     CaptureConfig { deadline_ns, snaplen, point }
     CaptureRecord {
@@ -103,6 +103,8 @@ pub const LAYOUT_HASH: u64 = hash_of! {
         vlan_protocol, _pad2, queue,
     }
     CaptureStats { produced, lost_ring, lost_copy }
+    Kept { since_ns, closed, aged, evicted, forgotten }
+    RegisterRow { incarnation, namespace_cookie, state, ifindex, filters, name, namespace }
 };
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod ended;
 mod flow;
 mod histogram;
 mod hook;
+mod kept;
 mod meta;
 mod rules;
 
@@ -19,6 +20,7 @@ pub use flow::{
 };
 pub use histogram::{HISTOGRAM_BUCKETS, RttHistogram, SUB_BUCKETS, ServiceRtt, bucket_ticks};
 pub use hook::{HookCounters, Point};
+pub use kept::{INTERFACE_NAME_BYTES, KEPT_RULES_BYTES, Kept, NAMESPACE_NAME_BYTES, RegisterRow};
 pub use meta::{LAYOUT_HASH, Meta};
 pub use rules::{
     GENERATION_MAX, NO_PORTS, NetworkKey, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX,
@@ -28,7 +30,7 @@ pub use rules::{
 };
 
 /// Version of every layout in this module; pinned maps of another version are never read.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Flows in the table unless configured otherwise: 65,536 entries of 720 bytes are 47 MB.
 pub const FLOWS_DEFAULT: u32 = 65_536;

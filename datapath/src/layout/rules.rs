@@ -107,6 +107,8 @@ pub struct RulesConfig {
     pub generation: u8,
     /// Always 0.
     pub _pad: [u8; 7],
+    /// How often rules were put in force since the tables were made.
+    pub changes: u64,
 }
 
 /// The set of tables of a generation.
@@ -149,6 +151,6 @@ pub const RULES_BYTES: u64 = {
 };
 
 const _: () = assert!(size_of::<NetworkKey>() == 24);
-const _: () = assert!(size_of::<RulesConfig>() == 8);
+const _: () = assert!(size_of::<RulesConfig>() == 16);
 const _: () = assert!(size_of::<Untracked>() == 8);
 const _: () = assert!(GENERATION_MAX < 128 && GENERATION_MAX.is_multiple_of(2));

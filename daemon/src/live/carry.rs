@@ -1,0 +1,158 @@
+//! Copying flows from one of the kernel's tables into another one of the same layout and another capacity. Must never
+//! change the table that it reads.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use aya::maps::MapData;
+use datapath::layout::FlowEntry;
+
+use super::batch::{self, BatchCursor};
+
+/// Elements that are copied at a time.
+const BATCH: usize = 1_024;
+
+/// What was copied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Carried {
+    /// Flows that were there.
+    pub(super) there: usize,
+    /// Those that were copied.
+    pub(super) carried: usize,
+}
+
+/// Copies the flows that had a packet at `since_ns` or later: those with the latest packets, where there is no room for
+/// all.
+///
+/// While programs still write to `from`, this is to be called twice: with 0 for all, and with the time of the first call
+/// just before they are replaced, for what moved meanwhile; a flow that is there already gets its later figures. It must
+/// not be called once programs write to `to`. Today no program of a predecessor is on a hook any more when its maps are
+/// examined, since links end with their attacher and filters are removed before, so that one call is enough.
+pub(super) fn carry<K: Copy + Default>(
+    from: &MapData,
+    to: &MapData,
+    room: usize,
+    since_ns: u64,
+) -> io::Result<Carried> {
+    let [from, to] = [from, to].map(|map| map.fd().as_fd());
+    let mut activities = Vec::new();
+    for_each_batch(from, |_: &[K], entries| {
+        activities.extend(entries.iter().map(last_seen_ns).filter(|at_ns| *at_ns >= since_ns));
+        Ok(())
+    })?;
+    let there = activities.len();
+    let mut earliest_ns = since_ns;
+    if there > room {
+        let (_, nth, _) = activities.select_nth_unstable(there - room);
+        earliest_ns = *nth;
+    }
+    drop(activities);
+    let mut carried = 0;
+    for_each_batch(from, |keys: &[K], entries| {
+        let chosen = keys.iter().zip(entries).filter(|(_, it)| last_seen_ns(it) >= earliest_ns);
+        let (keys, entries): (Vec<_>, Vec<_>) =
+            chosen.map(|(key, entry)| (*key, *entry)).take(room - carried).unzip();
+        carried += keys.len();
+        batch::update_batch(to, &keys, &entries)
+    })?;
+    Ok(Carried { there, carried })
+}
+
+/// When a flow's last packet came, whichever way.
+fn last_seen_ns(entry: &FlowEntry) -> u64 {
+    entry.halves.iter().map(|half| half.last_seen_ns).max().unwrap_or(0)
+}
+
+fn for_each_batch<K: Copy + Default>(
+    map: BorrowedFd<'_>,
+    mut visit: impl FnMut(&[K], &[FlowEntry]) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut keys = vec![K::default(); BATCH];
+    let mut entries = vec![FlowEntry::EMPTY; BATCH];
+    let mut from: Option<BatchCursor> = None;
+    loop {
+        let mut to = BatchCursor::default();
+        let read = batch::lookup_batch(map, from.as_ref(), &mut to, &mut keys, &mut entries)?;
+        visit(&keys[..read.count], &entries[..read.count])?;
+        if read.done {
+            return Ok(());
+        }
+        from = Some(to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datapath::FlowKey;
+
+    use super::*;
+    use crate::live::layout::Shape;
+
+    /// A table of flows; `None` without root.
+    fn table(entries: u32) -> Option<MapData> {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "tables need root");
+            return None;
+        }
+        let [key, value] = [size_of::<FlowKey>(), size_of::<FlowEntry>()];
+        let [key, value] = [key, value].map(|size| u32::try_from(size).unwrap());
+        Some(
+            Shape { name: "FLOWS".into(), kind: 1, key, value, entries, flags: 0 }
+                .create()
+                .unwrap(),
+        )
+    }
+
+    fn flow(number: u16, last_seen_ns: u64) -> (FlowKey, FlowEntry) {
+        let mut entry = FlowEntry::EMPTY;
+        entry.halves[usize::from(number % 2)].last_seen_ns = last_seen_ns;
+        (FlowKey { lower_port: number, ..FlowKey::default() }, entry)
+    }
+
+    fn fill(map: &MapData, flows: &[(FlowKey, FlowEntry)]) {
+        let (keys, entries): (Vec<_>, Vec<_>) = flows.iter().copied().unzip();
+        batch::update_batch(map.fd().as_fd(), &keys, &entries).unwrap();
+    }
+
+    /// Ports and times of what is in a table.
+    fn flows(map: &MapData) -> Vec<(u16, u64)> {
+        let mut flows = Vec::new();
+        for_each_batch(map.fd().as_fd(), |keys: &[FlowKey], entries| {
+            let row = |(key, entry): (&FlowKey, &FlowEntry)| (key.lower_port, last_seen_ns(entry));
+            flows.extend(keys.iter().zip(entries).map(row));
+            Ok(())
+        })
+        .unwrap();
+        flows.sort_unstable();
+        flows
+    }
+
+    #[test]
+    fn the_latest_are_copied_and_a_second_pass_brings_what_moved() {
+        let (Some(from), Some(to)) = (table(5_000), table(2_000)) else { return };
+        let all: Vec<_> = (1..=5_000).map(|number| flow(number, u64::from(number))).collect();
+        fill(&from, &all);
+        let carried = carry::<FlowKey>(&from, &to, 2_000, 0).unwrap();
+        assert_eq!(carried, Carried { there: 5_000, carried: 2_000 });
+        let copied: Vec<_> = (3_001..=5_000).map(|number| (number, u64::from(number))).collect();
+        assert_eq!(flows(&to), copied);
+
+        fill(&from, &[flow(4_000, 9_000)]);
+        let again = carry::<FlowKey>(&from, &to, 2_000, 5_001).unwrap();
+        assert_eq!(again, Carried { there: 1, carried: 1 });
+        assert!(flows(&to).contains(&(4_000, 9_000)));
+        assert_eq!(flows(&from).len(), 5_000);
+    }
+
+    #[test]
+    fn no_more_are_copied_than_there_is_room_for_when_all_are_equally_old() {
+        let (Some(from), Some(to)) = (table(3_000), table(1_500)) else { return };
+        fill(&from, &(1..=3_000).map(|number| flow(number, 7)).collect::<Vec<_>>());
+        assert_eq!(carry::<FlowKey>(&from, &to, 1_500, 0).unwrap().carried, 1_500);
+        assert_eq!(flows(&to).len(), 1_500);
+        let empty = table(1).unwrap();
+        assert_eq!(carry::<FlowKey>(&empty, &to, 1_500, 0).unwrap(), Carried::default());
+    }
+}

@@ -1,0 +1,243 @@
+//! What the shared maps are made like: by the objects of this build, and as they are found pinned. Never opens a
+//! pinned program as if it were a map.
+
+use std::{
+    fs,
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::fs::MetadataExt as _,
+    },
+    path::Path,
+};
+
+use aya::maps::MapData;
+use datapath::layout::Meta;
+
+use super::{
+    LiveError, MapSizes,
+    attach::{forbidden, is_forbidden},
+    objects::{self, Object},
+    pins::failed,
+};
+
+/// Maps that the objects of all namespaces share, by the names of their pins.
+pub(super) const SHARED: [&str; 25] = [
+    "META",
+    "KEPT",
+    "KEPT_RULES",
+    "REGISTER",
+    "FLOWS",
+    "EMBRYONIC",
+    "ENDED",
+    "SERVICES",
+    "SERVICE_RTT",
+    "SERVICE_LAST",
+    "FRAGMENTS",
+    "HOOKS",
+    "CAPTURE_CONFIG",
+    "CAPTURE_RING",
+    "CAPTURE_STATS",
+    "CAPTURE_SCRATCH",
+    "RULES_CONFIG",
+    "RULE_NETWORKS",
+    "RULE_ADDRESSES",
+    "RULE_PORT_CLASSES",
+    "RULE_PORTS",
+    "RULE_PROTOCOLS",
+    "RULE_HOOKS",
+    "RULE_ACTIONS",
+    "UNTRACKED",
+];
+
+/// How a map is made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) name: String,
+    /// `enum bpf_map_type`.
+    pub(super) kind: u32,
+    pub(super) key: u32,
+    pub(super) value: u32,
+    pub(super) entries: u32,
+    pub(super) flags: u32,
+}
+
+/// What is found where a map is expected.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing.
+    Nothing,
+    /// What is not to be used, and why.
+    Unusable(String),
+    /// A map of ours.
+    Map(Box<MapData>, Shape),
+}
+
+impl Shape {
+    fn of(name: &str, map: &MapData) -> Result<Self, aya::maps::MapError> {
+        let info = map.info()?;
+        Ok(Self {
+            name: name.to_owned(),
+            kind: info.map_type()? as u32,
+            key: info.key_size(),
+            value: info.value_size(),
+            entries: info.max_entries(),
+            flags: info.map_flags(),
+        })
+    }
+
+    /// A new map of this shape, which is pinned nowhere.
+    pub(super) fn create(&self) -> Result<MapData, aya::maps::MapError> {
+        let Self { kind, key, value, entries, flags, .. } = *self;
+        let map = aya_obj::Map::new_from_params(kind, key, value, entries, flags);
+        MapData::create(map, &self.name, None)
+    }
+
+    /// Looks at what is pinned in its place.
+    pub(super) fn look(&self, pin: &Path) -> Result<Found, LiveError> {
+        let found = match fs::symlink_metadata(pin) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(Found::Nothing);
+            }
+            other => other.map_err(|source| failed("look at", pin, source))?,
+        };
+        let owner = found.uid();
+        if !found.is_file() {
+            return Ok(Found::Unusable("is no pin".to_owned()));
+        }
+        if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
+            return Ok(Found::Unusable(format!("is owned by the user {owner}")));
+        }
+        if found.mode() & 0o022 != 0 {
+            return Ok(Found::Unusable("can be opened by other users".to_owned()));
+        }
+        // Whatever is pinned can be opened: a program too, whose information would be taken for a map's.
+        let map = match MapData::from_pin(pin) {
+            Ok(map) => map,
+            Err(error) if is_forbidden(&error) => {
+                return Err(forbidden(format!("open `{}`", pin.display())));
+            }
+            Err(_) => return Ok(Found::Unusable("is no map".to_owned())),
+        };
+        let fd = format!("/proc/self/fd/{}", map.fd().as_fd().as_raw_fd());
+        let kind = fs::read_link(&fd).map_err(|source| failed("read", Path::new(&fd), source))?;
+        if !kind.to_string_lossy().contains("bpf-map") {
+            return Ok(Found::Unusable("is no map".to_owned()));
+        }
+        Ok(match Self::of(&self.name, &map) {
+            Ok(shape) => Found::Map(Box::new(map), shape),
+            Err(_) => Found::Unusable("is a map of a kind that is not known".to_owned()),
+        })
+    }
+
+    /// In what another map cannot stand for this one, whatever their capacities.
+    pub(super) fn difference(&self, found: &Self) -> Option<String> {
+        let kinds = [self, found].map(|shape| kind_name(shape.kind));
+        let numbers = [
+            ("keys of", "bytes", self.key, found.key),
+            ("values of", "bytes", self.value, found.value),
+            ("the flags", "", self.flags, found.flags),
+        ];
+        if self.kind != found.kind {
+            let [ours, theirs] = kinds;
+            return Some(format!("is of the kind {theirs} instead of {ours}"));
+        }
+        let (what, unit, ours, theirs) =
+            numbers.into_iter().find(|(_, _, ours, theirs)| ours != theirs)?;
+        Some(format!("has {what} {theirs} {unit} instead of {ours}"))
+    }
+}
+
+/// The kinds that are in use, as bpftool calls them.
+pub(super) fn kind_name(kind: u32) -> String {
+    let name = match kind {
+        1 => "hash",
+        2 => "array",
+        3 => "prog_array",
+        5 => "percpu_hash",
+        6 => "percpu_array",
+        9 => "lru_hash",
+        11 => "lpm_trie",
+        27 => "ringbuf",
+        _ => return format!("number {kind}"),
+    };
+    name.to_owned()
+}
+
+/// The shared maps as the objects say.
+fn of_objects() -> Result<Vec<Shape>, LiveError> {
+    let mut maps = std::collections::HashMap::new();
+    for object in [Object::Tc, Object::Xdp] {
+        let parsed = aya_obj::Object::parse(object.bytes()?)
+            .map_err(|source| LiveError::Load { object: object.name(), source: source.into() })?;
+        maps.extend(parsed.maps);
+    }
+    let shape = |name: &'static str| {
+        let map = maps.get(name).ok_or(LiveError::Missing(name))?;
+        Ok(Shape {
+            name: name.to_owned(),
+            kind: map.map_type(),
+            key: map.key_size(),
+            value: map.value_size(),
+            entries: map.max_entries(),
+            flags: map.map_flags(),
+        })
+    };
+    SHARED.into_iter().map(shape).collect()
+}
+
+/// The shared maps as this build makes them, with these capacities.
+pub(super) fn expected(sizes: MapSizes) -> Result<Vec<Shape>, LiveError> {
+    let mut shapes = of_objects()?;
+    for (name, entries) in objects::capacities(sizes)? {
+        if let Some(shape) = shapes.iter_mut().find(|shape| shape.name == name) {
+            shape.entries = entries;
+        }
+    }
+    Ok(shapes)
+}
+
+/// The layout of this build as a document, for whoever compares builds: capacities are the objects' own.
+pub fn describe() -> Result<serde_json::Value, LiveError> {
+    let maps: Vec<_> = of_objects()?
+        .into_iter()
+        .map(|shape| {
+            serde_json::json!({
+                "name": shape.name,
+                "kind": kind_name(shape.kind),
+                "key": shape.key,
+                "value": shape.value,
+                "entries": shape.entries,
+                "flags": shape.flags,
+            })
+        })
+        .collect();
+    Ok(serde_json::json!({
+        "abi_version": Meta::OURS.abi_version,
+        "layout_hash": format!("{:016x}", Meta::OURS.layout_hash),
+        "maps": maps,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> Shape {
+        Shape { name: "FLOWS".into(), kind: 9, key: 48, value: 608, entries: 100, flags: 0 }
+    }
+
+    #[test]
+    fn capacity_is_no_difference_and_everything_else_is() {
+        let ours = shape();
+        assert_eq!(ours.difference(&Shape { entries: 7, ..shape() }), None);
+        for (found, says) in [
+            (Shape { kind: 1, ..shape() }, "kind hash instead of lru_hash"),
+            (Shape { key: 40, ..shape() }, "keys of 40 bytes instead of 48"),
+            (Shape { value: 616, ..shape() }, "values of 616 bytes instead of 608"),
+            (Shape { flags: 1, ..shape() }, "flags 1"),
+        ] {
+            let difference = ours.difference(&found).unwrap();
+            assert!(difference.contains(says), "{difference}");
+        }
+    }
+}

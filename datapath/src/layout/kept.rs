@@ -1,0 +1,71 @@
+//! What outlives every process beside the tables of flows and counters: the daemon's figures, the rules as they were
+//! written, and which interface each observation point stands for. No program reads or writes any of it.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of the one element of `KEPT_RULES`: a text, and 0 behind it.
+pub const KEPT_RULES_BYTES: usize = 1 << 20;
+/// Longest name of an interface (`IFNAMSIZ`, whose last byte is 0).
+pub const INTERFACE_NAME_BYTES: usize = 16;
+/// Longest name of a network namespace, which is a file's (`NAME_MAX`), and a 0.
+pub const NAMESPACE_NAME_BYTES: usize = 256;
+
+/// The one element of `KEPT`: figures that the kernel does not have. The daemon writes, and its successor goes on from
+/// them.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+#[repr(C)]
+pub struct Kept {
+    /// When the first of them began, ns since the epoch; 0 before there was a first.
+    pub since_ns: u64,
+    /// Flows that closed.
+    pub closed: u64,
+    /// Flows that were idle for too long.
+    pub aged: u64,
+    /// Flows that were seen to be evicted.
+    pub evicted: u64,
+    /// Records without room.
+    pub forgotten: u64,
+}
+
+/// An element of `REGISTER`, by observation point: the interface that the point stands for. A point is free, then
+/// watched, then left until no flow and no count of it is in the kernel, then free.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct RegisterRow {
+    /// Which of all reservations this is, or was the last: from 1. Of the free points the one that was free for longest
+    /// is used next.
+    pub incarnation: u64,
+    /// The network namespace's cookie, which no other namespace of this boot has.
+    pub namespace_cookie: u64,
+    /// [`Self::FREE`], [`Self::WATCHED`] or [`Self::LEFT`].
+    pub state: u32,
+    /// Interface index in its namespace.
+    pub ifindex: u32,
+    /// Programs, by direction, that may be in a clsact qdisc of the interface: filters stay when their attacher dies.
+    pub filters: [u32; 2],
+    /// Interface name, and 0 behind it.
+    pub name: [u8; INTERFACE_NAME_BYTES],
+    /// Namespace name, and 0 behind it; empty for the attacher's own.
+    pub namespace: [u8; NAMESPACE_NAME_BYTES],
+}
+
+impl RegisterRow {
+    /// The point stands for nothing.
+    pub const FREE: u32 = 0;
+    /// The interface is watched, or was when its attacher died.
+    pub const WATCHED: u32 = 1;
+    /// Nothing is attached, but there may be flows.
+    pub const LEFT: u32 = 2;
+    /// A point that was never used.
+    pub const NEW: Self = Self {
+        incarnation: 0,
+        namespace_cookie: 0,
+        state: Self::FREE,
+        ifindex: 0,
+        filters: [0; 2],
+        name: [0; INTERFACE_NAME_BYTES],
+        namespace: [0; NAMESPACE_NAME_BYTES],
+    };
+}
