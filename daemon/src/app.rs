@@ -5,17 +5,16 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use anyhow::Context as _;
 use nix::sys::signal::{SigSet, Signal};
-use sha2::{Digest as _, Sha256};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{self, Access, ApiState, Bound},
+    attachment::Attachment,
     board::Board,
     capture::{self, CaptureManager, Keep, Recorder, Stage, reader::RingReader},
     cli::{ExitWith, exit, say, unreadable},
@@ -23,23 +22,19 @@ use crate::{
     config::Config,
     flow::{FlowIdSource, FlowTable, table::Departures},
     live::{
-        self, Answer, AttachedPoint, Handover, Keeper, Points, Remote, RuleRequest, StageConfig,
+        self, AttachedPoint, Handover, Keeper, Kinship, Points, Remote, StageConfig, Succession,
         Tables, Verb,
     },
+    live_rules::{LiveRules, fingerprint, restore},
     metrics,
     past::Past,
     replay::{NoStage, Player, Playing},
-    rules::{NoRules, ReadRule, RuleSink, RuleView, Rules, RulesError, text::read_list},
+    rules::{NoRules, RuleSink, Rules, RulesError},
     sandbox::{self, Layer, Mode, Policy},
     status::Publisher,
     supervisor,
     sweep::{Running, Sweeper},
 };
-
-/// How long a daemon without its attacher still answers, so that who asks is told.
-const ATTACHER_GONE: Duration = Duration::from_secs(2);
-/// What has failed then, on the board.
-const ATTACHER: &str = "the attacher";
 
 /// Where the packets come from.
 #[derive(Debug)]
@@ -50,6 +45,8 @@ pub enum Source {
         handover: Box<Handover>,
         /// The attacher.
         remote: Remote,
+        /// Whether the daemon ends with it.
+        ends_with_it: bool,
     },
     /// A capture file in real time.
     Replay(PathBuf),
@@ -57,30 +54,6 @@ pub enum Source {
 
 /// The attacher and what is watched, to whoever asks for captures.
 struct LiveStage(Remote, Arc<Points>);
-
-/// The attacher, to whoever asks for rules, and where they are kept.
-struct LiveRules {
-    remote: Remote,
-    keeper: Arc<Keeper>,
-    /// [`fingerprint`] of the configuration's rules.
-    configured: String,
-}
-
-impl RuleSink for LiveRules {
-    fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
-        match self.remote.perform(&Verb::SetRules(rules))? {
-            Answer::RulesSet { generation } => Ok(generation),
-            Answer::Watched(_) | Answer::Done => Ok(0),
-        }
-    }
-
-    fn keep(&self, rules: &[RuleView]) {
-        let text = serde_json::json!({ "configured": self.configured, "rules": rules }).to_string();
-        if let Err(error) = self.keeper.keep_rules(&text) {
-            tracing::warn!(%error, "after a restart of the daemon the configuration's rules will be in force");
-        }
-    }
-}
 
 impl Stage for LiveStage {
     fn start(&self, config: StageConfig) -> anyhow::Result<()> {
@@ -109,6 +82,8 @@ struct Kernel {
     tables: Tables,
     keeper: Arc<Keeper>,
     points: Arc<Points>,
+    /// What the next attacher has to have in common with this daemon; absent where there is no next one.
+    kinship: Option<Kinship>,
 }
 
 /// What packets come from, and what is said about it.
@@ -126,10 +101,11 @@ enum Feed {
 /// Runs until SIGINT, SIGTERM or SIGHUP. `login` prints a one-time login for a browser.
 pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
     let (_lock, listener, input) = match source {
-        Source::Live { handover, remote } => {
-            let Handover { listener, keeper, tables, config: _ } = *handover;
+        Source::Live { handover, remote, ends_with_it } => {
+            let Handover { listener, keeper, tables, kinship, config: _ } = *handover;
             let (keeper, points) = (Arc::new(keeper), Arc::default());
-            let kernel = Kernel { remote, tables, keeper, points };
+            let kinship = (!ends_with_it).then_some(kinship);
+            let kernel = Kernel { remote, tables, keeper, points, kinship };
             (None, listener, Input::Live(Box::new(kernel)))
         }
         Source::Replay(path) => {
@@ -154,6 +130,7 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
         }
     }
     let bound = api::bind(&config.run_dir, listener).map_err(supervisor::not_bound)?;
+    let succession = succession(config, &input)?;
     if let Some(policy) = &policy {
         for layer in [Layer::Landlock, Layer::Seccomp] {
             lacks.extend(policy.enter(layer));
@@ -171,8 +148,17 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
     runtime.block_on(async {
         let stop = stop_signal()?;
         stops.thread_unblock()?;
-        serve_until_stopped(config, input, bound, lacks, login, &stop).await
+        serve_until_stopped(config, input, bound, succession, lacks, login, &stop).await
     })
+}
+
+/// Where the daemon's next attacher comes.
+fn succession(config: &Config, input: &Input) -> anyhow::Result<Option<Succession>> {
+    let Input::Live(kernel) = input else { return Ok(None) };
+    let Some(kinship) = kernel.kinship else { return Ok(None) };
+    let socket = kernel.remote.descriptor()?;
+    let listening = Succession::listen(&config.run_dir, &socket, kinship);
+    listening.map(Some).context("cannot listen for another attacher in the folder of --run-dir")
 }
 
 /// How the daemon is confined.
@@ -186,6 +172,7 @@ async fn serve_until_stopped(
     config: &Config,
     input: Input,
     bound: Bound,
+    succession: Option<Succession>,
     notices: Vec<String>,
     login: bool,
     asked_to_stop: &CancellationToken,
@@ -231,6 +218,18 @@ async fn serve_until_stopped(
         "memory for flows in user space"
     );
     let publisher = publisher(config, &input, notices, &board, &clock, &captures);
+    let attachment = match &input {
+        Input::Replay(_) => None,
+        Input::Live(kernel) => Some(Attachment {
+            remote: kernel.remote.clone(),
+            succession,
+            board: Arc::clone(&board),
+            captures: Arc::clone(&captures),
+            rules: Arc::clone(&rules),
+            keeper: Arc::clone(&kernel.keeper),
+            configured: config.rules.clone(),
+        }),
+    };
     let feed = start_feed(config, input, &flows, publisher, capture_recorder, &clock)?;
 
     let address = bound.address;
@@ -248,73 +247,32 @@ async fn serve_until_stopped(
     if login {
         announce(address, &access);
     }
-    let attacher_gone = end_of(remote.as_ref())?;
-    if let Some(remote) = &remote {
-        remote.perform(&Verb::Serving)?;
-    }
-    let orphaned = tokio::select! {
-        () = asked_to_stop.cancelled() => false,
-        () = attacher_gone.cancelled() => {
-            tracing::error!("the attacher has gone: nothing is watched any more; stopping");
-            // The first to fail is the one to look into.
-            let _earlier = board.dead.set(ATTACHER);
-            tokio::select! {
-                () = asked_to_stop.cancelled() => {}
-                () = tokio::time::sleep(ATTACHER_GONE) => {}
-            }
-            true
+    let lost = match attachment {
+        None => CancellationToken::new(),
+        Some(attachment) => {
+            attachment.remote.perform(&Verb::Serving)?;
+            attachment.start()?
         }
     };
+    let is_told = tokio::select! {
+        () = asked_to_stop.cancelled() => true,
+        () = lost.cancelled() => false,
+    };
+    if let Some(remote) = &remote {
+        // One that has died needs no word.
+        let _gone = remote.perform(&Verb::Ending);
+        live::close(&config.run_dir);
+    }
     tracing::info!("stopping");
     captures.shutdown();
     stop.cancel();
     server.await??;
     tokio::task::spawn_blocking(move || stop_feed(feed)).await?;
-    if orphaned {
-        let message = "the attacher has gone, and with it what was watched".to_owned();
+    if !is_told {
+        let message = "the attacher has gone, and the daemon does not go on without it".to_owned();
         return Err(ExitWith { code: exit::FAILED, message }.into());
     }
     Ok(())
-}
-
-/// Cancelled at the end of the attacher, however it ends; never where there is none.
-fn end_of(remote: Option<&Remote>) -> anyhow::Result<CancellationToken> {
-    let ended = CancellationToken::new();
-    if let Some(remote) = remote {
-        let (socket, end) = (remote.descriptor()?, ended.clone());
-        // It ends with the process, or with what it waits for.
-        std::thread::Builder::new().name("attacher-end".into()).spawn(move || {
-            live::wait_for_end(&socket);
-            end.cancel();
-        })?;
-    }
-    Ok(ended)
-}
-
-/// What tells the rules of one configuration from those of another.
-fn fingerprint(rules: &[ReadRule]) -> String {
-    let views: Vec<_> = rules.iter().map(|rule| &rule.view).collect();
-    let digest = Sha256::digest(serde_json::json!(views).to_string());
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Puts an earlier daemon's rules in force again, as far as they can be, unless the configuration's have been changed
-/// since. Returns whether they are.
-fn restore(rules: &Rules, text: &str, configured: &[ReadRule]) -> bool {
-    let read = serde_json::from_str::<serde_json::Value>(text).map_err(|error| error.to_string());
-    if read.as_ref().is_ok_and(|kept| kept["configured"] != fingerprint(configured)) {
-        tracing::info!(
-            "the configuration's rules are others than they were: they are put in force"
-        );
-        return false;
-    }
-    let read = read.map(|mut kept| serde_json::json!({ "rules": kept["rules"].take() }));
-    let read = read.and_then(|list| read_list(list).map_err(|error| error.to_string()));
-    let set = read.and_then(|list| rules.set(list).map_err(|error| error.to_string()));
-    if let Err(error) = &set {
-        tracing::error!(%error, "the rules of the daemon before cannot be used again");
-    }
-    set.is_ok()
 }
 
 /// The configuration's rules are a mistake of the configuration, unless the kernel refuses them.
@@ -400,7 +358,7 @@ fn start_feed(
     let interval = config.sweep_interval;
     match input {
         Input::Live(kernel) => {
-            let Kernel { remote, tables, keeper, points } = *kernel;
+            let Kernel { remote, tables, keeper, points, kinship: _ } = *kernel;
             let kept = keeper.kept().context("cannot read what an earlier daemon kept")?;
             table.go_on_from(Departures {
                 closed: kept.closed,

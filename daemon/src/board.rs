@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, OnceLock, PoisonError, RwLock},
+    sync::{Arc, OnceLock, PoisonError, RwLock, atomic::AtomicBool},
     thread,
 };
 
@@ -51,6 +51,8 @@ pub struct Board {
     pub status: Published<StatusView>,
     /// The part of the daemon whose thread has panicked, the first of them if several have.
     pub dead: OnceLock<&'static str>,
+    /// The attacher has died, and there is no other yet.
+    pub attacher_gone: AtomicBool,
 }
 
 /// Stands on a worker thread's stack, so that its panic is known: the figures that it would publish stand still.

@@ -3,6 +3,7 @@
 pub mod analyze;
 pub mod api;
 pub mod app;
+pub mod attachment;
 pub mod board;
 pub mod capture;
 pub mod cli;
@@ -11,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod flow;
 pub mod live;
+pub mod live_rules;
 pub mod metrics;
 pub mod offline;
 pub mod past;

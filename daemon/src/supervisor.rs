@@ -1,46 +1,36 @@
 //! The attacher as a process: attaches, starts the daemon, performs its verbs, and starts another one when it dies.
 //! Serves no HTTP and sees no packet. Programs, maps and the address to listen on outlive a daemon; a stop ends the
-//! daemon first, then everything else.
+//! daemon first, then everything else. A daemon outlives its attacher too, and the next one goes on with it.
 
 mod child;
+mod signals;
+mod tend;
 
 use std::{
     cell::RefCell,
     fs::{self, File},
     net::TcpListener,
-    os::{
-        fd::AsFd as _,
-        unix::{
-            fs::{DirBuilderExt as _, OpenOptionsExt as _},
-            process::ExitStatusExt as _,
-        },
-    },
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use anyhow::Context as _;
 use datapath::layout::RULES_BYTES;
-use nix::{
-    fcntl::{Flock, FlockArg},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
-    },
-};
+use nix::fcntl::{Flock, FlockArg};
 
-use self::child::{Backoff, Daemon};
+use self::{
+    child::Daemon,
+    signals::Signals,
+    tend::{Daemons, Performer, locked},
+};
 use crate::{
     api::{self, BindError},
     cli::{ExitWith, exit},
     clock::Clock,
     config::Config,
-    live::{
-        Answer, Attacher, Estate, Follower, Following, OnStop, Outcome, Points, Refusal, Served,
-        Verb, WatchRequest,
-    },
+    live::{Attacher, Estate, Follower, Survivor, WatchRequest},
     sandbox::{self, Identity, folders},
 };
 
@@ -52,14 +42,16 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let mut signals = Signals::take()?;
     let _lock = claim(&config.run_dir)?;
     let clock = Arc::new(Clock::new());
-    let listener = bind(config)?;
+    let identity = identity(config)?;
+    // It has the address.
+    let survivor = Survivor::find(&config.run_dir, identity.uid.as_raw());
+    let listener = if survivor.is_some() { None } else { Some(bind(config)?) };
     let since_ns = u64::try_from(clock.wall_ns()).unwrap_or(0);
     let Some((attacher, follower)) = attach(config, &clock, &mut signals)? else {
         tracing::info!("told to stop while starting");
         return Ok(0);
     };
-    let estate = Estate::new(&locked(&attacher), text, listener, since_ns)?;
-    let identity = identity(config)?;
+    let estate = Estate::new(&locked(&attacher), text, since_ns)?;
     // The inner one first: what is in a folder is made while that is still root's.
     for folder in [&config.run_dir, &config.state_dir.join("captures"), &config.state_dir] {
         folders::prepare(folder, &identity).with_context(|| {
@@ -73,184 +65,32 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     for lack in sandbox::keep_what_the_attacher_needs(namespaces) {
         tracing::warn!("{lack}");
     }
+    let first = match survivor.map(|survivor| survivor.adopt(estate.kinship())) {
+        None => None,
+        Some(Ok((server, process))) => {
+            tracing::info!("going on with the daemon of an attacher that died");
+            Some(Daemon::adopted(server, process, clock.monotonic_ns()))
+        }
+        Some(Err(process)) => {
+            tracing::info!(
+                "the daemon of an attacher that died is of another program, configuration or set of maps: ending it"
+            );
+            child::end(&process, STOP_MAX).context("cannot end the daemon of before")?;
+            None
+        }
+    };
     // After its own privileges are what is needed: threads have those of who makes them.
-    let points = Arc::clone(follower.points());
-    let mut performer = Performer { attacher, points, following: Some(follower.start()?) };
-    let ended = keep_a_daemon(&estate, &performer, &mut signals, &clock, config.on_stop);
+    let performer = Performer::new(attacher, follower)?;
+    let daemons = Daemons { config, estate: &estate, listener, first };
+    let ended = tend::keep_a_daemon(daemons, &performer, &mut signals, &clock);
     performer.stop_following();
     ended
-}
-
-/// Keeps a daemon running until told to stop; returns the exit code.
-fn keep_a_daemon(
-    estate: &Estate,
-    performer: &Performer,
-    signals: &mut Signals,
-    clock: &Clock,
-    on_stop: OnStop,
-) -> anyhow::Result<u8> {
-    let mut backoff = Backoff::default();
-    loop {
-        let mut daemon = Daemon::start(estate, clock.monotonic_ns())?;
-        let told = tend(&mut daemon, performer, signals)?;
-        let ended = match told {
-            Told::Stop => daemon.stop(performer, signals, STOP_MAX)?,
-            Told::Ended(ended) => ended,
-        };
-        if told == Told::Stop || daemon.served() {
-            locked(&performer.attacher).on_stop(on_stop);
-        }
-        // A capture that was its own has no reader any more.
-        if let Err(refusal) = performer.perform(Verb::StopCapture) {
-            tracing::warn!(error = refusal.message, "the capture stage was not stopped");
-        }
-        let served = daemon.served();
-        match ended.code() {
-            Some(0) => return Ok(0),
-            // Told so early that there was nothing yet to end.
-            None if told == Told::Stop && !served && ended.signal() == Some(libc::SIGTERM) => {
-                return Ok(0);
-            }
-            code if told == Told::Stop => {
-                tracing::error!(?code, "the daemon did not end in order");
-                return Ok(exit::FAILED);
-            }
-            // It has said why it cannot run.
-            Some(code) if !served && backoff.is_first() => {
-                return Ok(u8::try_from(code).unwrap_or(exit::FAILED));
-            }
-            None if !served && backoff.is_first() => {
-                tracing::error!(%ended, "the daemon died while it started");
-                return Ok(exit::FAILED);
-            }
-            Some(_) | None => {}
-        }
-        let pause = backoff.after(served, clock.monotonic_ns().saturating_sub(daemon.started_ns()));
-        tracing::error!(%ended, ?pause, "the daemon died: starting another one; programs and tables stay");
-        if signals.wait_for_stop(pause)? {
-            return Ok(0);
-        }
-    }
 }
 
 /// Whose the daemon is.
 pub(crate) fn identity(config: &Config) -> anyhow::Result<Identity> {
     Identity::of(&config.user)
         .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() }.into())
-}
-
-/// Does what a daemon asks for.
-#[derive(Debug)]
-struct Performer {
-    attacher: Arc<Mutex<Attacher>>,
-    points: Arc<Points>,
-    following: Option<Following>,
-}
-
-impl Performer {
-    fn perform(&self, verb: Verb) -> Outcome {
-        let Verb::Look { left } = verb else {
-            return locked(&self.attacher).perform(verb).map_err(|error| Refusal::from(&error));
-        };
-        left.iter().for_each(|point| self.points.leave(*point));
-        if let Some(following) = &self.following
-            && !left.is_empty()
-        {
-            // An interface may have waited for an id.
-            following.wake();
-        }
-        Ok(Answer::Watched(self.points.watching()))
-    }
-
-    fn stop_following(&mut self) {
-        self.following.take().into_iter().for_each(Following::stop);
-    }
-}
-
-fn locked(attacher: &Mutex<Attacher>) -> std::sync::MutexGuard<'_, Attacher> {
-    attacher.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Why a daemon is not tended any more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
-    /// This process was told to stop.
-    Stop,
-    /// The daemon has ended.
-    Ended(std::process::ExitStatus),
-}
-
-/// Performs the daemon's verbs until it ends, or this process is told to.
-fn tend(daemon: &mut Daemon, performer: &Performer, signals: &mut Signals) -> anyhow::Result<Told> {
-    loop {
-        signals.wait(Some(daemon), None)?;
-        serve(daemon, performer);
-        if signals.asked_to_stop()? {
-            return Ok(Told::Stop);
-        }
-        if let Some(ended) = daemon.ended()? {
-            return Ok(Told::Ended(ended));
-        }
-    }
-}
-
-/// Answers what the daemon asks. One that has closed its socket can ask for nothing any more, not even a stop.
-fn serve(daemon: &mut Daemon, performer: &Performer) {
-    let mut serving = false;
-    let perform = |verb: Verb| {
-        serving |= verb == Verb::Serving;
-        performer.perform(verb)
-    };
-    match daemon.serve(perform) {
-        Served::Answered | Served::Nothing => {}
-        Served::Ended => daemon.kill(),
-    }
-    if serving {
-        daemon.note_serving();
-    }
-}
-
-/// The signals that this process waits for.
-#[derive(Debug)]
-struct Signals {
-    waiting: SignalFd,
-    stop: bool,
-}
-
-impl Signals {
-    /// From here on they only wake [`Signals::wait`].
-    fn take() -> anyhow::Result<Self> {
-        let signals = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGCHLD];
-        let set: SigSet = signals.into_iter().collect();
-        set.thread_block()?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Self { waiting: SignalFd::with_flags(&set, flags)?, stop: false })
-    }
-
-    /// Whether there has been one that asks for a stop.
-    fn asked_to_stop(&mut self) -> anyhow::Result<bool> {
-        while let Some(signal) = self.waiting.read_signal()? {
-            self.stop |= signal.ssi_signo != Signal::SIGCHLD as u32;
-        }
-        Ok(self.stop)
-    }
-
-    /// Waits for a signal or the daemon's next word.
-    fn wait(&self, daemon: Option<&Daemon>, timeout: Option<Duration>) -> anyhow::Result<()> {
-        let mut fds = vec![PollFd::new(self.waiting.as_fd(), PollFlags::POLLIN)];
-        fds.extend(daemon.and_then(Daemon::socket).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-        let timeout = timeout.map(|time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
-        match poll(&mut fds, timeout.unwrap_or(PollTimeout::NONE)) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-
-    /// Waits for so long, and says whether a stop was asked for.
-    fn wait_for_stop(&mut self, pause: Duration) -> anyhow::Result<bool> {
-        self.wait(None, Some(pause))?;
-        self.asked_to_stop()
-    }
 }
 
 /// One daemon per run folder: the lock ends with the process.

@@ -79,6 +79,7 @@ fn verbs() -> Vec<Verb> {
         Verb::Look { left: Vec::new() },
         Verb::Look { left: (1..128).collect() },
         Verb::Serving,
+        Verb::Ending,
     ]
 }
 

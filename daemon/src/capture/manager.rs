@@ -119,6 +119,14 @@ impl CaptureManager {
         ended.ok_or_else(|| CaptureError::Unknown(id.to_owned()))
     }
 
+    /// Ends whatever runs, since nothing copies packets for it any more. Waits for the disk.
+    pub fn interrupt(&self) {
+        let Some(running) = self.snapshot().running.clone() else { return };
+        if let Err(error) = self.stop(&running.id, StopReason::Interrupted) {
+            tracing::error!(%error, "a running capture was not ended");
+        }
+    }
+
     /// Removes a capture and its file; a running one ends first. Waits for the disk.
     pub fn remove(&self, id: &str) -> Result<(), CaptureError> {
         self.get(id)?;

@@ -44,7 +44,7 @@ pub struct RunArgs {
     /// Print a URL with a login that works once.
     #[arg(long)]
     one_time_login: bool,
-    /// End when the program that started this one does, however it ends.
+    /// End when the program that started this one does, however it ends; and the daemon with its attacher.
     #[arg(long)]
     end_with_parent: bool,
     /// Be the daemon of the attacher at the other end of standard input.
@@ -70,7 +70,8 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
         let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
         let handover = Box::new(Handover::receive(socket.as_fd())?);
         let config = usage(Config::of_text(file, &handover.config, overrides))?;
-        app::run(&config, Source::Live { handover, remote: Remote::new(socket)? }, login)?;
+        let (remote, ends_with_it) = (Remote::new(socket)?, args.end_with_parent);
+        app::run(&config, Source::Live { handover, remote, ends_with_it }, login)?;
         return Ok(0);
     }
     let text = usage(Config::text(file))?;

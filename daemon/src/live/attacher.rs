@@ -155,7 +155,7 @@ impl Attacher {
                 self.set_rules(rules).map(|generation| Answer::RulesSet { generation })
             }
             // What is known of interfaces is the follower's to say.
-            Verb::Look { .. } | Verb::Serving => Ok(Answer::Done),
+            Verb::Look { .. } | Verb::Serving | Verb::Ending => Ok(Answer::Done),
         }
     }
 

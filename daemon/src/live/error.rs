@@ -216,7 +216,9 @@ pub enum LiveError {
     #[error("attacher and daemon do not understand each other: {0}; restart linnet")]
     Wire(#[from] WireError),
     /// The attacher cannot be asked.
-    #[error("the attacher does not answer ({0}); restart linnet")]
+    #[error(
+        "the attacher does not answer ({0}); start `linnet run` again, which goes on with this daemon"
+    )]
     Attacher(io::Error),
     /// A link cannot be pinned.
     #[error("cannot pin a link at `{path}`: {source}; `ls -l` shows what is there")]

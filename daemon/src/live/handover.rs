@@ -19,12 +19,13 @@ use rustix::{
 };
 
 use super::{
-    Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, LiveError, MapSizes, Server, ServiceMap,
+    Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, Kinship, LiveError, MapSizes, Server,
+    ServiceMap,
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
 
 /// The maps that a daemon uses, in the order in which their descriptors are sent.
-const MAPS: [&str; 10] = [
+pub(super) const MAPS: [&str; 10] = [
     "EMBRYONIC",
     "FLOWS",
     "ENDED",
@@ -50,6 +51,8 @@ pub struct Handover {
     pub keeper: Keeper,
     /// The tables.
     pub tables: Tables,
+    /// What the next attacher has to have in common with this daemon.
+    pub kinship: Kinship,
 }
 
 /// The tables' descriptors.
@@ -69,19 +72,14 @@ pub struct Tables {
 #[derive(Debug)]
 pub struct Estate {
     config: File,
-    listener: TcpListener,
     maps: Vec<MapData>,
     sizes: MapSizes,
+    kinship: Kinship,
 }
 
 impl Estate {
     /// Collects it.
-    pub fn new(
-        attacher: &Attacher,
-        config: &str,
-        listener: TcpListener,
-        since_ns: u64,
-    ) -> Result<Self, LiveError> {
+    pub fn new(attacher: &Attacher, config: &str, since_ns: u64) -> Result<Self, LiveError> {
         let failed = |source| LiveError::File { what: "make", path: "memory".into(), source };
         let mut text = memory("linnet-config").map_err(failed)?;
         text.write_all(config.as_bytes()).map_err(failed)?;
@@ -89,17 +87,25 @@ impl Estate {
         seal(&text).map_err(failed)?;
         let keep = |source| LiveError::Syscall { call: "bpf", map: "KEPT", source };
         attacher.keeper()?.begin(Kept { since_ns, ..Kept::default() }).map_err(keep)?;
-        let maps = MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
-        Ok(Self { config: text, listener, maps, sizes: attacher.sizes() })
+        let maps: Vec<_> =
+            MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
+        let kinship = kinship(config, &maps)?;
+        Ok(Self { config: text, maps, sizes: attacher.sizes(), kinship })
     }
 
-    /// Sends it as the first message to a daemon.
-    pub fn hand_over(&self, to: &Server) -> Result<(), LiveError> {
+    /// What a daemon that lives on has to have in common with this attacher.
+    #[must_use]
+    pub const fn kinship(&self) -> &Kinship {
+        &self.kinship
+    }
+
+    /// Sends it as the first message to a daemon, with the address for HTTP.
+    pub fn hand_over(&self, to: &Server, listener: &TcpListener) -> Result<(), LiveError> {
         let message = wire::message(0, |writer| {
             self.put(writer);
             Ok(())
         })?;
-        let mut descriptors = vec![self.config.as_fd(), self.listener.as_fd()];
+        let mut descriptors = vec![self.config.as_fd(), listener.as_fd()];
         descriptors.extend(self.maps.iter().map(|map| map.fd().as_fd()));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
         let mut along = SendAncillaryBuffer::new(&mut space);
@@ -149,13 +155,11 @@ impl Handover {
             descriptors.try_into().map_err(|_| WireError::Descriptors(count))?;
         let [config, listener, maps @ ..] = descriptors;
         let failed = |source| LiveError::File { what: "read", path: "memory".into(), source };
-        let (tables, keeper) = opened(maps, sizes)?;
-        Ok(Self {
-            config: read_text(config.into()).map_err(failed)?,
-            listener: listener.into(),
-            keeper,
-            tables,
-        })
+        let config = read_text(config.into()).map_err(failed)?;
+        let maps = opened(maps)?;
+        let kinship = kinship(&config, &maps)?;
+        let (tables, keeper) = tables(maps, sizes)?;
+        Ok(Self { config, listener: listener.into(), keeper, tables, kinship })
     }
 }
 
@@ -167,19 +171,31 @@ fn read_text(mut file: File) -> io::Result<String> {
     Ok(text)
 }
 
+fn kinship(config: &str, maps: &[MapData]) -> Result<Kinship, LiveError> {
+    let mut ids = [0; MAPS.len()];
+    for (id, (map, name)) in ids.iter_mut().zip(maps.iter().zip(MAPS)) {
+        *id = map.info().map_err(|source| LiveError::Map { name, source })?.id();
+    }
+    Kinship::new(config, ids).map_err(|source| LiveError::File {
+        what: "look at",
+        path: "/proc/self/exe".into(),
+        source,
+    })
+}
+
 /// The maps behind the descriptors.
-fn opened(
-    descriptors: [OwnedFd; MAPS.len()],
-    sizes: MapSizes,
-) -> Result<(Tables, Keeper), LiveError> {
+fn opened(descriptors: [OwnedFd; MAPS.len()]) -> Result<[MapData; MAPS.len()], LiveError> {
     let mut opened = Vec::new();
     for (name, descriptor) in MAPS.into_iter().zip(descriptors) {
         let map = MapData::from_fd(descriptor);
         opened.push(map.map_err(|source| LiveError::Map { name, source })?);
     }
-    let opened: [MapData; MAPS.len()] = opened.try_into().map_err(|_| LiveError::Missing("map"))?;
+    opened.try_into().map_err(|_| LiveError::Missing("map"))
+}
+
+fn tables(maps: [MapData; MAPS.len()], sizes: MapSizes) -> Result<(Tables, Keeper), LiveError> {
     let [embryonic, flows, ended, services, round_trips, hooks, ring, stats, kept, kept_rules] =
-        opened;
+        maps;
     let mut ring = CaptureRing::new(Map::RingBuf(ring), Map::PerCpuArray(stats))?;
     ring.take_over()?;
     let tables = Tables {

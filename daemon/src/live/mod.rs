@@ -1,6 +1,9 @@
 //! The kernel side of a running daemon. [`Attacher`] holds every privilege and performs a closed set of verbs; the
 //! rest only reads maps through descriptors. Nothing outside of this folder names aya.
 
+/// What makes `linnet run` the daemon of an attacher.
+pub const HANDED_OVER: &str = "--handed-over";
+
 mod adopt;
 mod attach;
 mod attacher;
@@ -31,6 +34,7 @@ mod rings;
 mod rules;
 mod sizes;
 mod stage;
+mod succession;
 mod tables;
 mod verb;
 mod wanted;
@@ -53,6 +57,7 @@ pub use remote::{Remote, Served, Server, answer, channel, wait_for_end};
 pub use rings::CaptureRing;
 pub use rules::RuleMaps;
 pub use sizes::MapSizes;
+pub use succession::{Kinship, Succession, Survivor, close, signal};
 pub use tables::{FlowMap, HookMap, ServiceMap, add};
 pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,

@@ -31,11 +31,14 @@ const STALE_MAX: usize = 16;
 pub fn channel() -> io::Result<(Server, OwnedFd)> {
     let (ours, theirs) =
         socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    for end in [&ours, &theirs] {
-        // The kernel counts its own overhead, and takes less where it has to: then a long message is refused.
-        set_socket_send_buffer_size(end, 4 * MESSAGE_MAX)?;
-    }
-    Ok((Server { socket: ours, buffer: vec![0; MESSAGE_MAX] }, theirs))
+    widen(&theirs)?;
+    Ok((Server::of(ours)?, theirs))
+}
+
+/// Has room for a message. The kernel counts its own overhead, and takes less where it has to: then a long message is
+/// refused.
+fn widen(socket: &OwnedFd) -> io::Result<()> {
+    Ok(set_socket_send_buffer_size(socket, 4 * MESSAGE_MAX)?)
 }
 
 /// Waits until the other end of the attacher's socket is closed.
@@ -51,7 +54,7 @@ pub fn wait_for_end(socket: &OwnedFd) {
 }
 
 /// Reads one message, whole or not at all. `None` is the end, or an empty message.
-fn receive(
+pub(super) fn receive(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
     flags: RecvFlags,
@@ -87,6 +90,12 @@ impl AsFd for Server {
 }
 
 impl Server {
+    /// Of a socket whose other end is a daemon's.
+    pub(super) fn of(socket: OwnedFd) -> io::Result<Self> {
+        widen(&socket)?;
+        Ok(Self { socket, buffer: vec![0; MESSAGE_MAX] })
+    }
+
     /// Answers a request, if there is one. Never waits: a daemon that does not read its answers does without them.
     pub fn serve(&mut self, perform: impl FnOnce(Verb) -> Outcome) -> Served {
         let flags = RecvFlags::DONTWAIT;
@@ -157,9 +166,15 @@ struct Asking {
 impl Remote {
     /// Asks over this socket from here on.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        set_socket_timeout(&socket, Timeout::Recv, Some(ANSWER_MAX))?;
-        set_socket_timeout(&socket, Timeout::Send, Some(ANSWER_MAX))?;
+        prepare(&socket)?;
         Ok(Self(Arc::new(Mutex::new(Asking { socket, number: 0, buffer: vec![0; MESSAGE_MAX] }))))
+    }
+
+    /// Asks the next attacher, over another socket.
+    pub fn replace(&self, socket: OwnedFd) -> io::Result<()> {
+        prepare(&socket)?;
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).socket = socket;
+        Ok(())
     }
 
     /// A descriptor of the socket, to see its end by.
@@ -172,6 +187,12 @@ impl Remote {
         let mut asking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         asking.perform(verb)
     }
+}
+
+fn prepare(socket: &OwnedFd) -> io::Result<()> {
+    widen(socket)?;
+    set_socket_timeout(socket, Timeout::Recv, Some(ANSWER_MAX))?;
+    Ok(set_socket_timeout(socket, Timeout::Send, Some(ANSWER_MAX))?)
 }
 
 impl Asking {

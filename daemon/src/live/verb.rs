@@ -265,6 +265,8 @@ pub enum Verb {
     },
     /// The daemon serves from here on: what ends it now is no failed start.
     Serving,
+    /// It was told to end, and does.
+    Ending,
 }
 
 /// A rule with its interface as a name.

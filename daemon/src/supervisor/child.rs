@@ -1,42 +1,73 @@
-//! A daemon as a child of the attacher: started from the same program, spoken to over its standard input, ended in
-//! order or by force. And how long to wait until the next one is started.
+//! The daemon of an attacher: its child, started from the same program and spoken to over its standard input, or the one
+//! of an attacher that died. It is ended in order or by force. And how long to wait until the next one is started.
 
 use std::{
     io,
+    net::TcpListener,
     os::{
-        fd::{AsFd as _, BorrowedFd},
-        unix::process::CommandExt as _,
+        fd::{AsFd as _, BorrowedFd, OwnedFd},
+        unix::process::{CommandExt as _, ExitStatusExt as _},
     },
-    process::{Child, Command, ExitStatus},
+    process::{Child, Command},
     time::Duration,
 };
 
 use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
-use super::{Performer, Signals};
-use crate::live::{Estate, Outcome, Served, Server, Verb, channel};
+use super::{
+    signals::Signals,
+    tend::{self, Performer},
+};
+use crate::live::{self, Estate, HANDED_OVER, Outcome, Served, Server, Verb, channel};
 
+/// How long a process that was killed may take to be gone.
+const KILLED_MAX: Duration = Duration::from_secs(5);
 /// This program, also after its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
-/// What makes `linnet run` the daemon of an attacher.
-const HANDED_OVER: &str = "--handed-over";
-
-/// A daemon that was started.
+/// A daemon that runs.
 #[derive(Debug)]
 pub(super) struct Daemon {
-    child: Child,
+    process: Process,
     /// Until the daemon has closed it.
     server: Option<Server>,
     started_ns: u64,
     served: bool,
+    ending: bool,
+}
+
+#[derive(Debug)]
+enum Process {
+    Child(Child),
+    /// Another attacher's child, whose exit code nobody here is told.
+    Adopted(OwnedFd),
+}
+
+/// How a daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ended {
+    /// Its exit code, or that of one that said that it ends.
+    pub(super) code: Option<u8>,
+    pub(super) signal: Option<i32>,
 }
 
 impl Daemon {
+    /// Goes on with one whose attacher died.
+    pub(super) const fn adopted(server: Server, process: OwnedFd, now_ns: u64) -> Self {
+        let process = Process::Adopted(process);
+        Self { process, server: Some(server), started_ns: now_ns, served: true, ending: false }
+    }
+
     /// Starts one with this process's own arguments.
-    pub(super) fn start(estate: &Estate, now_ns: u64) -> anyhow::Result<Self> {
+    pub(super) fn start(
+        estate: &Estate,
+        listener: &TcpListener,
+        now_ns: u64,
+    ) -> anyhow::Result<Self> {
         let (server, theirs) = channel()?;
         let child = Command::new(PROGRAM)
             .arg0("linnet")
@@ -44,9 +75,16 @@ impl Daemon {
             .arg(HANDED_OVER)
             .stdin(theirs)
             .spawn()?;
-        let daemon = Self { child, server: Some(server), started_ns: now_ns, served: false };
+        let process = Process::Child(child);
+        let daemon = Self {
+            process,
+            server: Some(server),
+            started_ns: now_ns,
+            served: false,
+            ending: false,
+        };
         if let Some(server) = &daemon.server {
-            estate.hand_over(server)?;
+            estate.hand_over(server, listener)?;
         }
         Ok(daemon)
     }
@@ -58,6 +96,10 @@ impl Daemon {
 
     pub(super) const fn note_serving(&mut self) {
         self.served = true;
+    }
+
+    pub(super) const fn note_ending(&mut self) {
+        self.ending = true;
     }
 
     /// Monotonic ns.
@@ -81,15 +123,41 @@ impl Daemon {
     }
 
     /// How it ended, if it has.
-    pub(super) fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        self.child.try_wait()
+    pub(super) fn ended(&mut self) -> io::Result<Option<Ended>> {
+        match &mut self.process {
+            Process::Child(child) => Ok(child.try_wait()?.map(|status| Ended {
+                code: status.code().and_then(|code| u8::try_from(code).ok()),
+                signal: status.signal(),
+            })),
+            Process::Adopted(process) => {
+                let code = self.ending.then_some(0);
+                Ok(has_ended(process, Duration::ZERO)?.then_some(Ended { code, signal: None }))
+            }
+        }
     }
 
-    /// Ends it at once.
+    /// Ends it at once, and waits for that.
     pub(super) fn kill(&mut self) {
-        if let Err(error) = self.child.kill() {
+        let killed = match &mut self.process {
+            Process::Child(child) => child.kill().and_then(|()| child.wait().map(drop)),
+            Process::Adopted(process) => {
+                live::signal(process, rustix::process::Signal::KILL);
+                has_ended(process, KILLED_MAX).map(drop)
+            }
+        };
+        if let Err(error) = killed {
             tracing::warn!(%error, "the daemon was not killed");
         }
+    }
+
+    fn terminate(&self) -> anyhow::Result<()> {
+        match &self.process {
+            Process::Child(child) => {
+                kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+            }
+            Process::Adopted(process) => live::signal(process, rustix::process::Signal::TERM),
+        }
+        Ok(())
     }
 
     /// Tells it to stop, and goes on answering meanwhile: it stops a capture first.
@@ -98,12 +166,11 @@ impl Daemon {
         performer: &Performer,
         signals: &mut Signals,
         most: Duration,
-    ) -> anyhow::Result<ExitStatus> {
+    ) -> anyhow::Result<Ended> {
         let clock = crate::clock::Clock::new();
         let started_ns = clock.monotonic_ns();
         if self.ended()?.is_none() {
-            let pid = Pid::from_raw(i32::try_from(self.child.id())?);
-            kill(pid, Signal::SIGTERM)?;
+            self.terminate()?;
         }
         loop {
             if let Some(ended) = self.ended()? {
@@ -113,11 +180,11 @@ impl Daemon {
             let Some(left) = most.checked_sub(taken) else {
                 tracing::error!("the daemon does not end: killing it");
                 self.kill();
-                return Ok(self.child.wait()?);
+                return Ok(Ended { code: None, signal: Some(libc::SIGKILL) });
             };
             signals.wait(Some(self), Some(left))?;
             signals.asked_to_stop()?;
-            super::serve(self, performer);
+            tend::serve(self, performer);
         }
     }
 }
@@ -125,11 +192,30 @@ impl Daemon {
 impl Drop for Daemon {
     /// No daemon without its attacher.
     fn drop(&mut self) {
-        if let Ok(None) = self.child.try_wait() {
+        if let Ok(None) = self.ended() {
             self.kill();
-            // It has been killed, so that it ends.
-            let _ended = self.child.wait();
         }
+    }
+}
+
+/// Ends a daemon that this attacher cannot go on with: in order, so that its captures are whole, or else by force.
+pub(super) fn end(process: &OwnedFd, most: Duration) -> io::Result<()> {
+    live::signal(process, rustix::process::Signal::TERM);
+    if !has_ended(process, most)? {
+        tracing::warn!("the daemon of before does not end: killing it");
+        live::signal(process, rustix::process::Signal::KILL);
+        has_ended(process, KILLED_MAX)?;
+    }
+    Ok(())
+}
+
+/// Whether a process has ended, or does within a time.
+fn has_ended(process: &OwnedFd, most: Duration) -> io::Result<bool> {
+    let most = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
+    match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], most) {
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
     }
 }
 

@@ -32,6 +32,10 @@ impl Wire for Verb {
                 writer.u8(4);
                 Ok(())
             }
+            Self::Ending => {
+                writer.u8(5);
+                Ok(())
+            }
         }
     }
 
@@ -42,6 +46,7 @@ impl Wire for Verb {
             2 => Self::SetRules(reader.list("rules", RULES_MAX)?),
             3 => Self::Look { left: points(reader)? },
             4 => Self::Serving,
+            5 => Self::Ending,
             value => return Err(WireError::Unknown { what: "verb", value }),
         })
     }
