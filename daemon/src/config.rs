@@ -431,6 +431,18 @@ mod tests {
     }
 
     #[test]
+    fn a_stop_removes_unless_the_file_says_otherwise() {
+        let on_stop = |text: &str| {
+            parse(&format!("schema = 1\n{text}"), Overrides::default()).map(|it| it.on_stop)
+        };
+        assert_eq!(on_stop(""), Ok(OnStop::Remove));
+        assert_eq!(on_stop("on_stop = 'remove'"), Ok(OnStop::Remove));
+        assert_eq!(on_stop("on_stop = 'keep'"), Ok(OnStop::Keep));
+        let error = on_stop("on_stop = 'leave'").unwrap_err();
+        assert!(error.contains("line 2: `on_stop`") && error.contains("\"keep\""), "{error}");
+    }
+
+    #[test]
     fn an_unknown_key_is_named_with_its_line() {
         let error = parse("schema = 1\n[flows]\ncapacty = 7\n", Overrides::default()).unwrap_err();
         assert!(error.contains("line 3") && error.contains("capacty"), "{error}");

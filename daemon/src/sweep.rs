@@ -122,7 +122,7 @@ impl Sweeper {
             tracing::warn!(steps = self.clock.steps(), "the wall clock was stepped");
         }
         let started_ns = self.clock.monotonic_ns();
-        self.look();
+        let missed = self.look();
         // Nothing is counted at those that are gone as of now, so that this sweep meets the last of their flows.
         let points = self.points.latest();
         let gone: BTreeSet<_> =
@@ -160,7 +160,7 @@ impl Sweeper {
             interfaces,
             services: self.services()?,
             naming,
-            notices: self.points.notices(),
+            notices: self.points.notices().into_iter().chain(missed).collect(),
             departures,
             live,
             evicted,
@@ -219,15 +219,11 @@ impl Sweeper {
         })
     }
 
-    /// Asks what is watched. Where nobody answers, everything stays as it was known last.
-    fn look(&mut self) {
-        let Some(remote) = &self.remote else { return };
-        if let Err(error) = self.points.refresh(remote) {
-            let notice = format!("whether interfaces are there is not known: {error}");
-            if self.publisher.notice(notice) {
-                tracing::error!(%error, "the attacher does not say what is watched");
-            }
-        }
+    /// Asks what is watched. Where nobody answers, everything stays as it was known last, which the sentence says.
+    fn look(&self) -> Option<String> {
+        let refreshed = self.remote.as_ref().map(|remote| self.points.refresh(remote));
+        let error = refreshed?.err()?;
+        Some(format!("interfaces are not followed, and captures and rules wait: {error}"))
     }
 
     fn keep(&self, departures: Departures) {

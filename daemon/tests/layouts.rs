@@ -283,7 +283,8 @@ fn another_capacity_keeps_the_flows_that_fit() {
     const FLOWS: usize = 60;
     let lab = Lab::build(Plan::new("capacity")).unwrap();
     let spec = client_spec(&lab);
-    let mut linnet = Linnet::watch_with("capacity", &[spec.clone()], "flows.capacity = 4096\n");
+    let interfaces = std::slice::from_ref(&spec);
+    let mut linnet = Linnet::watch_with("capacity", interfaces, "flows.capacity = 4096\n");
     let mut pairs = Pair::many(&lab, 7_000, FLOWS);
     pairs.iter_mut().for_each(|pair| pair.exchange(4, 100));
     let before = flows_to(&linnet, &spec, 7_000);

@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use crate::capture::CaptureError;
+use crate::{capture::CaptureError, live::LiveError};
 
 /// One problem. A response carries it as an extension, as `Arc<ApiError>`, until `envelope.rs` renders it: only
 /// there are path and request id known.
@@ -59,6 +59,11 @@ impl ApiError {
             parameter: Some(name),
             ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_field", detail)
         }
+    }
+
+    /// Something that needs the attacher, which has died.
+    pub(super) fn attacher_gone(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "attacher_gone", detail)
     }
 
     /// Something that is not there.
@@ -124,6 +129,11 @@ impl From<CaptureError> for ApiError {
             }
             CaptureError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "capture_unavailable", detail)
+            }
+            CaptureError::Failed(error)
+                if error.downcast_ref().is_some_and(LiveError::is_of_the_attacher) =>
+            {
+                Self::attacher_gone(detail)
             }
             CaptureError::Failed(_) => {
                 tracing::error!(%detail, "a capture failed");

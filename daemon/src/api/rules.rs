@@ -44,6 +44,7 @@ impl From<RulesError> for ApiError {
             RulesError::Unavailable(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "rules_unavailable", detail)
             }
+            RulesError::Failed(error) if error.is_of_the_attacher() => Self::attacher_gone(detail),
             RulesError::Failed(_) => {
                 tracing::error!(%detail, "rules were not put in force");
                 Self::new(StatusCode::INTERNAL_SERVER_ERROR, "rules_failed", detail)

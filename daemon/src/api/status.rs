@@ -72,7 +72,7 @@ pub(super) async fn ready(State(state): State<ApiState>) -> Result<&'static str,
 fn healthy(board: &Board) -> Result<&'static str, ApiError> {
     if board.attacher_gone.load(Ordering::Relaxed) {
         let detail = "the attacher has died: what is watched is counted on, but interfaces are not followed, and captures and rules wait; start `linnet run` again, which goes on with this daemon";
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "attacher_gone", detail));
+        return Err(ApiError::attacher_gone(detail));
     }
     let Some(part) = board.dead.get() else { return Ok("ok\n") };
     let detail = format!("{part} has failed and stands still; see the log, and restart linnet");

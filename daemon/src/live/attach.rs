@@ -398,7 +398,7 @@ pub(super) fn forbidden(what: String) -> LiveError {
     LiveError::Privilege { what, source: io::Error::from_raw_os_error(libc::EPERM) }
 }
 
-fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
+pub(super) fn errno(error: &(dyn Error + 'static)) -> Option<i32> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {

@@ -234,6 +234,12 @@ pub enum LiveError {
 }
 
 impl LiveError {
+    /// Whether there is no attacher that could do anything.
+    #[must_use]
+    pub const fn is_of_the_attacher(&self) -> bool {
+        matches!(self, Self::Attacher(_))
+    }
+
     /// Whether other interfaces can be watched all the same.
     #[must_use]
     pub const fn is_of_one_interface(&self) -> bool {

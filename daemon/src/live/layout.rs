@@ -2,7 +2,7 @@
 //! pinned program as if it were a map.
 
 use std::{
-    fs,
+    fs, io,
     os::{
         fd::{AsFd as _, AsRawFd as _},
         unix::fs::MetadataExt as _,
@@ -15,7 +15,7 @@ use datapath::layout::Meta;
 
 use super::{
     LiveError, MapSizes,
-    attach::{forbidden, is_forbidden},
+    attach::{errno, forbidden},
     objects::{self, Object},
     pins::failed,
 };
@@ -95,7 +95,7 @@ impl Shape {
     /// Looks at what is pinned in its place.
     pub(super) fn look(&self, pin: &Path) -> Result<Found, LiveError> {
         let found = match fs::symlink_metadata(pin) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Found::Nothing);
             }
             other => other.map_err(|source| failed("look at", pin, source))?,
@@ -113,10 +113,16 @@ impl Shape {
         // Whatever is pinned can be opened: a program too, whose information would be taken for a map's.
         let map = match MapData::from_pin(pin) {
             Ok(map) => map,
-            Err(error) if is_forbidden(&error) => {
-                return Err(forbidden(format!("open `{}`", pin.display())));
-            }
-            Err(_) => return Ok(Found::Unusable("is no map".to_owned())),
+            Err(error) => match errno(&error) {
+                Some(libc::EPERM) => return Err(forbidden(format!("open `{}`", pin.display()))),
+                None | Some(libc::EACCES | libc::EINVAL) => {
+                    return Ok(Found::Unusable("is no map".to_owned()));
+                }
+                // Nothing is known about it, and it may be well.
+                Some(errno) => {
+                    return Err(failed("open", pin, io::Error::from_raw_os_error(errno)));
+                }
+            },
         };
         let fd = format!("/proc/self/fd/{}", map.fd().as_fd().as_raw_fd());
         let kind = fs::read_link(&fd).map_err(|source| failed("read", Path::new(&fd), source))?;

@@ -60,7 +60,7 @@ impl RuleSink for NoRules {
 /// A list and how many came before it.
 #[derive(Clone, Debug, Default)]
 pub struct InForce {
-    /// Changes since the start; 0 before the first.
+    /// Changes since the tables were made; 0 before the first.
     pub generation: u64,
     /// The rules in their order.
     pub rules: Vec<RuleView>,

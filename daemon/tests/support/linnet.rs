@@ -124,11 +124,21 @@ impl Linnet {
         });
     }
 
-    /// Kills the attacher, and waits until the daemon has ended by itself.
+    /// Kills the attacher, and waits until the daemon says so.
     pub(crate) fn kill_attacher(&mut self) {
         self.signal(Signal::SIGKILL);
         self.wait();
-        wait_for("the daemon to end", || self.processes().is_empty().then_some(()));
+        wait_for("the daemon to miss its attacher", || {
+            let (status, said) = self.get("/healthz");
+            (status == 503 && said["code"] == "attacher_gone").then_some(())
+        });
+    }
+
+    /// After its attacher was killed: starts the next one with the same arguments and these keys, and returns when the
+    /// daemon that was left has it.
+    pub(crate) fn adopt_again(&mut self, keys: &str) {
+        self.begin_again(keys);
+        wait_for("the daemon to have an attacher", || (self.get("/readyz").0 == 200).then_some(()));
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -152,17 +162,13 @@ impl Linnet {
         self.child.id()
     }
 
-    /// The daemon that the attacher, which [`Linnet::pid`] is, has started.
+    /// The daemon, whichever attacher has started it.
     pub(crate) fn daemon_pid(&self) -> Option<u32> {
-        let children = |entry: fs::DirEntry| {
-            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
-            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // Behind the name: state, and parent.
-            let mut fields = stat.rsplit_once(") ")?.1.split(' ');
-            let lives = fields.next()? != "Z";
-            (lives && fields.next()?.parse() == Ok(self.pid())).then_some(pid)
+        let is_daemon = |pid: &Pid| {
+            let said = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&said).contains("--handed-over")
         };
-        fs::read_dir("/proc").unwrap().flatten().find_map(children)
+        self.processes().into_iter().find(is_daemon).map(|pid| pid.as_raw().cast_unsigned())
     }
 
     /// A curl that asks over the unix socket, to be given options and run.
