@@ -30,7 +30,7 @@ use crate::{
     cli::{ExitWith, exit},
     clock::Clock,
     config::Config,
-    live::{Attacher, Estate, Follower, Survivor, WatchRequest},
+    live::{self, Attacher, Estate, Follower, Survivor, WatchRequest},
     sandbox::{self, Identity, folders},
 };
 
@@ -51,6 +51,8 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
         tracing::info!("told to stop while starting");
         return Ok(0);
     };
+    let pid = survivor.as_ref().map(Survivor::pid);
+    live::end_holders(&config.pin_dir.join("FLOWS"), pid, STOP_MAX);
     let estate = Estate::new(&locked(&attacher), text, since_ns)?;
     // The inner one first: what is in a folder is made while that is still root's.
     for folder in [&config.run_dir, &config.state_dir.join("captures"), &config.state_dir] {
@@ -75,7 +77,7 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
             tracing::info!(
                 "the daemon of an attacher that died is of another program, configuration or set of maps: ending it"
             );
-            child::end(&process, STOP_MAX).context("cannot end the daemon of before")?;
+            live::end_process(&process, STOP_MAX).context("cannot end the daemon of before")?;
             None
         }
     };

@@ -191,8 +191,7 @@ fn after_a_kill_detach_leaves_nothing() {
     assert_eq!(linnet.post("/api/v1/captures", &json!({})).0, 201);
     let held = Held::by(linnet.pid());
     assert!(filters("ingress").contains("linnet") && filters("egress").contains("linnet"));
-    linnet.signal(Signal::SIGKILL);
-    assert!(!linnet.wait().success());
+    linnet.kill_attacher();
     let pins = linnet.pins().to_owned();
     assert!(pins.is_dir(), "pins outlive a killed process");
     // The record must lead to the filters under whatever name.
@@ -223,11 +222,11 @@ fn after_a_kill_detach_leaves_nothing() {
     assert!(!pins.exists());
     wait_for("programs and links to go", || held.is_gone().then_some(()));
 
-    // A killed daemon's successor cleans up without being asked.
+    // A killed attacher's successor takes over without being asked, and ends the daemon that was left elsewhere.
     let mut first = Linnet::watch("kill", std::slice::from_ref(&server));
-    first.signal(Signal::SIGKILL);
-    first.wait();
+    first.kill_attacher();
     let second = Linnet::watch("kill", std::slice::from_ref(&server));
+    wait_for("the other daemon to end", || first.daemon_pid().is_none().then_some(()));
     assert_eq!(
         filters("ingress").matches(" name linnet_ingress ").count(),
         1,

@@ -20,11 +20,7 @@ use std::{
 
 use lab::{CLIENT_INTERFACE, Lab, Plan};
 use nix::{
-    sys::{
-        prctl,
-        signal::{Signal, kill},
-        wait::{WaitStatus, waitpid},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use serde_json::{Value, json};
@@ -314,34 +310,6 @@ fn a_killed_daemon_is_back_with_its_counters_and_its_flows() {
     let captures = captures.as_array().unwrap();
     assert_eq!(captures.len(), kills / 2);
     assert!(linnet.stop().success());
-}
-
-#[test]
-fn a_daemon_without_its_attacher_says_so_and_ends() {
-    if !can_run("killing the attacher") {
-        return;
-    }
-    // Its child becomes ours, so that its exit code can be had.
-    prctl::set_child_subreaper(true).unwrap();
-    let lab = Lab::build(Plan::new("orphan")).unwrap();
-    let mut linnet = Linnet::watch("orphan", &[client_spec(&lab)]);
-    assert_eq!(linnet.post("/api/v1/captures", &json!({})).0, 201);
-    let daemon = daemon_of(&linnet);
-    linnet.signal(Signal::SIGKILL);
-    linnet.wait();
-    let said = wait_for("the daemon to say so", || {
-        let (status, answer) = linnet.get("/healthz");
-        (status == 503).then_some(answer)
-    });
-    assert!(said.to_string().contains("the attacher"), "{said}");
-    let daemon = Pid::from_raw(i32::try_from(daemon).unwrap());
-    assert_eq!(waitpid(daemon, None).unwrap(), WaitStatus::Exited(daemon, 1));
-    assert!(!linnet.socket().exists());
-    let detach = Command::new(env!("CARGO_BIN_EXE_linnet"))
-        .args(["detach", "--pin-dir"])
-        .arg(linnet.pins())
-        .status();
-    assert!(detach.unwrap().success() && !linnet.pins().exists());
 }
 
 #[test]

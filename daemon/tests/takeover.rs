@@ -171,7 +171,10 @@ fn a_daemon_without_an_attacher_serves_and_says_what_it_cannot_do() {
     assert!(status == 503 && said["detail"].as_str().unwrap().contains("linnet run"), "{said}");
     let path = format!("/api/v1/captures/{}", capture["capture"]["id"].as_str().unwrap());
     let ended = linnet.see(&path, "capture");
-    assert_eq!((&ended["state"], &ended["stop_reason"]), (&json!("finished"), &json!("interrupted")));
+    assert_eq!(
+        (&ended["state"], &ended["stop_reason"]),
+        (&json!("finished"), &json!("interrupted"))
+    );
 
     linnet.adopt_again("");
     assert_eq!(linnet.daemon_pid(), Some(daemon), "it is the same daemon");

@@ -1,5 +1,6 @@
-//! `linnet detach`: removes what a linnet that was killed, or told to, left: pinned maps, backups of them, and clsact
-//! filters. Must never say that all is clean where it is not.
+//! `linnet detach`: removes what a linnet that was killed, or told to, left: programs on their hooks, by pinned links and by
+//! clsact filters, a daemon without an attacher, pinned maps and backups of them. Must never say that all is clean where it
+//! is not.
 
 use std::path::PathBuf;
 
@@ -17,8 +18,13 @@ pub struct DetachArgs {
 /// Removes what is left.
 pub fn run(args: &DetachArgs) -> anyhow::Result<u8> {
     let detached = live::detach(&args.pin_dir)?;
-    let mut said =
-        format!("removed {} pinned maps and {} filters\n", detached.pins, detached.filters);
+    let mut said = format!(
+        "removed {} pinned maps, {} links and {} filters\n",
+        detached.pins, detached.links, detached.filters
+    );
+    if detached.daemons > 0 {
+        said += "ended the daemon that was left without its attacher\n";
+    }
     if detached.backups > 0 {
         said += "removed the maps of another layout that were put aside\n";
     }

@@ -4,22 +4,20 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::CString,
     fs, io,
-    os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-        unix::{ffi::OsStrExt as _, fs::DirBuilderExt as _},
-    },
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use datapath::Direction;
 
-use super::{LiveError, batch, pins::failed, verb::Hook};
-
-/// `BPF_OBJ_GET` (include/uapi/linux/bpf.h).
-const OBJ_GET: libc::c_int = 7;
+use super::{
+    LiveError,
+    holders::{self, field},
+    pins::failed,
+    verb::Hook,
+};
 
 /// A pin of ours; removed when dropped.
 #[derive(Debug)]
@@ -137,29 +135,13 @@ struct Found {
 }
 
 fn look(path: &Path) -> io::Result<Found> {
-    // `union bpf_attr`, the member for pins.
-    #[repr(C)]
-    struct PathAttr {
-        path: u64,
-        descriptor: u32,
-        flags: u32,
-    }
-    let name = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
-    let mut attr = PathAttr { path: name.as_ptr() as u64, descriptor: 0, flags: 0 };
-    let fd = batch::bpf_fd(OBJ_GET, &mut attr)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))?;
-    Ok(parse(&text))
+    holders::account_of(path).map(|account| parse(&account))
 }
 
-/// What `/proc/PID/fdinfo` says; of what is no link, nothing.
-fn parse(text: &str) -> Found {
-    let field = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.unwrap_or_default().trim()
-    };
-    Found { kind: field("link_type").to_owned(), ifindex: field("ifindex").parse().unwrap_or(0) }
+/// Of what is no link, nothing.
+fn parse(account: &str) -> Found {
+    let ifindex = field(account, "ifindex").parse().unwrap_or(0);
+    Found { kind: field(account, "link_type").to_owned(), ifindex }
 }
 
 /// The observation point of a pin by its name.

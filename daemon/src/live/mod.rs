@@ -13,6 +13,7 @@ mod chain;
 mod error;
 mod follower;
 mod handover;
+mod holders;
 mod inspect;
 mod keeper;
 mod layout;
@@ -48,6 +49,7 @@ pub use chain::{Chain, ChainLink};
 pub use error::LiveError;
 pub use follower::{Follower, Following, OnDisplaced};
 pub use handover::{Estate, Handover, Tables};
+pub use holders::{end_holders, end_process, has_ended, kill_process, signal};
 pub use keeper::{Keeper, Kept};
 pub use layout::describe;
 pub use objects::{Object, not_built_reason};
@@ -57,7 +59,7 @@ pub use remote::{Remote, Served, Server, answer, channel, wait_for_end};
 pub use rings::CaptureRing;
 pub use rules::RuleMaps;
 pub use sizes::MapSizes;
-pub use succession::{Kinship, Succession, Survivor, close, signal};
+pub use succession::{Kinship, Succession, Survivor, close};
 pub use tables::{FlowMap, HookMap, ServiceMap, add};
 pub use verb::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, EgressChoice, Hook,

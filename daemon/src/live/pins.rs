@@ -7,6 +7,7 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Component, Path, PathBuf},
+    time::Duration,
 };
 
 use nix::{
@@ -16,7 +17,7 @@ use nix::{
     sys::statfs::{fstatfs, statfs},
 };
 
-use super::{LiveError, link_pins, records};
+use super::{LiveError, holders, link_pins, records};
 
 /// Where Linux mounts its BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -24,6 +25,8 @@ const BPF_FS: &str = "/sys/fs/bpf";
 const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
 /// Folder beside the pins with what is known about filters that may outlive the daemon.
 const FILTERS: &str = "filters";
+/// How long a daemon may take to end.
+const DAEMON_MAX: Duration = Duration::from_secs(20);
 /// Folder with the pins of links.
 const LINKS: &str = "links";
 /// Folder for maps that are about to take the place of others.
@@ -147,6 +150,8 @@ fn is_empty(path: &Path) -> bool {
 pub struct Detached {
     /// Pinned maps.
     pub pins: usize,
+    /// Daemons without an attacher.
+    pub daemons: usize,
     /// Pinned links, each with a program on a hook.
     pub links: usize,
     /// Folders of maps that could not be adopted.
@@ -169,9 +174,11 @@ pub fn detach(pins: &Path) -> Result<Detached, LiveError> {
         Ok(_) => {}
     }
     let _lock = lock(&pins)?;
+    // While its map is pinned: that is what it is known by.
+    let daemons = holders::end_holders(&pins.join("FLOWS"), None, DAEMON_MAX);
     let detached = clear(&pins)?;
     remove_folder(&pins)?;
-    Ok(detached)
+    Ok(Detached { daemons, ..detached })
 }
 
 /// Whoever can change the link can have another folder's pins used.
@@ -239,7 +246,7 @@ fn clear(path: &Path) -> Result<Detached, LiveError> {
     let pins = remove_pins(path)?;
     let backups = remove_folders(path, is_backup)? + remove_folders(path, is_moving)?;
     remove_folders(path, is_staging)?;
-    Ok(Detached { pins, links, backups, filters, kept })
+    Ok(Detached { pins, daemons: 0, links, backups, filters, kept })
 }
 
 /// The names of linnet's pins, of whatever version: in this folder they are those in capitals.

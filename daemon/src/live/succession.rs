@@ -22,7 +22,7 @@ use rustix::{
         send, socket_with,
         sockopt::{Timeout, set_socket_timeout, socket_peercred},
     },
-    process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    process::{Pid, PidfdFlags, pidfd_open},
 };
 
 use super::{
@@ -146,9 +146,16 @@ pub fn close(run_dir: &Path) {
 pub struct Survivor {
     socket: OwnedFd,
     process: OwnedFd,
+    pid: Pid,
 }
 
 impl Survivor {
+    /// Its number.
+    #[must_use]
+    pub const fn pid(&self) -> Pid {
+        self.pid
+    }
+
     /// The one of this run folder, if there is one and it is that user's.
     pub fn find(run_dir: &Path, owner: u32) -> Option<Self> {
         let path: PathBuf = run_dir.join(SOCKET);
@@ -162,7 +169,7 @@ impl Survivor {
             limit(&socket)?;
             // The process cannot be another one: the socket is still its own below.
             let process = pidfd_open(peer.pid, PidfdFlags::empty())?;
-            Ok(Self { socket, process })
+            Ok(Self { socket, process, pid: peer.pid })
         };
         match found() {
             Ok(survivor) => Some(survivor),
@@ -210,12 +217,6 @@ impl Survivor {
             }
         }
     }
-}
-
-/// Sends a signal to a process that may have ended.
-pub fn signal(process: &OwnedFd, signal: Signal) {
-    // One that has ended needs none.
-    let _ended = pidfd_send_signal(process, signal);
 }
 
 fn open() -> io::Result<OwnedFd> {

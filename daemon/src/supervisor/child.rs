@@ -13,8 +13,6 @@ use std::{
 };
 
 use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -25,8 +23,6 @@ use super::{
 };
 use crate::live::{self, Estate, HANDED_OVER, Outcome, Served, Server, Verb, channel};
 
-/// How long a process that was killed may take to be gone.
-const KILLED_MAX: Duration = Duration::from_secs(5);
 /// This program, also after its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
 /// A daemon that runs.
@@ -131,7 +127,8 @@ impl Daemon {
             })),
             Process::Adopted(process) => {
                 let code = self.ending.then_some(0);
-                Ok(has_ended(process, Duration::ZERO)?.then_some(Ended { code, signal: None }))
+                Ok(live::has_ended(process, Duration::ZERO)?
+                    .then_some(Ended { code, signal: None }))
             }
         }
     }
@@ -140,10 +137,7 @@ impl Daemon {
     pub(super) fn kill(&mut self) {
         let killed = match &mut self.process {
             Process::Child(child) => child.kill().and_then(|()| child.wait().map(drop)),
-            Process::Adopted(process) => {
-                live::signal(process, rustix::process::Signal::KILL);
-                has_ended(process, KILLED_MAX).map(drop)
-            }
+            Process::Adopted(process) => live::kill_process(process),
         };
         if let Err(error) = killed {
             tracing::warn!(%error, "the daemon was not killed");
@@ -195,27 +189,6 @@ impl Drop for Daemon {
         if let Ok(None) = self.ended() {
             self.kill();
         }
-    }
-}
-
-/// Ends a daemon that this attacher cannot go on with: in order, so that its captures are whole, or else by force.
-pub(super) fn end(process: &OwnedFd, most: Duration) -> io::Result<()> {
-    live::signal(process, rustix::process::Signal::TERM);
-    if !has_ended(process, most)? {
-        tracing::warn!("the daemon of before does not end: killing it");
-        live::signal(process, rustix::process::Signal::KILL);
-        has_ended(process, KILLED_MAX)?;
-    }
-    Ok(())
-}
-
-/// Whether a process has ended, or does within a time.
-fn has_ended(process: &OwnedFd, most: Duration) -> io::Result<bool> {
-    let most = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
-    match poll(&mut [PollFd::new(process.as_fd(), PollFlags::POLLIN)], most) {
-        Ok(ready) => Ok(ready > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(errno) => Err(errno.into()),
     }
 }
 

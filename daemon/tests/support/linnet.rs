@@ -260,6 +260,10 @@ impl Drop for Linnet {
             self.signal(Signal::SIGTERM);
             self.child.wait().ok();
         }
+        // One that was left without its attacher.
+        for pid in self.processes() {
+            kill(pid, Signal::SIGKILL).ok();
+        }
         if self.pins.exists() {
             detach(&self.pins);
         }
