@@ -10,6 +10,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod flow;
+pub mod kernel;
 pub mod live;
 pub mod metrics;
 pub mod offline;
