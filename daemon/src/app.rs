@@ -173,7 +173,7 @@ pub fn run(config: &Config, source: Source, login: bool) -> anyhow::Result<()> {
 fn policy(config: &Config) -> anyhow::Result<Policy> {
     let identity = supervisor::identity(config)?;
     let folders = [&config.run_dir, &config.state_dir].map(Clone::clone).to_vec();
-    Ok(Policy { identity, folders })
+    Ok(Policy { identity, folders, pretence: config.kernel.clone() })
 }
 
 async fn serve_until_stopped(

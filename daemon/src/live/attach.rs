@@ -14,6 +14,8 @@ use aya::{
 };
 use datapath::Direction;
 
+use crate::kernel::{Feature, Lacks};
+
 use super::{
     LiveError,
     namespace::Device,
@@ -33,6 +35,9 @@ pub(super) mod program {
 
 /// Priority of our filters in a clsact qdisc: in front of the kernel's own default of 49152.
 const CLSACT_PRIORITY: u16 = 4_217;
+
+/// What to do where a hook that was asked for is missing.
+const USE_AUTO: &str = "leave the choice to linnet (`auto`)";
 
 /// A program on a hook; taken off when dropped.
 #[derive(Debug)]
@@ -55,11 +60,27 @@ impl Link {
     }
 }
 
-/// The two objects of one namespace.
+/// The two objects of one namespace, and what their kernel is known to lack.
 #[derive(Debug)]
 pub(super) struct Objects {
     pub(super) tc: Ebpf,
     pub(super) xdp: Ebpf,
+    pub(super) lacks: Lacks,
+}
+
+impl Objects {
+    /// Refuses a hook that this kernel is known not to have.
+    fn has(
+        &self,
+        feature: Feature,
+        hook: Hook,
+        request: &AttachRequest,
+        remedy: &'static str,
+    ) -> Result<(), LiveError> {
+        let Some(why) = self.lacks.get(&feature).cloned() else { return Ok(()) };
+        let interface = request.to_string();
+        Err(LiveError::Lacking { feature, hook, interface, why, remedy })
+    }
 }
 
 /// A direction that is watched.
@@ -131,6 +152,7 @@ fn attach_xdp(
              ingress=auto instead",
         ),
     };
+    objects.has(Feature::Xdp, hook, request, USE_AUTO)?;
     let xdp = xdp_program(&mut objects.xdp, program::XDP)?;
     let attached = xdp.attach_to_if_index(device.ifindex, mode).and_then(|id| xdp.take_link(id));
     let link = attached.map_err(|source| attach_error(hook, request, source, remedy))?;
@@ -159,24 +181,36 @@ fn attach_tc(
         Direction::Ingress => program::INGRESS,
         Direction::Egress => program::EGRESS,
     };
+    let no_tcx = objects.lacks.get(&Feature::Tcx).cloned();
+    match force {
+        Some(Hook::Tcx) => objects.has(Feature::Tcx, Hook::Tcx, request, USE_AUTO)?,
+        Some(Hook::Clsact) => objects.has(Feature::Clsact, Hook::Clsact, request, USE_AUTO)?,
+        None if no_tcx.is_some() => {
+            let remedy = "boot a kernel with TCX (6.6 and later) or with the clsact qdisc";
+            objects.has(Feature::Clsact, Hook::Clsact, request, remedy)?;
+        }
+        Some(Hook::Xdp | Hook::XdpGeneric) | None => {}
+    }
     let tc = tc_program(&mut objects.tc, name)?;
     let program_id = tc.info().ok().map(|info| info.id());
     let watched =
         |hook, reason: String, link| (AttachedHook { hook, reason, program_id }, Link::Tc(link));
-    if force != Some(Hook::Clsact) {
+    let mut refused = no_tcx;
+    if force != Some(Hook::Clsact) && refused.is_none() {
         match tcx(tc, &request.interface, direction, LinkOrder::first()) {
             Ok(link) => return Ok(watched(Hook::Tcx, reason.to_owned(), link)),
             Err(source) if force == Some(Hook::Tcx) || !is_unsupported(&source) => {
                 let remedy = "`bpftool net` shows what is attached there";
                 return Err(attach_error(Hook::Tcx, request, source, remedy));
             }
-            Err(_) => {}
+            Err(source) => refused = Some(source.to_string()),
         }
     }
-    let reason = if force.is_some() {
-        reason.to_owned()
-    } else {
-        "this kernel has no TCX (6.6 and later have)".to_owned()
+    let reason = match refused {
+        Some(why) if force.is_none() => {
+            format!("this kernel has no TCX ({} and later have): {why}", Feature::Tcx.since())
+        }
+        Some(_) | None => reason.to_owned(),
     };
     make_clsact(&request.interface, record)?;
     let link = clsact(tc, &request.interface, direction).map_err(|source| {

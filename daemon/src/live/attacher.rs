@@ -11,6 +11,8 @@ use datapath::{
     rules::{Compiled, Rule},
 };
 
+use crate::kernel::Lacks;
+
 use super::{
     Chain, FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
     attach::{self, Objects},
@@ -43,6 +45,7 @@ pub struct Attacher {
     rule_requests: Vec<RuleRequest>,
     rule_changes: u64,
     sizes: MapSizes,
+    lacks: Lacks,
     pins: PinDir,
 }
 
@@ -59,11 +62,16 @@ pub(super) struct HeldPoint {
 impl Attacher {
     /// Takes the pins over and loads the objects of this namespace, so that every refusal comes now.
     pub fn new(pins: &Path, sizes: MapSizes) -> Result<Self, LiveError> {
+        Self::without(Lacks::new(), pins, sizes)
+    }
+
+    /// The same on a kernel that is known to lack something.
+    pub fn without(lacks: Lacks, pins: &Path, sizes: MapSizes) -> Result<Self, LiveError> {
         for object in [Object::Xdp, Object::Tc] {
             object.bytes()?;
         }
         let pins = PinDir::claim(pins)?;
-        let objects = load_both(&pins, sizes)?;
+        let objects = load_both(&pins, sizes, &lacks)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
         let attacher = Self {
             stage: Vec::new(),
@@ -76,6 +84,7 @@ impl Attacher {
             rule_requests: Vec::new(),
             rule_changes: 0,
             sizes,
+            lacks,
             pins,
         };
         attacher.set_meta()?;
@@ -417,7 +426,7 @@ impl Attacher {
     fn objects_of(&mut self, namespace: Option<&str>) -> Result<&mut Objects, LiveError> {
         let key = namespace.map(ToOwned::to_owned);
         if !self.objects.contains_key(&key) {
-            let objects = load_both(&self.pins, self.sizes)?;
+            let objects = load_both(&self.pins, self.sizes, &self.lacks)?;
             self.objects.insert(key.clone(), objects);
         }
         self.objects.get_mut(&key).ok_or(LiveError::Missing("objects"))
@@ -425,9 +434,9 @@ impl Attacher {
 }
 
 /// The objects of one namespace.
-fn load_both(pins: &PinDir, sizes: MapSizes) -> Result<Objects, LiveError> {
+fn load_both(pins: &PinDir, sizes: MapSizes, lacks: &Lacks) -> Result<Objects, LiveError> {
     let [tc, xdp] = [Object::Tc, Object::Xdp].map(|object| objects::load(object, pins, sizes));
-    Ok(Objects { tc: tc?, xdp: xdp? })
+    Ok(Objects { tc: tc?, xdp: xdp?, lacks: lacks.clone() })
 }
 
 impl Drop for Attacher {
