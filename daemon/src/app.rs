@@ -165,7 +165,7 @@ fn succession(config: &Config, input: &Input) -> anyhow::Result<Option<Successio
 fn policy(config: &Config) -> anyhow::Result<Policy> {
     let identity = supervisor::identity(config)?;
     let folders = [&config.run_dir, &config.state_dir].map(Clone::clone).to_vec();
-    Ok(Policy { identity, folders })
+    Ok(Policy { identity, folders, pretence: config.kernel.clone() })
 }
 
 async fn serve_until_stopped(

@@ -15,6 +15,7 @@ use toml::Spanned;
 
 use crate::{
     flow::{RECORDS_DEFAULT, expiry::Timeouts},
+    kernel::{Feature, NoFeature, NoRelease, Pretence},
     live::{MapSizes, OnDisplaced, OnStop, ParseAttachError, WatchRequest},
     rules::{self, ReadRule},
     sandbox::{Mode, USER_DEFAULT},
@@ -50,6 +51,7 @@ struct RawConfig {
     sandbox: Option<Spanned<String>>,
     flows: RawFlows,
     capture: RawCapture,
+    kernel: RawKernel,
     rules: Vec<Spanned<serde_json::Value>>,
 }
 
@@ -69,6 +71,13 @@ struct RawFlows {
 #[serde(deny_unknown_fields, default)]
 struct RawCapture {
     ring_mib: Option<Spanned<u32>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawKernel {
+    without: Vec<Spanned<String>>,
+    pretend: Option<Spanned<String>>,
 }
 
 /// What flags and environment say.
@@ -117,6 +126,8 @@ pub struct Config {
     pub sweep_interval: Duration,
     /// When flows have ended.
     pub timeouts: Timeouts,
+    /// What of the kernel is to be treated as missing.
+    pub kernel: Pretence,
     /// What is tracked, until it is changed.
     pub rules: Vec<ReadRule>,
 }
@@ -134,7 +145,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, on_displaced, listen, run_dir, state_dir, pin_dir, on_stop, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, rules)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, on_displaced, listen, run_dir, state_dir, pin_dir, on_stop, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, kernel.{{without,pretend}}, rules)"
     )]
     Syntax {
         /// The file.
@@ -316,6 +327,7 @@ impl Config {
             records_max: records.value,
             sweep_interval: Duration::from_millis(sweep_ms.value),
             timeouts,
+            kernel: pretence(written, raw.kernel)?,
             rules: rules(written, raw.rules)?,
         })
     }
@@ -342,6 +354,24 @@ fn timeouts(
         *timeout = seconds.value;
     }
     Ok(timeouts)
+}
+
+/// What of the kernel is to be treated as missing.
+fn pretence(written: Written<'_>, raw: RawKernel) -> Result<Pretence, ConfigError> {
+    let mut pretence = Pretence::default();
+    for name in raw.without {
+        let name = written.value("kernel.without", name);
+        let feature = name.value.parse::<Feature>();
+        let feature = feature.map_err(|error: NoFeature| name.bad(error.to_string()))?;
+        pretence.without.push(feature);
+    }
+    if let Some(release) = raw.pretend.map(|release| written.value("kernel.pretend", release))
+        && !release.value.is_empty()
+    {
+        let read = release.value.parse();
+        pretence.release = Some(read.map_err(|error: NoRelease| release.bad(error.to_string()))?);
+    }
+    Ok(pretence)
 }
 
 /// What to watch: each interface once.
@@ -440,6 +470,22 @@ mod tests {
         assert_eq!(on_stop("on_stop = 'keep'"), Ok(OnStop::Keep));
         let error = on_stop("on_stop = 'leave'").unwrap_err();
         assert!(error.contains("line 2: `on_stop`") && error.contains("\"keep\""), "{error}");
+    }
+
+    #[test]
+    fn what_the_kernel_is_to_lack_is_read_and_a_mistake_named_with_its_line() {
+        let text =
+            "schema = 1\n[kernel]\nwithout = ['tcx', 'seccomp']\npretend = '6.1.0-18-amd64'\n";
+        let kernel = parse(text, Overrides::default()).unwrap().kernel;
+        assert_eq!(kernel.without, [Feature::Tcx, Feature::Seccomp]);
+        assert_eq!(kernel.release.unwrap().to_string(), "6.1");
+        for (line, known) in
+            [("without = ['tcx', 'tcxx']", "landlock-scopes"), ("pretend = 'old'", "\"6.1\"")]
+        {
+            let text = format!("schema = 1\n[kernel]\n{line}\n");
+            let error = parse(&text, Overrides::default()).unwrap_err();
+            assert!(error.contains("line 3: `kernel.") && error.contains(known), "{error}");
+        }
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::{
     cli::{ExitWith, exit},
     clock::Clock,
     config::Config,
+    kernel::{Kernel, Pretence},
     live::{self, Attacher, Estate, Follower, Survivor, WatchRequest},
     sandbox::{self, Identity, folders},
 };
@@ -40,6 +41,7 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 /// Attaches and keeps a daemon running until told to stop; returns the exit code.
 pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let mut signals = Signals::take()?;
+    let kernel = accepted(&config.kernel)?;
     let _lock = claim(&config.run_dir)?;
     let clock = Arc::new(Clock::new());
     let identity = identity(config)?;
@@ -47,7 +49,8 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let survivor = Survivor::find(&config.run_dir, identity.uid.as_raw());
     let listener = if survivor.is_some() { None } else { Some(bind(config)?) };
     let since_ns = u64::try_from(clock.wall_ns()).unwrap_or(0);
-    let Some((attacher, follower)) = attach(config, &clock, &mut signals)? else {
+    let attached = attach(config, &kernel, &clock, &mut signals)?;
+    let Some((attacher, follower)) = attached else {
         tracing::info!("told to stop while starting");
         return Ok(0);
     };
@@ -87,6 +90,15 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let ended = tend::keep_a_daemon(daemons, &performer, &mut signals, &clock);
     performer.stop_following();
     ended
+}
+
+/// The kernel, if linnet can work on it.
+fn accepted(pretence: &Pretence) -> anyhow::Result<Kernel> {
+    let kernel = Kernel::look(pretence);
+    if let Some(message) = kernel.refusal() {
+        return Err(ExitWith { code: exit::KERNEL, message }.into());
+    }
+    Ok(kernel)
 }
 
 /// Whose the daemon is.
@@ -134,15 +146,26 @@ pub(crate) fn not_bound(error: BindError) -> anyhow::Error {
 /// Loads the programs and attaches them to what is there; `None` where it was told to stop meanwhile.
 fn attach(
     config: &Config,
+    kernel: &Kernel,
     clock: &Arc<Clock>,
     signals: &mut Signals,
 ) -> anyhow::Result<Option<(Arc<Mutex<Attacher>>, Follower)>> {
-    let attacher = Arc::new(Mutex::new(Attacher::new(&config.pin_dir, config.sizes)?));
+    let attacher = Attacher::without(kernel.lacks(), &config.pin_dir, config.sizes)?;
+    let attacher = Arc::new(Mutex::new(attacher));
+    for doubt in kernel.doubts() {
+        tracing::info!("{doubt}");
+    }
+    let standing = kernel.notices();
+    for notice in &standing {
+        tracing::warn!("{notice}");
+    }
+    let of_kernel = standing.len();
     let by_default = config.interfaces.is_empty();
     let wanted =
         if by_default { vec![WatchRequest::every_up()] } else { config.interfaces.clone() };
     let mut follower =
-        Follower::new(Arc::clone(&attacher), wanted, config.on_displaced, Arc::clone(clock))?;
+        Follower::new(Arc::clone(&attacher), wanted, config.on_displaced, Arc::clone(clock))?
+            .saying(standing);
     let signals = RefCell::new(signals);
     // A signal that cannot be read is told by the next wait.
     let asked_to_stop = || signals.borrow_mut().asked_to_stop().unwrap_or(false);
@@ -156,7 +179,7 @@ fn attach(
         let mut message =
             "no interface that could be watched is up but loopback; name one with --interface"
                 .to_owned();
-        for notice in points.notices.iter().take(1) {
+        for notice in points.notices.iter().skip(of_kernel).take(1) {
             message = format!("{message} ({notice})");
         }
         return Err(ExitWith { code: exit::USAGE, message }.into());

@@ -23,12 +23,16 @@ use support::{
     wait_for,
 };
 
-/// The four ways, as options of an interface, with the hooks that must come of them.
-const MODES: [(&str, &str, &str, &str); 4] = [
-    ("tcx", "ingress=tcx,egress=tcx", "tcx", "tcx"),
-    ("clsact", "ingress=clsact,egress=clsact", "clsact", "clsact"),
-    ("xdp", "ingress=xdp,egress=tcx", "xdp", "tcx"),
-    ("xdp-generic", "ingress=xdp-generic,egress=clsact", "xdp-generic", "clsact"),
+/// The four ways, as options of an interface, with the hooks that must come of them; and what becomes of the default
+/// and of XDP on kernels that lack something, by keys of the configuration.
+const MODES: [(&str, &str, &str, &str, &str); 7] = [
+    ("tcx", ",ingress=tcx,egress=tcx", "", "tcx", "tcx"),
+    ("clsact", ",ingress=clsact,egress=clsact", "", "clsact", "clsact"),
+    ("xdp", ",ingress=xdp,egress=tcx", "", "xdp", "tcx"),
+    ("xdp-generic", ",ingress=xdp-generic,egress=clsact", "", "xdp-generic", "clsact"),
+    ("without-tcx", "", "kernel.without = ['tcx']\n", "clsact", "clsact"),
+    ("as-on-5-19", "", "kernel.pretend = '5.19'\n", "clsact", "clsact"),
+    ("xdp-without-tcx", ",ingress=xdp", "kernel.without = ['tcx']\n", "xdp", "clsact"),
 ];
 
 /// Where somebody else's filters copy everything to; what is mirrored there ends there.
@@ -49,12 +53,17 @@ fn every_mode_counts_what_tcpdump_sees_and_leaves_nothing() {
     let lab = Lab::build(Plan::new("modes")).unwrap();
     let router = lab.router().unwrap();
     let spec = format!("{}/{ROUTER_CLIENT_INTERFACE}", router.name());
-    for (mode, options, ingress, egress) in MODES {
+    for (mode, options, keys, ingress, egress) in MODES {
         let before = Footprint::of(router, ROUTER_CLIENT_INTERFACE);
-        let linnet = Linnet::watch(mode, &[format!("{spec},{options}")]);
+        let linnet = Linnet::watch_with(mode, &[format!("{spec}{options}")], keys);
         let attached = attached(&linnet, &spec);
         assert_eq!(attached["ingress"]["hook"], ingress, "{mode}");
         assert_eq!(attached["egress"]["hook"], egress, "{mode}");
+        if !keys.is_empty() {
+            let reason = attached["egress"]["reason"].as_str().unwrap();
+            let why = if keys.contains("without") { "kernel.without" } else { "kernel.pretend" };
+            assert!(reason.contains("no TCX") && reason.contains(why), "{mode}: {reason}");
+        }
         let held = Held::by(linnet.pid());
         for (way, hook) in [("ingress", ingress), ("egress", egress)] {
             let id = attached[way]["program_id"].as_u64().unwrap();

@@ -12,7 +12,7 @@ use daemon::{
 
 const DOCUMENTATION: &str = include_str!("../../docs/configuration.md");
 /// Tables of the file, the file itself first.
-const TABLES: [&str; 3] = ["", "flows", "capture"];
+const TABLES: [&str; 4] = ["", "flows", "capture", "kernel"];
 
 /// The row that stands for a table of its own, which has a section.
 const TIMEOUTS: &str = "flows.timeouts";

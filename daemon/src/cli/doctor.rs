@@ -1,6 +1,9 @@
 //! `linnet doctor`: what this machine has for linnet, line by line, and the remedy for what it lacks.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use captures::Libpcap;
 use serde_json::Value;
@@ -8,9 +11,10 @@ use serde_json::Value;
 use super::{ExitWith, exit, printable, say};
 use crate::{
     client::{Client, SOCKET_DEFAULT},
+    config::{CONFIG_PATH, Config, ConfigError, Overrides},
+    kernel::{Feature, Found, Kernel, Pretence},
     live,
     sandbox::{Act, Identity, Layer, Policy, USER_DEFAULT, Verdict},
-    status::kernel_release,
 };
 
 /// Arguments of `linnet doctor`.
@@ -25,6 +29,9 @@ pub struct DoctorArgs {
     /// Socket of the daemon that is asked what it is attached to.
     #[arg(long, env = "LINNET_SOCKET", default_value = SOCKET_DEFAULT)]
     socket: PathBuf,
+    /// Configuration file, for what it says about the kernel [default: /etc/linnet/linnet.toml, if it can be read].
+    #[arg(long, env = "LINNET_CONFIG")]
+    config: Option<PathBuf>,
 }
 
 /// One thing that was looked at.
@@ -36,17 +43,14 @@ struct Finding {
     needed: bool,
 }
 
-/// Oldest kernel that the datapath runs on (`bpf_loop`-free, but unprivileged map access needs 5.19).
-const KERNEL_MIN: (u32, u32) = (5, 19);
-/// First kernel with TCX links.
-const KERNEL_TCX: (u32, u32) = (6, 6);
-
 /// Looks at everything; fails where live operation is impossible.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
+    let pretence = pretence(args)?;
     if args.sandbox {
-        return sandbox(&args.user);
+        return sandbox(&args.user, pretence);
     }
-    let findings = [programs(), kernel(), privileges(), btf(), bpf_fs(), libpcap(), jit()];
+    let kernel = Kernel::look(&pretence);
+    let findings = [programs(), release(&kernel), privileges(), bpf_fs(), libpcap(), jit()];
     let (mut missing, mut said) = (0, String::new());
     for finding in &findings {
         let (verdict, text) = match &finding.result {
@@ -59,6 +63,8 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
         };
         said += &format!("{verdict:<8} {:<16} {text}\n", finding.what);
     }
+    said += "\nwhat linnet uses of the kernel:\n";
+    said += &matrix(&kernel);
     if missing > 0 {
         said += "\n`linnet run --interface ..` cannot work yet; `linnet analyze` and `linnet run --replay` can\n";
         say(&said)?;
@@ -70,11 +76,25 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// What the configuration says is to be treated as missing. Whoever may not read the default one asks without it.
+fn pretence(args: &DoctorArgs) -> anyhow::Result<Pretence> {
+    match Config::load(args.config.as_deref(), Overrides::default()) {
+        Ok(config) => Ok(config.kernel),
+        Err(ConfigError::Read { source, .. })
+            if args.config.is_none() && source.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            say(&format!("limited  `{CONFIG_PATH}` cannot be read: what it says is left out\n"))?;
+            Ok(Pretence::default())
+        }
+        Err(error) => Err(ExitWith { code: exit::USAGE, message: error.to_string() }.into()),
+    }
+}
+
 /// Enters the sandbox layer by layer, and tries after each what has not been refused yet.
-fn sandbox(user: &str) -> anyhow::Result<u8> {
+fn sandbox(user: &str, pretence: Pretence) -> anyhow::Result<u8> {
     let identity = Identity::of(user)
         .map_err(|error| ExitWith { code: exit::USAGE, message: error.to_string() })?;
-    let policy = Policy { identity, folders: Vec::new() };
+    let policy = Policy { identity, folders: Vec::new(), pretence };
     Policy::prepare();
     let (mut lacks, mut refused) = (Vec::new(), Vec::new());
     for layer in Layer::ALL {
@@ -95,7 +115,7 @@ fn sandbox(user: &str) -> anyhow::Result<u8> {
         let layer = refused.iter().find(|(known, _)| *known == act).map(|(_, layer)| layer);
         said += &match (act.attempt(), layer) {
             (Verdict::Refused(code), Some(layer)) => {
-                let why = std::io::Error::from_raw_os_error(code);
+                let why = io::Error::from_raw_os_error(code);
                 format!("refused  {:<22} first by {}: {why}\n", act.name(), layer.name())
             }
             (Verdict::Absent, _) => format!("absent   {:<22} there is no such file\n", act.name()),
@@ -156,20 +176,26 @@ fn programs() -> Finding {
     Finding { what: "kernel programs", result, needed: true }
 }
 
-fn kernel() -> Finding {
-    let release = kernel_release();
-    let mut parts = release.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
-    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    let result = if version >= KERNEL_TCX {
-        Ok(release)
-    } else if version >= KERNEL_MIN {
-        Ok(format!(
-            "{release}: no TCX links, clsact filters are used instead (6.6 and later have them)"
-        ))
-    } else {
-        Err(format!("{release} is older than {}.{}", KERNEL_MIN.0, KERNEL_MIN.1))
-    };
+fn release(kernel: &Kernel) -> Finding {
+    let result = kernel.refusal().map_or_else(|| Ok(kernel.release().to_owned()), Err);
     Finding { what: "kernel", result, needed: true }
+}
+
+/// A line for each feature: whether it is there, and what follows where it is not.
+fn matrix(kernel: &Kernel) -> String {
+    let line = |(feature, found): (Feature, &Found)| {
+        let (verdict, text) = match found {
+            Found::Present => ("ok", String::new()),
+            Found::Missing(why) => {
+                let verdict = if feature.is_needed() { "missing" } else { "limited" };
+                let (cost, instead) = (feature.cost(), feature.instead());
+                (verdict, format!("; {why}: {cost}; linnet {instead}"))
+            }
+            Found::Unknown(why) => ("unknown", format!("; {why}; if missing: {}", feature.cost())),
+        };
+        format!("{verdict:<8} {feature:<17} since {}{text}\n", feature.since())
+    };
+    kernel.found().map(line).collect()
 }
 
 /// Bits of the capability sets (include/uapi/linux/capability.h).
@@ -194,17 +220,6 @@ fn privileges() -> Finding {
         Err(format!("{} missing: run as root", absent.join(", ")))
     };
     Finding { what: "privileges", result, needed: true }
-}
-
-fn btf() -> Finding {
-    let path = "/sys/kernel/btf/vmlinux";
-    let result = if Path::new(path).exists() {
-        Ok(path.to_owned())
-    } else {
-        Err("the kernel has no BTF (CONFIG_DEBUG_INFO_BTF): kernel events will not be available"
-            .to_owned())
-    };
-    Finding { what: "btf", result, needed: false }
 }
 
 fn bpf_fs() -> Finding {

@@ -26,6 +26,8 @@ pub mod exit {
     pub const DAMAGED: u8 = 65;
     /// The daemon cannot be reached.
     pub const UNREACHABLE: u8 = 69;
+    /// The kernel lacks what linnet needs.
+    pub const KERNEL: u8 = 71;
     /// Another instance runs.
     pub const BUSY: u8 = 75;
     /// A privilege is missing.
@@ -114,7 +116,8 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 LiveError::NoInterface(_)
                 | LiveError::Namespace { .. }
                 | LiveError::NotPins { .. }
-                | LiveError::PinFolder { .. },
+                | LiveError::PinFolder { .. }
+                | LiveError::Lacking { .. },
             ) => return exit::USAGE,
             _ => {}
         }

@@ -14,6 +14,8 @@ use aya::{
 };
 use datapath::Direction;
 
+use crate::kernel::{Feature, Lacks};
+
 use super::{
     LiveError,
     link_pins::{LinkPins, Pin},
@@ -38,6 +40,9 @@ pub(super) mod program {
 /// Priority of our filters in a clsact qdisc: in front of the kernel's own default of 49152.
 const CLSACT_PRIORITY: u16 = 4_217;
 
+/// What to do where a hook that was asked for is missing.
+const USE_AUTO: &str = "leave the choice to linnet (`auto`)";
+
 /// A program on a hook; taken off when dropped, unless it is pinned.
 #[derive(Debug)]
 pub(super) enum Link {
@@ -59,11 +64,27 @@ impl Link {
     }
 }
 
-/// The two objects of one namespace.
+/// The two objects of one namespace, and what their kernel is known to lack.
 #[derive(Debug)]
 pub(super) struct Objects {
     pub(super) tc: Ebpf,
     pub(super) xdp: Ebpf,
+    pub(super) lacks: Lacks,
+}
+
+impl Objects {
+    /// Refuses a hook that this kernel is known not to have.
+    fn has(
+        &self,
+        feature: Feature,
+        hook: Hook,
+        request: &AttachRequest,
+        remedy: &'static str,
+    ) -> Result<(), LiveError> {
+        let Some(why) = self.lacks.get(&feature).cloned() else { return Ok(()) };
+        let interface = request.to_string();
+        Err(LiveError::Lacking { feature, hook, interface, why, remedy })
+    }
 }
 
 /// A tracker on its hook; taken off when dropped.
@@ -167,6 +188,7 @@ fn attach_xdp(objects: &mut Objects, site: &Site<'_>, hook: Hook) -> Result<Trac
              ingress=auto instead",
         ),
     };
+    objects.has(Feature::Xdp, hook, site.request, USE_AUTO)?;
     let xdp = xdp_program(&mut objects.xdp, program::XDP)?;
     let ifindex = site.device.ifindex;
     let left = site.pins.take(Direction::Ingress, hook, ifindex);
@@ -199,9 +221,20 @@ fn attach_tc(
         Direction::Ingress => program::INGRESS,
         Direction::Egress => program::EGRESS,
     };
+    let no_tcx = objects.lacks.get(&Feature::Tcx).cloned();
+    match force {
+        Some(Hook::Tcx) => objects.has(Feature::Tcx, Hook::Tcx, site.request, USE_AUTO)?,
+        Some(Hook::Clsact) => objects.has(Feature::Clsact, Hook::Clsact, site.request, USE_AUTO)?,
+        None if no_tcx.is_some() => {
+            let remedy = "boot a kernel with TCX (6.6 and later) or with the clsact qdisc";
+            objects.has(Feature::Clsact, Hook::Clsact, site.request, remedy)?;
+        }
+        Some(Hook::Xdp | Hook::XdpGeneric) | None => {}
+    }
     let tc = tc_program(&mut objects.tc, name)?;
     let program_id = tc.info().ok().map(|info| info.id());
-    if force != Some(Hook::Clsact) {
+    let mut refused = no_tcx;
+    if force != Some(Hook::Clsact) && refused.is_none() {
         match adopt_tcx(tc, site, direction) {
             Ok(link) => {
                 let hook = AttachedHook { hook: Hook::Tcx, reason: reason.to_owned(), program_id };
@@ -212,13 +245,14 @@ fn attach_tc(
                 let remedy = "`bpftool net` shows what is attached there";
                 return Err(attach_error(Hook::Tcx, site.request, source, remedy));
             }
-            Err(_) => {}
+            Err(source) => refused = Some(source.to_string()),
         }
     }
-    let reason = if force.is_some() {
-        reason.to_owned()
-    } else {
-        "this kernel has no TCX (6.6 and later have)".to_owned()
+    let reason = match refused {
+        Some(why) if force.is_none() => {
+            format!("this kernel has no TCX ({} and later have): {why}", Feature::Tcx.since())
+        }
+        Some(_) | None => reason.to_owned(),
     };
     make_clsact(&site.request.interface, site.record)?;
     // Before it is there: a process can be killed at any time, and the filter stays.

@@ -17,6 +17,8 @@ pub(super) use interfaces::HeldPoint;
 
 use crate::clock::Clock;
 
+use crate::kernel::Lacks;
+
 use super::{
     FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap, adopt,
     attach::{Objects, Tracker},
@@ -46,19 +48,25 @@ pub struct Attacher {
     rule_changes: u64,
     register: Register,
     sizes: MapSizes,
+    lacks: Lacks,
     pins: PinDir,
 }
 
 impl Attacher {
     /// Takes the pins over and loads the objects of this namespace, so that every refusal comes now.
     pub fn new(pins: &Path, sizes: MapSizes) -> Result<Self, LiveError> {
+        Self::without(Lacks::new(), pins, sizes)
+    }
+
+    /// The same on a kernel that is known to lack something.
+    pub fn without(lacks: Lacks, pins: &Path, sizes: MapSizes) -> Result<Self, LiveError> {
         for object in [Object::Xdp, Object::Tc] {
             object.bytes()?;
         }
         let mut pins = PinDir::claim(pins)?;
         let now_s = Clock::new().wall_ns() / 1_000_000_000;
         adopt::adopt(&mut pins, &layout::expected(sizes)?, now_s)?;
-        let objects = load_both(&pins, sizes)?;
+        let objects = load_both(&pins, sizes, &lacks)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
         let register = rules::duplicate(&pinned(&pins, "REGISTER")?, "REGISTER")?;
         let mut attacher = Self {
@@ -71,6 +79,7 @@ impl Attacher {
             rule_changes: 0,
             register: Register::open(register)?,
             sizes,
+            lacks,
             pins,
         };
         attacher.settle()?;
@@ -228,7 +237,7 @@ impl Attacher {
     fn objects_of(&mut self, namespace: Option<&str>) -> Result<&mut Objects, LiveError> {
         let key = namespace.map(ToOwned::to_owned);
         if !self.objects.contains_key(&key) {
-            let objects = load_both(&self.pins, self.sizes)?;
+            let objects = load_both(&self.pins, self.sizes, &self.lacks)?;
             self.objects.insert(key.clone(), objects);
         }
         self.objects.get_mut(&key).ok_or(LiveError::Missing("objects"))
@@ -236,9 +245,9 @@ impl Attacher {
 }
 
 /// The objects of one namespace.
-fn load_both(pins: &PinDir, sizes: MapSizes) -> Result<Objects, LiveError> {
+fn load_both(pins: &PinDir, sizes: MapSizes, lacks: &Lacks) -> Result<Objects, LiveError> {
     let [tc, xdp] = [Object::Tc, Object::Xdp].map(|object| objects::load(object, pins, sizes));
-    Ok(Objects { tc: tc?, xdp: xdp? })
+    Ok(Objects { tc: tc?, xdp: xdp?, lacks: lacks.clone() })
 }
 
 impl Drop for Attacher {

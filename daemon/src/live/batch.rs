@@ -1,11 +1,17 @@
-//! The `bpf(2)` commands that aya has no function for: batches, taking an element out with its last value, and
-//! removing one without knowing its type; and the call itself.
+//! The `bpf(2)` commands that aya has no function for: batches, taking an element out with its last value, removing
+//! one without knowing its type, and what it takes to try what a kernel has; and the call itself.
 
 use std::{
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
+/// `BPF_MAP_LOOKUP_ELEM` (include/uapi/linux/bpf.h).
+const LOOKUP: libc::c_int = 1;
+/// `BPF_PROG_LOAD`.
+const PROG_LOAD: libc::c_int = 5;
+/// `BPF_PROG_QUERY`.
+const PROG_QUERY: libc::c_int = 16;
 /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (include/uapi/linux/bpf.h).
 const LOOKUP_AND_DELETE: libc::c_int = 21;
 /// `BPF_MAP_LOOKUP_BATCH`.
@@ -141,18 +147,79 @@ pub(super) fn update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) 
     bpf(UPDATE_BATCH, &mut attr)
 }
 
+/// `BPF_MAP_TYPE_ARRAY`.
+pub(super) const ARRAY: u32 = 2;
+
+/// Makes a map of one element, whose key and value are words.
+pub(super) fn map_create(kind: u32) -> io::Result<OwnedFd> {
+    // Type, key size, value size, entries.
+    let fd = bpf_fd(0, &mut [kind, 4, 4, 1])?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Reads an element; key and value must be the map's.
+pub(super) fn lookup<K, V>(map: BorrowedFd<'_>, key: &K, value: &mut V) -> io::Result<()> {
+    let mut attr = ElementAttr {
+        map_fd: map.as_raw_fd().cast_unsigned(),
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(value) as u64,
+        ..ElementAttr::default()
+    };
+    bpf(LOOKUP, &mut attr)
+}
+
+/// Asks what is attached at a place of an interface, and has no room for the answer.
+pub(super) fn query(ifindex: u32, at: u32) -> io::Result<()> {
+    // Interface, place; flags, where programs go, and room for how many.
+    bpf(PROG_QUERY, &mut [ifindex, at, 0, 0, 0, 0, 0, 0])
+}
+
+/// `union bpf_attr`, the member for programs, as far as it is used.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramAttr {
+    kind: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log: [u32; 4],
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    ifindex: u32,
+    at: u32,
+}
+
+/// Loads a program.
+pub(super) fn prog_load(
+    kind: u32,
+    at: u32,
+    flags: u32,
+    instructions: &[[u8; 8]],
+) -> io::Result<OwnedFd> {
+    let mut attr = ProgramAttr {
+        kind,
+        instruction_count: u32::try_from(instructions.len()).unwrap_or(u32::MAX),
+        instructions: instructions.as_ptr() as u64,
+        license: c"GPL".as_ptr() as u64,
+        flags,
+        at,
+        ..ProgramAttr::default()
+    };
+    let fd = bpf_fd(PROG_LOAD, &mut attr)?;
+    // SAFETY: as in `map_create`.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Tries to make a map, which is closed again at once.
 pub fn try_map_create() -> io::Result<()> {
-    // Type, key size, value size, entries: an array of one word.
-    let fd = bpf_fd(0, &mut [2_u32, 4, 4, 1])?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
-    drop(unsafe { OwnedFd::from_raw_fd(fd) });
-    Ok(())
+    map_create(ARRAY).map(drop)
 }
 
 /// Tries to load a program, which has no instructions.
 pub fn try_prog_load() -> io::Result<()> {
-    bpf_fd(5, &mut [0_u64; 8]).map(drop)
+    bpf_fd(PROG_LOAD, &mut [0_u64; 8]).map(drop)
 }
 
 /// Any command with nothing to do it to: refused, or wrong.

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use crate::kernel::Feature;
+
 use super::{
     verb::Hook,
     wire::{Refusal, RefusalKind, WireError},
@@ -89,6 +91,22 @@ pub enum LiveError {
         interface: String,
         /// What aya or the kernel said.
         source: aya::programs::ProgramError,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A hook needs what the kernel is known not to have.
+    #[error(
+        "cannot attach {hook} to `{interface}`: this kernel lacks {feature} ({why}); {remedy}, and see `linnet doctor`"
+    )]
+    Lacking {
+        /// What is missing.
+        feature: Feature,
+        /// Where to.
+        hook: Hook,
+        /// Which interface.
+        interface: String,
+        /// Why it is known to be missing.
+        why: String,
         /// What to do.
         remedy: &'static str,
     },
@@ -249,6 +267,7 @@ impl LiveError {
                 | Self::IndexTooGreat { .. }
                 | Self::NoPointLeft { .. }
                 | Self::Attach { .. }
+                | Self::Lacking { .. }
                 | Self::Refused(Refusal { kind: RefusalKind::OneInterface, .. })
         )
     }

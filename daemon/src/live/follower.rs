@@ -60,6 +60,8 @@ pub struct Follower {
     displaced: BTreeMap<u32, Retry>,
     unfinished: u32,
     looked_ns: u64,
+    /// What stands before all other notices.
+    standing: Vec<String>,
 }
 
 /// When something is tried again.
@@ -125,7 +127,14 @@ impl Follower {
             displaced: BTreeMap::new(),
             unfinished: 0,
             looked_ns: 0,
+            standing: Vec::new(),
         })
+    }
+
+    /// Says these sentences before all that it finds, for good.
+    #[must_use]
+    pub fn saying(self, standing: Vec<String>) -> Self {
+        Self { standing, ..self }
     }
 
     /// What is watched.
@@ -466,7 +475,8 @@ impl Follower {
     /// Publishes what is not as it should be.
     fn tell(&self) {
         let points = self.points.latest();
-        let mut notices: Vec<_> = self.failed.values().map(|retry| retry.why.clone()).collect();
+        let mut notices = self.standing.clone();
+        notices.extend(self.failed.values().map(|retry| retry.why.clone()));
         notices.extend(notices::of_hooks(&points, self.on_displaced));
         if self.failed.is_empty() {
             notices.extend(notices::of_missing(&points, &self.wanted));

@@ -27,6 +27,7 @@ mod objects;
 mod pins;
 mod pod;
 mod points;
+pub(crate) mod probe;
 mod qdisc;
 mod records;
 mod register;

@@ -9,6 +9,8 @@ mod syscalls;
 
 use std::path::PathBuf;
 
+use crate::kernel::{Feature, Pretence};
+
 pub use acts::{Act, Verdict};
 pub use privileges::{Identity, NoSuchUser, USER_DEFAULT, keep_what_the_attacher_needs};
 
@@ -55,6 +57,8 @@ pub struct Policy {
     pub identity: Identity,
     /// Folders that it may write to.
     pub folders: Vec<PathBuf>,
+    /// What is to be treated as missing.
+    pub pretence: Pretence,
 }
 
 impl Policy {
@@ -62,8 +66,11 @@ impl Policy {
     pub fn enter(&self, layer: Layer) -> Vec<String> {
         match layer {
             Layer::Privileges => privileges::give_up(&self.identity),
-            Layer::Landlock => filesystem::restrict(&self.folders),
-            Layer::Seccomp => syscalls::restrict(),
+            Layer::Landlock => filesystem::restrict(&self.folders, &self.pretence),
+            Layer::Seccomp => match self.pretence.denies(Feature::Seccomp) {
+                Some(why) => vec![Feature::Seccomp.absence(&why)],
+                None => syscalls::restrict(),
+            },
         }
     }
 

@@ -161,7 +161,9 @@ impl Wire for AttachedHook {
             Hook::Tcx => 2,
             Hook::Clsact => 3,
         });
-        writer.text("reason", &self.reason, REASON_MAX)?;
+        // What a kernel says may be long.
+        let reason = &self.reason[..self.reason.floor_char_boundary(REASON_MAX)];
+        writer.text("reason", reason, REASON_MAX)?;
         writer.option(self.program_id.as_ref(), |writer, id| id.put(writer))
     }
 
