@@ -18,15 +18,18 @@ pub(super) fn of_hooks(points: &[WatchedPoint], on_displaced: OnDisplaced) -> Ve
             if chain.displaced {
                 notices.push(displaced(way, &name, on_displaced));
             }
-            notices.extend(foreign(chain).map(|link| before(way, &name, link)));
+            let mut others = foreign(chain);
+            if let Some(first) = others.next() {
+                notices.push(before(way, &name, first, others.count()));
+            }
         }
     }
     notices
 }
 
-/// The first of others that packets meet before linnet.
-fn foreign(chain: &Chain) -> Option<&ChainLink> {
-    chain.before_us().find(|link| !link.ours)
+/// Others that packets meet before linnet.
+fn foreign(chain: &Chain) -> impl Iterator<Item = &ChainLink> {
+    chain.before_us().filter(|link| !link.ours)
 }
 
 fn displaced(way: &str, name: &str, on_displaced: OnDisplaced) -> String {
@@ -41,11 +44,18 @@ fn displaced(way: &str, name: &str, on_displaced: OnDisplaced) -> String {
     )
 }
 
-fn before(way: &str, name: &str, link: &ChainLink) -> String {
+/// Whoever comes first decides for all behind: also a packet that he passes on by himself (TCX_PASS, TC_ACT_OK) is one
+/// that nobody behind him is asked about.
+fn before(way: &str, name: &str, link: &ChainLink, more: usize) -> String {
     let (hook, program) = (link.hook, link.name.as_deref().unwrap_or("a program"));
     let id = link.program_id.map(|id| format!(" (program {id})")).unwrap_or_default();
+    let fates = match hook {
+        "xdp" => "that it drops or redirects",
+        _ => "that it drops, redirects or passes on by itself (TC_ACT_OK)",
+    };
+    let more = if more > 0 { format!(", and {more} more behind it") } else { String::new() };
     format!(
-        "`{program}`{id} on {hook} comes before linnet on the {way} of `{name}`: packets that it keeps or redirects are not counted"
+        "`{program}`{id} on {hook} comes before linnet on the {way} of `{name}`{more}: packets {fates} do not reach linnet and are not counted"
     )
 }
 
@@ -98,11 +108,12 @@ mod tests {
         };
         let chain = |links: Vec<ChainLink>| Chain { links, displaced: false };
         let first = chain(vec![link("theirs", false), link("linnet", true), link("late", false)]);
-        let text = before("ingress", "eth0", foreign(&first).unwrap());
+        let text = before("ingress", "eth0", foreign(&first).next().unwrap(), 2);
         assert!(text.contains("`theirs` (program 7) on tcx comes before linnet"), "{text}");
-        assert!(foreign(&chain(vec![link("linnet", true), link("late", false)])).is_none());
+        assert!(text.contains("`eth0`, and 2 more behind it: packets that it drops"), "{text}");
+        assert_eq!(foreign(&chain(vec![link("linnet", true), link("late", false)])).count(), 0);
         // Where linnet is off, nobody is before it.
-        assert!(foreign(&chain(vec![link("theirs", false)])).is_none());
+        assert_eq!(foreign(&chain(vec![link("theirs", false)])).count(), 0);
     }
 
     #[test]
