@@ -14,7 +14,7 @@ use datapath::{
 use super::{
     Chain, FlowMap, HookMap, LiveError, MapSizes, ServiceMap,
     attach::{self, Objects},
-    inspect,
+    inspect::{self, Inspected},
     namespace::{self, Device},
     objects::{self, Object, pinned},
     pins::PinDir,
@@ -138,9 +138,31 @@ impl Attacher {
         }
     }
 
-    /// What is on the hooks of each observation point, ingress and egress.
-    pub fn inspect(&self) -> Result<Vec<(u32, [Chain; 2])>, LiveError> {
-        inspect::all(&self.points, &self.objects)
+    /// What is on the hooks of each observation point.
+    pub fn inspect(&self) -> Result<Vec<Inspected>, LiveError> {
+        let found = inspect::all(&self.points, &self.objects)?;
+        let inspected = found.into_iter().map(|(point, chains)| {
+            let stage_lost = self.lost_stage(point, &chains).unwrap_or_default();
+            Inspected { point, chains, stage_lost }
+        });
+        Ok(inspected.collect())
+    }
+
+    /// The directions in which a capture that runs misses its program; `None` where it is not for this point.
+    fn lost_stage(&self, point: u32, chains: &[Chain; 2]) -> Option<[bool; 2]> {
+        self.capture.filter(|config| config.point.is_none_or(|wanted| wanted == point))?;
+        let held = self.points.get(&point)?;
+        let programs = inspect::stage_ids(self.objects.get(&held.request.namespace)?);
+        Some(stage::lost(held, chains, programs))
+    }
+
+    /// Puts back what another tool has taken off of a capture that runs.
+    pub fn restage(&mut self, point: u32) -> Result<(), LiveError> {
+        let found = self.inspect()?.into_iter().find(|it| it.point == point);
+        let lost = found.ok_or(LiveError::NoPoint(point))?.stage_lost;
+        let is_lost = |it: &mut StageLink| it.point == point && lost[it.direction as usize];
+        self.stage.extract_if(.., is_lost).for_each(|it| it.link.abandon());
+        self.add_stage(point, lost)
     }
 
     /// Uses an id again: no flow of it is left.
@@ -192,7 +214,7 @@ impl Attacher {
         }
         self.points.insert(point, held);
         if self.capture.is_some_and(|config| config.point.is_none())
-            && let Err(error) = self.add_stage(point)
+            && let Err(error) = self.add_stage(point, [true; 2])
         {
             tracing::warn!(%error, point, "a capture that runs does not see this interface");
         }
@@ -359,21 +381,21 @@ impl Attacher {
         let points: Vec<_> = self.points.keys().copied().collect();
         for point in points {
             if config.point.is_none_or(|wanted| wanted == point) {
-                self.add_stage(point)?;
+                self.add_stage(point, [true; 2])?;
             }
         }
         Ok(())
     }
 
-    /// Puts the capture stage behind the tracker of a point.
-    fn add_stage(&mut self, point: u32) -> Result<(), LiveError> {
+    /// Puts the capture stage behind the trackers of a point.
+    fn add_stage(&mut self, point: u32, wanted: [bool; 2]) -> Result<(), LiveError> {
         let held = self.points.get(&point).ok_or(LiveError::NoPoint(point))?;
         let namespace = held.request.namespace.clone();
         let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
         let all = self.capture.is_some_and(|config| config.point.is_none());
         let links = namespace::within(namespace.as_deref(), || {
             match namespace::name_of(held.device.ifindex)? {
-                Some(name) => stage::attach(objects, held, &name),
+                Some(name) => stage::attach(objects, held, &name, wanted),
                 // It has taken its hooks with it, which must not keep a capture from the others.
                 None if all => Ok(Vec::new()),
                 None => Err(LiveError::NoInterface(held.request.to_string())),
@@ -381,7 +403,12 @@ impl Attacher {
         });
         match links {
             Ok(links) => {
-                let link = |link| StageLink { point, namespace: namespace.clone(), link };
+                let link = |(direction, link)| StageLink {
+                    point,
+                    namespace: namespace.clone(),
+                    direction,
+                    link,
+                };
                 self.stage.extend(links.into_iter().map(link));
                 Ok(())
             }

@@ -39,6 +39,7 @@ pub use chain::{Chain, ChainLink};
 pub use error::LiveError;
 pub use follower::{Follower, Following, OnDisplaced};
 pub use handover::{Estate, Handover, Tables};
+pub use inspect::Inspected;
 pub use keeper::{Keeper, Kept};
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, detach};

@@ -1,6 +1,8 @@
 //! Sentences about interfaces that are not watched as they should be, for people who look at the status. Each says what
 //! is not counted because of it.
 
+use std::collections::BTreeMap;
+
 use super::{
     ChainLink, OnDisplaced, WatchRequest, WatchedPoint, chain::Chain, links::Interface, wanted,
 };
@@ -23,6 +25,32 @@ pub(super) fn of_hooks(points: &[WatchedPoint], on_displaced: OnDisplaced) -> Ve
                 notices.push(before(way, &name, first, others.count()));
             }
         }
+    }
+    notices
+}
+
+/// Of captures that miss their program in some directions, by observation point.
+pub(super) fn of_stages(
+    points: &[WatchedPoint],
+    lost: &BTreeMap<u32, [bool; 2]>,
+    on_displaced: OnDisplaced,
+) -> Vec<String> {
+    let then = match on_displaced {
+        OnDisplaced::Reattach => "it is attached again after a while",
+        OnDisplaced::Yield => {
+            "on_displaced is yield, so that it stays off until the next capture starts"
+        }
+    };
+    let mut notices = Vec::new();
+    for watched in points.iter().filter(|watched| !watched.gone) {
+        let Some(lost) = lost.get(&watched.point.attached.point) else { continue };
+        let name = &watched.point.request;
+        let ways = ["ingress", "egress"].iter().zip(lost).filter(|(_, lost)| **lost);
+        notices.extend(ways.map(|(way, _)| {
+            format!(
+                "another tool has taken the capture stage off the {way} of `{name}`: the capture that runs does not get its packets; {then}"
+            )
+        }));
     }
     notices
 }
