@@ -20,7 +20,7 @@ use super::{
     inspect::Inspected,
     links::Interface,
     monitor::{Monitor, View},
-    notices, wanted,
+    namespace, notices, process, wanted,
 };
 use crate::clock::Clock;
 
@@ -149,6 +149,7 @@ impl Follower {
     /// watched, is an error.
     pub fn begin(&mut self, stop: impl Fn() -> bool) -> Result<(), LiveError> {
         let wanted = self.wanted.clone();
+        namespace::settle(&wanted.iter().map(|request| request.namespace.clone()).collect())?;
         for request in wanted.iter().filter(|request| request.is_of_one()) {
             let namespace = request.namespace.clone();
             let view = match self.monitor.look(namespace.as_deref())? {
@@ -347,10 +348,15 @@ impl Follower {
         changed
     }
 
-    /// The namespace has no name any more.
+    /// The namespace has no name any more, or its process has ended. The latter may live on by something else, and is
+    /// left in order.
     fn lose(&mut self, namespace: Option<&str>) -> bool {
+        let pid = namespace.and_then(process::pid_of);
         let watched = self.watched_in(namespace);
-        watched.iter().for_each(|point| self.let_go(point, true));
+        watched.iter().for_each(|point| self.let_go(point, pid.is_none()));
+        if let Some(pid) = pid {
+            process::leave(pid);
+        }
         !watched.is_empty()
     }
 
@@ -502,6 +508,7 @@ impl Follower {
         if self.failed.is_empty() {
             notices.extend(notices::of_missing(&points, &self.wanted));
         }
+        notices.extend(notices::of_ended(&self.wanted));
         self.points.set_notices(notices::bounded(notices));
     }
 

@@ -19,6 +19,7 @@ mod objects;
 mod pins;
 mod pod;
 mod points;
+mod process;
 mod qdisc;
 mod records;
 mod remote;

@@ -1,10 +1,11 @@
 //! Sentences about interfaces that are not watched as they should be, for people who look at the status. Each says what
 //! is not counted because of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    ChainLink, OnDisplaced, WatchRequest, WatchedPoint, chain::Chain, links::Interface, wanted,
+    ChainLink, OnDisplaced, WatchRequest, WatchedPoint, chain::Chain, links::Interface, process,
+    wanted,
 };
 
 /// Longest list, and longest sentence in bytes; what is beyond is cut.
@@ -100,7 +101,7 @@ pub(super) fn of_missing(points: &[WatchedPoint], requests: &[WatchRequest]) -> 
             let only = std::slice::from_ref(*request);
             !watched.gone && wanted::choose(only, namespace, &interface, true).is_some()
         };
-        request.is_of_one() && !points.iter().any(is_it)
+        request.is_of_one() && ended(request).is_none() && !points.iter().any(is_it)
     };
     let missing = requests.iter().filter(is_missing);
     missing
@@ -108,6 +109,23 @@ pub(super) fn of_missing(points: &[WatchedPoint], requests: &[WatchRequest]) -> 
             format!("the interface `{request}` is not there; it is watched as soon as it is")
         })
         .collect()
+}
+
+/// Of namespaces whose processes have ended.
+pub(super) fn of_ended(requests: &[WatchRequest]) -> Vec<String> {
+    let pids: BTreeSet<_> = requests.iter().filter_map(ended).collect();
+    let notice = |pid| {
+        format!(
+            "the process {pid} has ended, so that the namespace `pid:{pid}` is not watched any more: name another process, and restart linnet"
+        )
+    };
+    pids.into_iter().map(notice).collect()
+}
+
+/// The process of a request's namespace, where it has ended.
+fn ended(request: &WatchRequest) -> Option<i32> {
+    let pid = request.namespace.as_deref().and_then(process::pid_of)?;
+    process::is_known_to_have_ended(pid).then_some(pid)
 }
 
 /// As many as fit.

@@ -296,7 +296,7 @@ fn bpf<T>(command: libc::c_int, attr: &mut T) -> io::Result<i32> {
     if done < 0 {
         return Err(io::Error::last_os_error());
     }
-    Ok(i32::try_from(done).unwrap())
+    i32::try_from(done).map_err(io::Error::other)
 }
 
 fn owned(fd: i32) -> OwnedFd {
