@@ -10,7 +10,7 @@
 
 mod support;
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::Command, time::Duration};
 
 use aya::programs::{SchedClassifier, TcAttachType};
 use lab::{
@@ -606,4 +606,70 @@ fn what_others_keep_is_not_counted_and_the_report_says_so() {
         assert_same(case.what, &after[1 - there], &alone[1 - there]);
         println!("{}: {notice}", case.what);
     }
+}
+
+/// What `linnet doctor`, which is root here, says of a daemon's interfaces.
+fn doctor(linnet: &Linnet) -> String {
+    let mut doctor = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    let output = doctor.arg("doctor").arg("--socket").arg(linnet.socket()).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn the_doctor_names_what_the_attacher_may_not() {
+    if !can_run("the doctor on other people's programs") {
+        return;
+    }
+    let scene = Scene::build("fr-doctor");
+    let (first, last) = (Foreign::tc("foreign_first"), Foreign::tc("foreign_last"));
+    let filter = Foreign::tc("foreign_filter");
+    let _behind = last.onto_tcx(scene.port(), Way::Ingress, End::Last);
+    scene.said("tc", &format!("qdisc add dev {ROUTER_CLIENT_INTERFACE} clsact"));
+    filter.onto_clsact(scene.port(), Way::Egress, 1);
+    // From inside, so that no other namespace is configured, and the attacher goes without CAP_SYS_ADMIN.
+    let request = format!("{ROUTER_CLIENT_INTERFACE},ingress=tcx,egress=clsact");
+    let linnet = scene.port().0.run(|| Linnet::watch("doctor", &[request])).unwrap();
+    let _before = first.onto_tcx(scene.port(), Way::Ingress, End::First);
+    let names = |way: Way| -> Vec<Value> {
+        let row = row(&linnet);
+        let links = row[way.name()]["chain"].as_array().unwrap().iter();
+        links.map(|link| link["name"].clone()).collect()
+    };
+    wait_for("the chain", || {
+        (names(Way::Ingress) == [Value::Null, json!("linnet_ingress"), Value::Null]).then_some(())
+    });
+    assert_eq!(names(Way::Egress)[1], "linnet_egress");
+    let row = row(&linnet);
+    let id = |way: Way| row[way.name()]["program_id"].as_u64().unwrap();
+    let noticed = |said: &String| said.contains("comes before linnet on the ingress");
+    let said = wait_for("the notice", || Some(doctor(&linnet)).filter(noticed));
+    println!("{said}");
+    for line in [
+        format!("{ROUTER_CLIENT_INTERFACE} (index {}): attached", row["ifindex"]),
+        "  ingress  on tcx: asked for".to_owned(),
+        format!(
+            "           in the order of packets: tcx foreign_first (program {}) > tcx linnet_ingress (program {}, linnet) > tcx foreign_last (program {})",
+            first.id,
+            id(Way::Ingress),
+            last.id
+        ),
+        "  egress   on clsact: asked for".to_owned(),
+        format!(
+            "           in the order of packets: clsact {} (program {}) > clsact linnet_egress (program {}, linnet)",
+            names(Way::Egress)[0].as_str().unwrap(),
+            filter.id,
+            id(Way::Egress)
+        ),
+    ] {
+        assert!(said.lines().any(|it| it == line), "{line}\n{said}");
+    }
+    let notice =
+        format!("`a program` (program {}) on tcx comes before linnet on the ingress", first.id);
+    assert!(said.contains(&notice), "{notice}\n{said}");
+    assert!(linnet.stop().success());
+    let said = doctor(&Linnet::watch("doctor-all", &[scene.spec(",egress=off")]));
+    let why = "  ingress  on tcx: tc sees what the stack sees and changes nothing";
+    assert!(said.lines().any(|it| it == why), "{said}");
+    assert!(said.lines().any(|it| it == "  egress   not watched"), "{said}");
 }

@@ -36,7 +36,7 @@ pub use attacher::Attacher;
 #[cfg(test)]
 pub(crate) use batch::try_command;
 pub use batch::{try_map_create, try_prog_load};
-pub use chain::{Chain, ChainLink};
+pub use chain::{Chain, ChainLink, name_of as program_name};
 pub use error::LiveError;
 pub use follower::{Follower, Following, OnDisplaced};
 pub use handover::{Estate, Handover, Tables};
