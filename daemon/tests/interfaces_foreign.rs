@@ -132,7 +132,14 @@ impl Scene {
 
     /// Filters that match nothing, by their priority.
     fn u32_filter(&self, way: Way, priority: u16) {
-        let at = format!("filter add dev {ROUTER_CLIENT_INTERFACE} {} prio {priority}", way.name());
+        self.u32_filter_of_chain(0, way, priority);
+    }
+
+    fn u32_filter_of_chain(&self, chain: u32, way: Way, priority: u16) {
+        let at = format!(
+            "filter add dev {ROUTER_CLIENT_INTERFACE} {} chain {chain} prio {priority}",
+            way.name()
+        );
         self.said("tc", &format!("{at} protocol all u32 match u32 1 0xffffffff flowid 1:1"));
     }
 }
@@ -169,10 +176,12 @@ impl Others {
         self.programs.push(program);
     }
 
-    fn xdp(&mut self, scene: &Scene, name: &str) {
-        let program = Foreign::xdp(name);
-        self.links.push(program.onto_xdp(scene.port(), true));
+    fn xdp(&mut self, scene: &Scene, xdp: Xdp) {
+        let program = Foreign::xdp("foreign_xdp");
+        self.links.push(program.onto_xdp(scene.port(), xdp != Xdp::NativeBefore));
         self.programs.push(program);
+        // Native XDP turns receive merging on, and the bridge's ends send what a wire would carry.
+        scene.said("ethtool", &format!("-K {ROUTER_CLIENT_INTERFACE} gro off"));
     }
 
     /// Before linnet starts: on every hook that it leaves them, from both ends.
@@ -185,6 +194,8 @@ impl Others {
             scene.u32_filter(way, 2);
             scene.u32_filter(way, 50_000);
             self.clsact(scene, "foreign_cls_2", way, 50_001);
+            // In a chain of its own, that nothing leads to.
+            scene.u32_filter_of_chain(7, way, 1);
         }
     }
 
@@ -346,8 +357,8 @@ fn among_others(name: &str, modes: &str, xdp: Option<Xdp>, hooks: [&str; 2]) {
     let scene = Scene::build(name);
     let mut others = Others::default();
     others.come_first(&scene);
-    if xdp == Some(Xdp::Before) {
-        others.xdp(&scene, "foreign_xdp");
+    if let Some(xdp) = xdp.filter(|it| *it != Xdp::GenericLater) {
+        others.xdp(&scene, xdp);
     }
     let before = others.shown(&scene, None);
     let without = scene.cross("without");
@@ -368,8 +379,8 @@ fn among_others(name: &str, modes: &str, xdp: Option<Xdp>, hooks: [&str; 2]) {
     assert!(counted >= 2 * FRAMES as u64, "linnet saw both directions: {counted}");
 
     others.come_later(&scene);
-    if xdp == Some(Xdp::Later) {
-        others.xdp(&scene, "foreign_xdp");
+    if xdp == Some(Xdp::GenericLater) {
+        others.xdp(&scene, Xdp::GenericLater);
     }
     let more = others.shown(&scene, Some(&linnet));
     assert_reported("others came", &scene, &linnet);
@@ -397,22 +408,23 @@ fn among_others(name: &str, modes: &str, xdp: Option<Xdp>, hooks: [&str; 2]) {
     );
 }
 
-/// When another's XDP program comes.
+/// Where and when another's XDP program comes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Xdp {
-    Before,
-    Later,
+    GenericBefore,
+    NativeBefore,
+    GenericLater,
 }
 
 #[test]
 fn tcx_among_others() {
-    among_others("fr-tcx", ",ingress=tcx,egress=tcx", Some(Xdp::Before), ["tcx", "tcx"]);
+    among_others("fr-tcx", ",ingress=tcx,egress=tcx", Some(Xdp::GenericBefore), ["tcx", "tcx"]);
 }
 
 #[test]
 fn clsact_among_others() {
     let modes = ",ingress=clsact,egress=clsact";
-    among_others("fr-clsact", modes, Some(Xdp::Later), ["clsact", "clsact"]);
+    among_others("fr-clsact", modes, Some(Xdp::GenericLater), ["clsact", "clsact"]);
 }
 
 #[test]
@@ -428,7 +440,13 @@ fn native_xdp_among_others() {
 #[test]
 fn xdp_that_another_holds_stays_theirs() {
     let modes = ",ingress=xdp-generic,egress=tcx";
-    among_others("fr-held", modes, Some(Xdp::Before), ["tcx", "tcx"]);
+    among_others("fr-held", modes, Some(Xdp::GenericBefore), ["tcx", "tcx"]);
+}
+
+#[test]
+fn native_xdp_that_another_holds_stays_theirs() {
+    let modes = ",ingress=xdp,egress=clsact";
+    among_others("fr-held-nat", modes, Some(Xdp::NativeBefore), ["tcx", "clsact"]);
 }
 
 /// Datagrams that the others deal with, and some that they leave alone.
