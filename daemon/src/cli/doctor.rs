@@ -159,7 +159,7 @@ fn link(link: &Value) -> String {
     let found = || live::program_name(u32::try_from(id?).ok()?);
     let name = match link["name"].as_str() {
         Some(name) => printable(name).into_owned(),
-        None => found().map_or("unknown".to_owned(), |name| printable(&name).into_owned()),
+        None => found().map_or_else(|| "unknown".to_owned(), |name| printable(&name).into_owned()),
     };
     let ours = if link["ours"] == true { ", linnet" } else { "" };
     let id = id.map(|id| format!(" (program {id}{ours})")).unwrap_or_default();

@@ -97,6 +97,10 @@ pub(super) fn namespace_of_record(name: &str) -> Option<io::Result<Arc<File>>> {
         if let Some(known) = known().get(&pid).filter(|known| is_it(&known.since_ticks)) {
             return known.namespace.clone().ok_or_else(has_ended);
         }
+        // Anyone may ask when a process started, but not everyone for its namespace.
+        if !is_it(&since_of(pid)?) {
+            return Err(has_ended());
+        }
         let found = Known::find(pid)?;
         found.namespace.filter(|_| is_it(&found.since_ticks)).ok_or_else(has_ended)
     };
@@ -107,7 +111,7 @@ impl Known {
     fn find(pid: i32) -> io::Result<Self> {
         let process = open(pid)?;
         let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(may_not)?;
-        let since_ticks = since(pid)?;
+        let since_ticks = since_of(pid)?;
         // A number is free again only after its process: as long as that has not ended, the files are its own.
         if is_ended(&process)? {
             return Err(has_ended());
@@ -151,7 +155,7 @@ fn open(pid: i32) -> io::Result<OwnedFd> {
 }
 
 /// Field 22 of the process's stat, behind its name, which may hold anything.
-fn since(pid: i32) -> io::Result<u64> {
+fn since_of(pid: i32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let since = fields.split_whitespace().nth(19).and_then(|field| field.parse().ok());

@@ -16,6 +16,7 @@ pub(crate) mod held;
 pub(crate) mod linnet;
 pub(crate) mod pair;
 pub(crate) mod poller;
+pub(crate) mod scene;
 pub(crate) mod served;
 pub(crate) mod stack;
 pub(crate) mod traffic;
