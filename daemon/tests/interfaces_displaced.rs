@@ -20,7 +20,7 @@ use aya::{
 use daemon::live::Object;
 use lab::{CLIENT_INTERFACE, Lab, Namespace, Plan};
 use serde_json::{Value, json};
-use support::{held::Held, linnet::Linnet, wait_for};
+use support::{held::Held, linnet::Linnet, pair::Pair, wait_for};
 
 fn can_run(what: &str) -> bool {
     let tools = ["ip", "tc", "bpftool", "curl"];
@@ -211,6 +211,105 @@ fn linnet_that_was_taken_off_comes_back_at_a_bounded_rate() {
     let loss = linnet.see("/api/v1/flows", "loss");
     let sum: u64 = loss["ledger"].as_object().unwrap().values().filter_map(Value::as_u64).sum();
     assert_eq!(loss["seen"].as_u64(), Some(sum), "{loss}");
+}
+
+/// A capture of everything, and how many packets were offered to it so far.
+fn capture(linnet: &Linnet) -> String {
+    let (status, answer) = linnet.post("/api/v1/captures", &json!({}));
+    assert_eq!(status, 201, "{answer}");
+    format!("/api/v1/captures/{}", answer["capture"]["id"].as_str().unwrap())
+}
+
+fn offered(linnet: &Linnet, capture: &str) -> u64 {
+    linnet.see(capture, "capture")["offered"].as_u64().unwrap()
+}
+
+/// Takes the capture stage alone off: its TCX link of ingress, and its filter of egress.
+fn take_stage_off(lab: &Lab, linnet: &Linnet) {
+    let tracker = row(linnet)["ingress"]["program_id"].as_u64().unwrap();
+    for (id, kind) in &Held::by(linnet.pid()).links {
+        let show = ["-j", "link", "show", "id", &id.to_string()];
+        let shown = Command::new("bpftool").args(show).output().unwrap();
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        if kind == "tcx" && shown["prog_id"] != tracker {
+            let detach = ["link", "detach", "id", &id.to_string()];
+            assert!(Command::new("bpftool").args(detach).status().unwrap().success());
+        }
+    }
+    let filters = said(lab.client(), "tc", &format!("filter show dev {CLIENT_INTERFACE} egress"));
+    let stage = filters.lines().find(|line| line.contains("linnet_cap_out")).unwrap();
+    let words: Vec<_> = stage.split_whitespace().collect();
+    let after = |word: &str| words[words.iter().position(|it| *it == word).unwrap() + 1];
+    let filter = format!(
+        "filter del dev {CLIENT_INTERFACE} egress pref {} handle {} bpf",
+        after("pref"),
+        after("handle")
+    );
+    said(lab.client(), "tc", &filter);
+}
+
+/// How often the programs of captures are on the client's interface.
+fn stages(lab: &Lab, linnet: &Linnet) -> (usize, usize) {
+    let tracker = row(linnet)["ingress"]["program_id"].as_u64();
+    let tcx = tcx_of_kernel(lab.client());
+    let tcx = tcx.iter().filter(|id| Some(u64::from(**id)) != tracker).count();
+    let filters = said(lab.client(), "tc", &format!("filter show dev {CLIENT_INTERFACE} egress"));
+    (tcx, filters.lines().filter(|line| line.contains("linnet_cap_out")).count())
+}
+
+#[test]
+fn a_capture_that_was_taken_off_goes_on() {
+    if !can_run("a capture taken off its hooks") {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("stage")).unwrap();
+    let spec = format!("{}/{CLIENT_INTERFACE},ingress=tcx,egress=clsact", lab.client().name());
+    let linnet = Linnet::watch("stage", &[spec]);
+    let capture = capture(&linnet);
+    assert_eq!(stages(&lab, &linnet), (1, 1));
+    let mut pair = Pair::open(&lab, 6_700);
+    for round in 0..2 {
+        take_stage_off(&lab, &linnet);
+        wait_for("the capture on both hooks", || (stages(&lab, &linnet) == (1, 1)).then_some(()));
+        let before = offered(&linnet, &capture);
+        pair.exchange(20, 200);
+        // Both directions: requests that are sent, and answers that are received.
+        wait_for(&format!("packets of round {round}"), || {
+            (offered(&linnet, &capture) >= before + 40).then_some(())
+        });
+    }
+    assert_eq!(row(&linnet)["state"], "attached", "the trackers were never off");
+    assert_eq!(linnet.post(&format!("{capture}/stop"), &json!({})).0, 200);
+    assert_eq!(stages(&lab, &linnet), (0, 0));
+    assert!(linnet.log().contains("CaptureStage"), "{}", linnet.log());
+    assert!(linnet.stop().success());
+}
+
+#[test]
+fn a_capture_that_is_to_yield_stays_off_and_says_so() {
+    if !can_run("a capture that yields") {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("stage-yield")).unwrap();
+    let spec = format!("{}/{CLIENT_INTERFACE},ingress=tcx,egress=clsact", lab.client().name());
+    let linnet = Linnet::watch_with("stage-yield", &[spec], "on_displaced = \"yield\"\n");
+    let first = capture(&linnet);
+    take_stage_off(&lab, &linnet);
+    let said = wait_for("notices of both directions", || {
+        let said = notices(&linnet);
+        (said.matches("taken the capture stage off").count() == 2).then_some(said)
+    });
+    assert!(said.contains("yield") && said.contains("the next capture"), "{said}");
+    println!("{said}");
+    linnet.settle();
+    linnet.settle();
+    assert_eq!(stages(&lab, &linnet), (0, 0));
+    assert_eq!(row(&linnet)["state"], "attached");
+    assert_eq!(linnet.post(&format!("{first}/stop"), &json!({})).0, 200);
+    wait_for("no notice", || notices(&linnet).is_empty().then_some(()));
+    capture(&linnet);
+    assert_eq!(stages(&lab, &linnet), (1, 1));
+    assert!(linnet.stop().success());
 }
 
 #[test]

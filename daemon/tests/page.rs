@@ -9,14 +9,16 @@ mod support;
 use std::{
     io::{Read as _, Write as _},
     net::UdpSocket,
+    process::Command,
     thread,
     time::Duration,
 };
 
 use browser::Browser;
-use lab::{Family, Lab, Loss, Plan, ROUTER_CLIENT_INTERFACE, capture::Tcpdump};
+use lab::{CLIENT_INTERFACE, Family, Lab, Loss, Plan, ROUTER_CLIENT_INTERFACE, capture::Tcpdump};
 use serde_json::Value;
 use support::{
+    held::Held,
     linnet::{Linnet, filter_of},
     pair::Pair,
     tshark, wait_for,
@@ -24,7 +26,7 @@ use support::{
 
 /// More than the smallest page.
 const DATAGRAM_FLOWS: u16 = 70;
-const TOOLS: [&str; 5] = ["chromium", "chromedriver", "tcpdump", "tshark", "curl"];
+const TOOLS: [&str; 7] = ["chromium", "chromedriver", "tcpdump", "tshark", "curl", "ip", "bpftool"];
 
 #[test]
 fn from_login_to_the_packets_of_the_lossy_connection() {
@@ -114,6 +116,52 @@ fn from_login_to_the_packets_of_the_lossy_connection() {
     });
     let picture = std::fs::read(folder.path().join("capturing.png")).unwrap();
     assert!(picture.starts_with(b"\x89PNG") && picture.len() > 10_000);
+}
+
+#[test]
+fn interfaces_that_are_displaced_or_gone_are_shown_as_such() {
+    let what = "interfaces that are displaced or gone, in a browser";
+    if !support::kernel(what) || !TOOLS.iter().all(|tool| lab::require_tool(tool, what)) {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("states")).unwrap();
+    let client = lab.client();
+    let ip = |args: &str| {
+        assert!(client.command("ip").args(args.split(' ')).status().unwrap().success(), "{args}");
+    };
+    ip("link add brief0 type veth peer name other0");
+    let [stays, goes] = [CLIENT_INTERFACE, "brief0"].map(|it| format!("{}/{it}", client.name()));
+    let keys = "on_displaced = \"yield\"\n";
+    let linnet = Linnet::watch_with("states", &[stays.clone(), goes.clone()], keys);
+    let mut pair = Pair::open(&lab, 6_410);
+    pair.exchange(10, 100);
+    assert!(!linnet.flows(&stays).is_empty());
+    let browser = Browser::start();
+    browser.open(&linnet.login_url);
+    let options =
+        "[...document.querySelectorAll('#interface option')].map((option) => option.textContent)";
+    let is_listed = |text: &str| browser.wait_until(&format!("{options}.includes('{text}')"));
+    is_listed(&stays);
+    is_listed(&goes);
+    assert_eq!(
+        browser.look("document.querySelectorAll('#rows .faint[title*=\"linnet off\"]').length"),
+        0
+    );
+
+    ip("link del brief0");
+    let held = Held::by(linnet.pid());
+    for (id, _) in held.links.iter().filter(|(_, kind)| *kind == "tcx") {
+        // Those of the interface that went have gone with it.
+        let _gone =
+            Command::new("bpftool").args(["link", "detach", "id", &id.to_string()]).status();
+    }
+    is_listed(&format!("{stays} (displaced)"));
+    is_listed(&format!("{goes} (gone)"));
+    let notices = "document.querySelector('#notices').textContent";
+    browser.wait_until(&format!("{notices}.includes('taken linnet off the ingress of `{stays}`')"));
+    let rows = "document.querySelector('#rows').textContent";
+    browser.wait_until(&format!("{rows}.includes('{stays}displaced')"));
+    assert_eq!(browser.console(), Vec::<String>::new(), "the console is quiet");
 }
 
 fn upload(pair: &mut Pair, bytes: usize) {

@@ -207,11 +207,22 @@ const packetsLine = ({ packets }) => ({ text: count(packets), title: integer.for
 const bytesLine = (half) => ({ text: bytes(half.bytes), title: `${integer.format(half.bytes)} bytes, ${integer.format(half.payload_bytes)} of payload` });
 const handshakeCell = ({ handshake_rtt_ns: ns }) => [ns === null ? NOTHING : { text: duration(ns) }];
 
+/** The state of an interface that linnet is attached to as it should be, and what the others mean. */
+const ATTACHED = "attached";
+const NOT_ATTACHED = { displaced: "Another tool has taken linnet off: nothing is counted here", gone: "The interface is not there any more, or not watched by this name" };
+
+/** The interface by its name, and what is wrong with it. */
+function interfaceCell({ interface: name }) {
+  if (!name) return [NOTHING];
+  const state = known.interfaces.find((row) => row.name === name)?.state ?? ATTACHED;
+  return [{ text: name }, ...(state === ATTACHED ? [] : [{ text: state, kind: "faint", title: NOT_ATTACHED[state] }])];
+}
+
 /** A column with `sort`, the API's name, can be sorted by; those hold figures. */
 const COLUMNS = [
   { label: "Protocol", lines: ({ protocol, vlan }) => [{ text: protocol, kind: "name" }, ...(vlan === null ? [] : [{ text: `vlan ${vlan}`, kind: "faint" }])] },
   { label: "Originator → responder", lines: endpointsCell },
-  { label: "Interface", lines: (flow) => [flow.interface ? { text: flow.interface } : NOTHING] },
+  { label: "Interface", lines: interfaceCell },
   { label: "State", lines: stateCell },
   { label: "Age", sort: "first_seen", title: "Since the first packet", lines: (flow, now) => sinceCell(flow.first_seen, now) },
   { label: "Idle", sort: "last_seen", title: "Since the last packet", lines: (flow, now) => sinceCell(flow.last_seen, now) },
@@ -372,7 +383,7 @@ function showLoss(status, loss) {
 /** Fills both selects; the chosen interface stays, also when it has gone. */
 function showInterfaces(interfaces) {
   known.interfaces = interfaces;
-  const options = new Map([["", "all"], ...interfaces.map(({ name, state }) => [name, state === "gone" ? `${name} (gone)` : name])]);
+  const options = new Map([["", "all"], ...interfaces.map(({ name, state }) => [name, state === ATTACHED ? name : `${name} (${state})`])]);
   for (const select of [at("interface"), at("capture-interface")]) {
     const chosen = select.value;
     if (!options.has(chosen)) options.set(chosen, `${chosen} (unknown)`);

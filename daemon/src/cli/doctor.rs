@@ -131,41 +131,63 @@ fn sandbox(user: &str, pretence: Pretence) -> anyhow::Result<u8> {
 
 /// What a daemon that runs is attached to: on which hook, why, and who is before and behind it.
 fn interfaces(socket: &Path) -> String {
-    let answer = Client::connect(socket).and_then(|client| client.get("/api/v1/interfaces"));
-    let answer = match answer {
-        Ok(answer) => answer,
+    let asked = Client::connect(socket)
+        .and_then(|client| Ok((client.get("/api/v1/interfaces")?, client.get("/api/v1/status")?)));
+    let (answer, status) = match asked {
+        Ok(asked) => asked,
         Err(error) => return format!("\nno daemon tells what it is attached to: {error}\n"),
     };
     let mut said = String::new();
     for row in answer["interfaces"].as_array().into_iter().flatten() {
-        let text = |value: &Value| printable(value.as_str().unwrap_or("?")).into_owned();
-        said +=
-            &format!("\n{} ({}, {})\n", text(&row["name"]), text(&row["state"]), row["ifindex"]);
-        for way in ["ingress", "egress"] {
-            let side = &row[way];
-            if side.is_null() {
-                said += &format!("  {way:<8} not watched\n");
-                continue;
-            }
-            let displaced =
-                if side["displaced"] == true { ", taken off by another tool" } else { "" };
-            said += &format!(
-                "  {way:<8} {}{displaced}: {}\n",
-                text(&side["hook"]),
-                text(&side["reason"])
-            );
-            let chain = side["chain"].as_array().into_iter().flatten().map(|link| {
-                let mark = if link["ours"] == true { "*" } else { "" };
-                let id = link["program_id"].as_u64().map(|id| format!(" {id}")).unwrap_or_default();
-                format!("{} {}{id}{mark}", text(&link["hook"]), text(&link["name"]))
-            });
-            let chain: Vec<_> = chain.collect();
-            if !chain.is_empty() {
-                said += &format!("           order: {} (* linnet)\n", chain.join(" > "));
-            }
-        }
+        said += &format!(
+            "\n{} (index {}): {}\n",
+            text(&row["name"]),
+            row["ifindex"],
+            text(&row["state"])
+        );
+        // What has gone has no hooks.
+        let ways = ["ingress", "egress"].into_iter().filter(|_| row["state"] != "gone");
+        ways.for_each(|way| said += &direction(way, &row[way]));
+    }
+    let notices = status["status"]["notices"].as_array().into_iter().flatten();
+    let notices: String = notices.map(|notice| format!("notice   {}\n", text(notice))).collect();
+    if !notices.is_empty() {
+        said += &format!("\n{notices}");
     }
     said
+}
+
+/// One direction of an interface.
+fn direction(way: &str, side: &Value) -> String {
+    if side.is_null() {
+        return format!("  {way:<8} not watched\n");
+    }
+    let displaced = if side["displaced"] == true { ", but taken off by another tool" } else { "" };
+    let (hook, reason) = (text(&side["hook"]), text(&side["reason"]));
+    let mut said = format!("  {way:<8} on {hook}{displaced}: {reason}\n");
+    let chain: Vec<_> = side["chain"].as_array().into_iter().flatten().map(link).collect();
+    if !chain.is_empty() {
+        said += &format!("  {:<8} in the order of packets: {}\n", "", chain.join(" > "));
+    }
+    said
+}
+
+/// One program or filter on a hook. The daemon's attacher may not be allowed to ask for the name of another's program;
+/// who runs this may be.
+fn link(link: &Value) -> String {
+    let id = link["program_id"].as_u64();
+    let found = || live::program_name(u32::try_from(id?).ok()?);
+    let name = match link["name"].as_str() {
+        Some(name) => printable(name).into_owned(),
+        None => found().map_or_else(|| "unknown".to_owned(), |name| printable(&name).into_owned()),
+    };
+    let ours = if link["ours"] == true { ", linnet" } else { "" };
+    let id = id.map(|id| format!(" (program {id}{ours})")).unwrap_or_default();
+    format!("{} {name}{id}", text(&link["hook"]))
+}
+
+fn text(value: &Value) -> String {
+    printable(value.as_str().unwrap_or("?")).into_owned()
 }
 
 fn programs() -> Finding {

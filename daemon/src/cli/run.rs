@@ -20,7 +20,7 @@ pub struct RunArgs {
     #[arg(long, env = "LINNET_CONFIG")]
     config: Option<PathBuf>,
     /// Interfaces to watch: [NAMESPACE/]NAME|PATTERN|#INDEX[,ingress=auto|tcx|clsact|xdp|xdp-generic|off][,egress=auto|tcx|clsact|off]
-    /// [default: every interface that is up].
+    /// [default: every interface that is up]. NAMESPACE is a name under /run/netns, or pid:NUMBER of a process in it.
     #[arg(long = "interface", short = 'i', value_name = "SPEC")]
     interfaces: Vec<String>,
     /// Play a capture file in real time instead; needs no privilege.

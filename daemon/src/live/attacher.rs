@@ -15,14 +15,12 @@ use datapath::{
 };
 pub(super) use interfaces::HeldPoint;
 
-use crate::clock::Clock;
-
-use crate::kernel::Lacks;
+use crate::{clock::Clock, kernel::Lacks};
 
 use super::{
-    FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap, adopt,
+    Chain, FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap, adopt,
     attach::{Objects, Tracker},
-    layout, namespace,
+    inspect, layout, namespace,
     objects::{self, Object, pinned},
     pins::{Leave, OnStop, PinDir},
     pod::Pod,
@@ -179,21 +177,21 @@ impl Attacher {
         let points: Vec<_> = self.points.keys().copied().collect();
         for point in points {
             if config.point.is_none_or(|wanted| wanted == point) {
-                self.add_stage(point)?;
+                self.add_stage(point, [true; 2])?;
             }
         }
         Ok(())
     }
 
-    /// Puts the capture stage behind the tracker of a point.
-    fn add_stage(&mut self, point: u32) -> Result<(), LiveError> {
+    /// Puts the capture stage behind the trackers of a point.
+    fn add_stage(&mut self, point: u32, wanted: [bool; 2]) -> Result<(), LiveError> {
         let held = self.points.get(&point).ok_or(LiveError::NoPoint(point))?;
         let namespace = held.request.namespace.clone();
         let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
         let all = self.capture.is_some_and(|config| config.point.is_none());
         let links = namespace::within(namespace.as_deref(), || {
             match namespace::name_of(held.device.ifindex)? {
-                Some(name) => stage::attach(objects, held, &name),
+                Some(name) => stage::attach(objects, held, &name, wanted),
                 // It has taken its hooks with it, which must not keep a capture from the others.
                 None if all => Ok(Vec::new()),
                 None => Err(LiveError::NoInterface(held.request.to_string())),
@@ -201,13 +199,35 @@ impl Attacher {
         });
         match links {
             Ok(links) => {
-                let link = |link| StageLink { point, namespace: namespace.clone(), link };
+                let link = |(direction, link)| StageLink {
+                    point,
+                    namespace: namespace.clone(),
+                    direction,
+                    link,
+                };
                 self.stage.extend(links.into_iter().map(link));
                 Ok(())
             }
             Err(LiveError::Namespace { .. }) if all => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// The directions in which a capture that runs misses its program; `None` where it is not for this point.
+    fn lost_stage(&self, point: u32, chains: &[Chain; 2]) -> Option<[bool; 2]> {
+        self.capture.filter(|config| config.point.is_none_or(|wanted| wanted == point))?;
+        let held = self.points.get(&point)?;
+        let programs = inspect::stage_ids(self.objects.get(&held.request.namespace)?);
+        Some(stage::lost(held, chains, programs))
+    }
+
+    /// Puts back what another tool has taken off of a capture that runs.
+    pub fn restage(&mut self, point: u32) -> Result<(), LiveError> {
+        let found = self.inspect()?.into_iter().find(|it| it.point == point);
+        let lost = found.ok_or(LiveError::NoPoint(point))?.stage_lost;
+        let is_lost = |it: &mut StageLink| it.point == point && lost[it.direction as usize];
+        self.stage.extract_if(.., is_lost).for_each(|it| it.link.abandon());
+        self.add_stage(point, lost)
     }
 
     fn stop_capture(&mut self) -> Result<(), LiveError> {

@@ -9,6 +9,7 @@ use std::{
 use datapath::Direction;
 
 use super::{
+    attach::program,
     batch::bpf,
     links::Interface,
     netlink::Socket,
@@ -78,8 +79,8 @@ pub(super) fn look(
     direction: Direction,
     ours: Ours<'_>,
 ) -> io::Result<Chain> {
-    let id = ours.tracker.program_id;
-    let is_ours = |program: u32| id == Some(program) || ours.stage == Some(program);
+    let (id, stage) = (ours.tracker.program_id, ours.stage);
+    let is_ours = |program: u32| id == Some(program) || stage == Some(program);
     let mut links = Vec::new();
     if direction == Direction::Ingress {
         links.extend(interface.xdp.iter().map(|id| ("xdp", Some(*id), None)));
@@ -89,11 +90,13 @@ pub(super) fn look(
     links.extend(filters.map(|filter| ("clsact", filter.program_id, Some(filter.name))));
     let mut chain = Chain::default();
     for (hook, program_id, name) in links {
-        let name = program_id.and_then(name_of).or(name).map(|mut name| {
+        let ours = program_id.is_some_and(is_ours);
+        let own = || own_name(hook, direction, program_id == stage).to_owned();
+        let name = if ours { Some(own()) } else { program_id.and_then(name_of).or(name) };
+        let name = name.map(|mut name| {
             name.truncate(name.floor_char_boundary(NAME_MAX));
             name
         });
-        let ours = program_id.is_some_and(is_ours);
         chain.links.push(ChainLink { hook, program_id, name, ours });
     }
     let kind = match ours.tracker.hook {
@@ -105,6 +108,17 @@ pub(super) fn look(
     chain.displaced = !chain.links.iter().any(at_its_place);
     shorten(&mut chain.links);
     Ok(chain)
+}
+
+/// A program of linnet's by its name, which the kernel may not tell.
+fn own_name(hook: &str, direction: Direction, stage: bool) -> &'static str {
+    match (hook, direction, stage) {
+        ("xdp", ..) => program::XDP,
+        (_, Direction::Ingress, false) => program::INGRESS,
+        (_, Direction::Egress, false) => program::EGRESS,
+        (_, Direction::Ingress, true) => program::CAPTURE_INGRESS,
+        (_, Direction::Egress, true) => program::CAPTURE_EGRESS,
+    }
 }
 
 /// Cuts a chain that is longer than anybody reads, but keeps what is linnet's.
@@ -180,7 +194,8 @@ struct InfoAttr {
 }
 
 /// A program's name. The kernel tells it to CAP_SYS_ADMIN alone.
-pub(super) fn name_of(program: u32) -> Option<String> {
+#[must_use]
+pub fn name_of(program: u32) -> Option<String> {
     let mut attr = IdAttr { id: program, ..IdAttr::default() };
     let fd = super::batch::bpf_fd(PROG_GET_FD_BY_ID, &mut attr).ok()?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.

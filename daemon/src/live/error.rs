@@ -27,7 +27,7 @@ pub enum LiveError {
     },
     /// The namespace does not exist.
     #[error(
-        "cannot enter the network namespace `{name}`: {source}; `ip netns list` shows what there is"
+        "cannot enter the network namespace `{name}`: {source}; `ip netns list` and `lsns -t net` show what there is"
     )]
     Namespace {
         /// Its name.

@@ -15,11 +15,12 @@ use std::{
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::{
-    AttachRequest, Attached, AttachedPoint, Attacher, LiveError, Points, WatchRequest,
+    AttachRequest, Attached, AttachedPoint, Attacher, Chain, LiveError, Points, WatchRequest,
     WatchedPoint,
+    inspect::Inspected,
     links::Interface,
     monitor::{Monitor, View},
-    notices, wanted,
+    namespace, notices, process, wanted,
 };
 use crate::clock::Clock;
 
@@ -56,12 +57,21 @@ pub struct Follower {
     wake: Arc<EventFd>,
     /// What could not be attached, by namespace and index.
     failed: BTreeMap<(Option<String>, u32), Retry>,
-    /// Points that were displaced.
-    displaced: BTreeMap<u32, Retry>,
+    /// What was taken off, by point.
+    displaced: BTreeMap<(u32, Part), Retry>,
+    /// Points and directions in which a capture that runs misses its program.
+    stages_lost: BTreeMap<u32, [bool; 2]>,
     unfinished: u32,
     looked_ns: u64,
     /// What stands before all other notices.
     standing: Vec<String>,
+}
+
+/// What of linnet's is on a hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Tracker,
+    CaptureStage,
 }
 
 /// When something is tried again.
@@ -125,6 +135,7 @@ impl Follower {
             wake,
             failed: BTreeMap::new(),
             displaced: BTreeMap::new(),
+            stages_lost: BTreeMap::new(),
             unfinished: 0,
             looked_ns: 0,
             standing: Vec::new(),
@@ -147,6 +158,7 @@ impl Follower {
     /// watched, is an error.
     pub fn begin(&mut self, stop: impl Fn() -> bool) -> Result<(), LiveError> {
         let wanted = self.wanted.clone();
+        namespace::settle(&wanted.iter().map(|request| request.namespace.clone()).collect())?;
         for request in wanted.iter().filter(|request| request.is_of_one()) {
             let namespace = request.namespace.clone();
             let view = match self.monitor.look(namespace.as_deref())? {
@@ -351,10 +363,15 @@ impl Follower {
         changed
     }
 
-    /// The namespace has no name any more.
+    /// The namespace has no name any more, or its process has ended. The latter may live on by something else, and is
+    /// left in order.
     fn lose(&mut self, namespace: Option<&str>) -> bool {
+        let pid = namespace.and_then(process::pid_of);
         let watched = self.watched_in(namespace);
-        watched.iter().for_each(|point| self.let_go(point, true));
+        watched.iter().for_each(|point| self.let_go(point, pid.is_none()));
+        if let Some(pid) = pid {
+            process::leave(pid);
+        }
         !watched.is_empty()
     }
 
@@ -407,7 +424,8 @@ impl Follower {
         if let Err(error) = self.attacher().detach(point, gone) {
             tracing::warn!(%error, point, "an interface was not let go as it should");
         }
-        self.displaced.remove(&point);
+        self.displaced.retain(|(displaced, _), _| *displaced != point);
+        self.stages_lost.remove(&point);
         self.points.go(point);
     }
 
@@ -436,37 +454,65 @@ impl Follower {
         };
         let now_ns = self.clock.monotonic_ns();
         let mut again = false;
-        for (point, chains) in &inspected {
-            let displaced = chains.iter().any(|chain| chain.displaced);
-            self.points.update(*point, |watched| watched.chains.clone_from(chains));
-            if displaced {
-                again |= self.reattach(*point, now_ns);
-            } else if self.displaced.get(point).is_some_and(|it| now_ns > it.at_ns + it.wait_ns) {
-                self.displaced.remove(point);
+        for Inspected { point, chains, stage_lost } in &inspected {
+            let tracker = chains.iter().any(|chain| chain.displaced);
+            self.note(*point, chains, *stage_lost);
+            let stage = stage_lost.contains(&true);
+            for (part, displaced) in [(Part::Tracker, tracker), (Part::CaptureStage, stage)] {
+                let place = (*point, part);
+                if displaced {
+                    again |= self.put_back(place, now_ns);
+                } else if self
+                    .displaced
+                    .get(&place)
+                    .is_some_and(|it| now_ns > it.at_ns + it.wait_ns)
+                {
+                    self.displaced.remove(&place);
+                }
             }
         }
-        if again && let Ok(inspected) = self.attacher().inspect() {
-            for (point, chains) in inspected {
-                self.points.update(point, |watched| watched.chains = chains);
+        if again && let Ok(inspected) = { self.attacher().inspect() } {
+            for Inspected { point, chains, stage_lost } in inspected {
+                self.note(point, &chains, stage_lost);
             }
         }
     }
 
-    fn reattach(&mut self, point: u32, now_ns: u64) -> bool {
-        let before = self.displaced.get(&point);
+    fn note(&mut self, point: u32, chains: &[Chain; 2], stage_lost: [bool; 2]) {
+        self.points.update(point, |watched| watched.chains.clone_from(chains));
+        if stage_lost.contains(&true) {
+            self.stages_lost.insert(point, stage_lost);
+        } else {
+            self.stages_lost.remove(&point);
+        }
+    }
+
+    /// Attaches what was taken off, unless it is to stay off or has been put back just now; returns whether it is back.
+    fn put_back(&mut self, (point, part): (u32, Part), now_ns: u64) -> bool {
+        let before = self.displaced.get(&(point, part));
         if self.on_displaced == OnDisplaced::Yield || before.is_some_and(|it| now_ns < it.at_ns) {
             return false;
         }
         let retry = Retry::after(before, String::new(), now_ns);
-        self.displaced.insert(point, retry);
-        match self.attacher().reattach(point) {
+        self.displaced.insert((point, part), retry);
+        let attached = match part {
+            Part::Tracker => self.attacher().reattach(point).map(Some),
+            Part::CaptureStage => self.attacher().restage(point).map(|()| None),
+        };
+        match attached {
             Ok(attached) => {
-                tracing::warn!(point, "another tool had taken linnet off its hook: attached again");
-                self.points.update(point, |watched| watched.point.attached = attached);
+                tracing::warn!(
+                    point,
+                    ?part,
+                    "another tool had taken linnet off its hook: attached again"
+                );
+                if let Some(attached) = attached {
+                    self.points.update(point, |watched| watched.point.attached = attached);
+                }
                 true
             }
             Err(error) => {
-                tracing::warn!(%error, point, "linnet was taken off its hook and is not back on it");
+                tracing::warn!(%error, point, ?part, "linnet was taken off its hook and is not back on it");
                 false
             }
         }
@@ -478,9 +524,11 @@ impl Follower {
         let mut notices = self.standing.clone();
         notices.extend(self.failed.values().map(|retry| retry.why.clone()));
         notices.extend(notices::of_hooks(&points, self.on_displaced));
+        notices.extend(notices::of_stages(&points, &self.stages_lost, self.on_displaced));
         if self.failed.is_empty() {
             notices.extend(notices::of_missing(&points, &self.wanted));
         }
+        notices.extend(notices::of_ended(&self.wanted));
         self.points.set_notices(notices::bounded(notices));
     }
 

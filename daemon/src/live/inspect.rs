@@ -14,6 +14,17 @@ use super::{
     verb::AttachedHook,
 };
 
+/// What was found on the hooks of an observation point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspected {
+    /// Which point.
+    pub point: u32,
+    /// Ingress and egress.
+    pub chains: [Chain; 2],
+    /// In which of them a capture that runs misses its program.
+    pub stage_lost: [bool; 2],
+}
+
 /// What is known of one interface before the look.
 struct Known {
     point: u32,
@@ -79,7 +90,7 @@ fn look(
 }
 
 /// The ids of the capture stage's programs, where they are loaded.
-fn stage_ids(objects: &Objects) -> [Option<u32>; 2] {
+pub(super) fn stage_ids(objects: &Objects) -> [Option<u32>; 2] {
     [program::CAPTURE_INGRESS, program::CAPTURE_EGRESS].map(|name| {
         let loaded = objects.tc.program(name)?.info().ok()?;
         Some(loaded.id())

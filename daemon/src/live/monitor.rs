@@ -1,11 +1,14 @@
 //! Hears of interfaces that come, go and change in the namespaces that are in use, and of namespaces that are made and
 //! removed. What it hears is only a reason to look: what counts is the list that the kernel gives then, so that news
-//! that is lost costs nothing but that look. Must never keep a namespace alive that has lost its name.
+//! that is lost costs nothing but that look. Must never keep a namespace alive that has lost its name, or its process.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::{fd::AsFd as _, unix::fs::MetadataExt as _},
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::Path,
     sync::Arc,
     time::Duration,
@@ -26,6 +29,7 @@ use super::{
     links::{self, Interface},
     namespace::{self, NAMESPACES},
     netlink::Socket,
+    process,
 };
 
 /// `NSFS_MAGIC` (include/uapi/linux/magic.h): a file that is a namespace, rather than one that is to become one.
@@ -38,6 +42,8 @@ struct Space {
     number: u64,
     /// Its file's device and inode: no other has them while the sockets are open.
     identity: (u64, u64),
+    /// The process that it is named by.
+    process: Option<Arc<OwnedFd>>,
     news: Socket,
     questions: Socket,
 }
@@ -79,8 +85,11 @@ impl Monitor {
     pub(super) fn wait(&self, most: Duration) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.names.iter().map(|names| PollFd::new(names.as_fd(), PollFlags::POLLIN)));
-        let spaces = self.spaces.values();
-        fds.extend(spaces.map(|space| PollFd::new(space.news.as_fd(), PollFlags::POLLIN)));
+        for space in self.spaces.values() {
+            fds.push(PollFd::new(space.news.as_fd(), PollFlags::POLLIN));
+            let process = space.process.iter();
+            fds.extend(process.map(|it| PollFd::new(it.as_fd(), PollFlags::POLLIN)));
+        }
         let most = PollTimeout::try_from(most).unwrap_or(PollTimeout::MAX);
         match poll(&mut fds, most) {
             Ok(_) | Err(Errno::EINTR) => {
@@ -99,9 +108,21 @@ impl Monitor {
             source,
         };
         let key = name.map(ToOwned::to_owned);
-        let identity = match name.map(|name| Path::new(NAMESPACES).join(name)) {
-            None => (0, 0),
-            Some(path) => {
+        let (identity, process) = match name.map(|name| (process::pid_of(name), name)) {
+            None => ((0, 0), None),
+            Some((Some(pid), _)) => match process::namespace(pid) {
+                Ok(found) if !found.ended => {
+                    let identity = namespace::identity(&found.namespace).map_err(failed)?;
+                    (identity, Some(found.process))
+                }
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
+                Ok(_) | Err(_) => {
+                    self.spaces.remove(&key);
+                    return Ok(View::Absent);
+                }
+            },
+            Some((None, name)) => {
+                let path = Path::new(NAMESPACES).join(name);
                 self.listen_to_names();
                 let Ok(found) = fs::metadata(&path) else {
                     self.spaces.remove(&key);
@@ -111,7 +132,7 @@ impl Monitor {
                     self.spaces.remove(&key);
                     return Ok(View::Unfinished);
                 }
-                (found.dev(), found.ino())
+                ((found.dev(), found.ino()), None)
             }
         };
         if self.spaces.get(&key).is_some_and(|space| space.identity != identity) {
@@ -125,7 +146,7 @@ impl Monitor {
             };
             let (news, questions) = namespace::within(name, open)?;
             self.opened += 1;
-            let space = Space { number: self.opened, identity, news, questions };
+            let space = Space { number: self.opened, identity, process, news, questions };
             self.spaces.insert(key.clone(), space);
         }
         let Some(space) = self.spaces.get(&key) else { return Ok(View::Absent) };

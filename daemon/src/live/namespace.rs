@@ -1,7 +1,14 @@
 //! Doing things in another network namespace, on a thread that ends with it: `setns` is per thread. Only the network
 //! changes: the file system, and with it bpffs, stays.
 
-use std::{fs::File, io, os::fd::AsRawFd as _, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
+    path::Path,
+    sync::Arc,
+};
 
 use datapath::Link;
 use nix::{
@@ -9,7 +16,7 @@ use nix::{
     sched::{CloneFlags, setns},
 };
 
-use super::LiveError;
+use super::{LiveError, process};
 
 /// Where `ip netns` keeps its namespaces.
 pub(super) const NAMESPACES: &str = "/run/netns";
@@ -38,10 +45,10 @@ pub(super) fn within<T: Send>(
 ) -> Result<T, LiveError> {
     let Some(name) = name else { return work() };
     let failed = |source: io::Error| LiveError::Namespace { name: name.to_owned(), source };
-    let namespace = File::open(Path::new(NAMESPACES).join(name)).map_err(failed)?;
+    let namespace = open(name).map_err(failed)?;
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)
+            setns(&*namespace, CloneFlags::CLONE_NEWNET)
                 .map_err(|errno| failed(io::Error::from(errno)))?;
             work()
         });
@@ -79,6 +86,57 @@ pub(super) fn cookie() -> Result<u64, LiveError> {
         path: "the network namespace".into(),
         source,
     })
+}
+
+/// The namespace of that name, of that process, or of a record.
+fn open(name: &str) -> io::Result<Arc<File>> {
+    if let Some(pid) = process::pid_of(name) {
+        return process::namespace(pid).map(|found| found.namespace);
+    }
+    match process::namespace_of_record(name) {
+        Some(found) => found,
+        None => File::open(Path::new(NAMESPACES).join(name)).map(Arc::new),
+    }
+}
+
+/// Settles what the names by pid among these stand for, while this process has the privileges for it. Each has to be
+/// there, and be one namespace only: no name of another one, and not watched by another name already.
+pub(super) fn settle(names: &BTreeSet<Option<String>>) -> Result<(), LiveError> {
+    let mut known = BTreeMap::new();
+    let by_pid =
+        |name: &&Option<String>| name.as_deref().is_some_and(|it| process::pid_of(it).is_some());
+    let (by_pid, others): (Vec<_>, Vec<_>) = names.iter().partition(by_pid);
+    // The others may come later.
+    for name in others.into_iter().chain(by_pid) {
+        let Some(by_pid) = name.as_deref().filter(|name| process::pid_of(name).is_some()) else {
+            let found = match name {
+                Some(name) => open(name),
+                None => File::open("/proc/thread-self/ns/net").map(Arc::new),
+            };
+            if let Ok(identity) = found.and_then(|file| identity(&file)) {
+                known.insert(identity, name.as_deref().unwrap_or("linnet's own"));
+            }
+            continue;
+        };
+        let failed = |source| LiveError::Namespace { name: by_pid.to_owned(), source };
+        let refused = |why: String| failed(io::Error::other(why));
+        if Path::new(NAMESPACES).join(by_pid).exists() {
+            return Err(refused(format!(
+                "it names a process, and {NAMESPACES} has a namespace of that name too: give that another name"
+            )));
+        }
+        let identity = open(by_pid).and_then(|file| identity(&file)).map_err(failed)?;
+        if let Some(other) = known.insert(identity, by_pid) {
+            return Err(refused(format!("it is the same as `{other}`, which is watched already")));
+        }
+    }
+    Ok(())
+}
+
+/// Device and inode: no other namespace has them while this one is held.
+pub(super) fn identity(namespace: &File) -> io::Result<(u64, u64)> {
+    let found = namespace.metadata()?;
+    Ok((found.dev(), found.ino()))
 }
 
 /// What an interface of the calling thread's namespace is.

@@ -1,8 +1,11 @@
 //! Sentences about interfaces that are not watched as they should be, for people who look at the status. Each says what
 //! is not counted because of it.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::{
-    ChainLink, OnDisplaced, WatchRequest, WatchedPoint, chain::Chain, links::Interface, wanted,
+    ChainLink, OnDisplaced, WatchRequest, WatchedPoint, chain::Chain, links::Interface, process,
+    wanted,
 };
 
 /// Longest list, and longest sentence in bytes; what is beyond is cut.
@@ -18,15 +21,44 @@ pub(super) fn of_hooks(points: &[WatchedPoint], on_displaced: OnDisplaced) -> Ve
             if chain.displaced {
                 notices.push(displaced(way, &name, on_displaced));
             }
-            notices.extend(foreign(chain).map(|link| before(way, &name, link)));
+            let mut others = foreign(chain);
+            if let Some(first) = others.next() {
+                notices.push(before(way, &name, first, others.count()));
+            }
         }
     }
     notices
 }
 
-/// The first of others that packets meet before linnet.
-fn foreign(chain: &Chain) -> Option<&ChainLink> {
-    chain.before_us().find(|link| !link.ours)
+/// Of captures that miss their program in some directions, by observation point.
+pub(super) fn of_stages(
+    points: &[WatchedPoint],
+    lost: &BTreeMap<u32, [bool; 2]>,
+    on_displaced: OnDisplaced,
+) -> Vec<String> {
+    let then = match on_displaced {
+        OnDisplaced::Reattach => "it is attached again after a while",
+        OnDisplaced::Yield => {
+            "on_displaced is yield, so that it stays off until the next capture starts"
+        }
+    };
+    let mut notices = Vec::new();
+    for watched in points.iter().filter(|watched| !watched.gone) {
+        let Some(lost) = lost.get(&watched.point.attached.point) else { continue };
+        let name = &watched.point.request;
+        let ways = ["ingress", "egress"].iter().zip(lost).filter(|(_, lost)| **lost);
+        notices.extend(ways.map(|(way, _)| {
+            format!(
+                "another tool has taken the capture stage off the {way} of `{name}`: the capture that runs does not get its packets; {then}"
+            )
+        }));
+    }
+    notices
+}
+
+/// Others that packets meet before linnet.
+fn foreign(chain: &Chain) -> impl Iterator<Item = &ChainLink> {
+    chain.before_us().filter(|link| !link.ours)
 }
 
 fn displaced(way: &str, name: &str, on_displaced: OnDisplaced) -> String {
@@ -41,11 +73,18 @@ fn displaced(way: &str, name: &str, on_displaced: OnDisplaced) -> String {
     )
 }
 
-fn before(way: &str, name: &str, link: &ChainLink) -> String {
+/// Whoever comes first decides for all behind: also a packet that he passes on by himself (TCX_PASS, TC_ACT_OK) is one
+/// that nobody behind him is asked about.
+fn before(way: &str, name: &str, link: &ChainLink, more: usize) -> String {
     let (hook, program) = (link.hook, link.name.as_deref().unwrap_or("a program"));
     let id = link.program_id.map(|id| format!(" (program {id})")).unwrap_or_default();
+    let fates = match hook {
+        "xdp" => "that it drops or redirects",
+        _ => "that it drops, redirects or passes on by itself (TC_ACT_OK)",
+    };
+    let more = if more > 0 { format!(", and {more} more behind it") } else { String::new() };
     format!(
-        "`{program}`{id} on {hook} comes before linnet on the {way} of `{name}`: packets that it keeps or redirects are not counted"
+        "`{program}`{id} on {hook} comes before linnet on the {way} of `{name}`{more}: packets {fates} do not reach linnet and are not counted"
     )
 }
 
@@ -62,7 +101,7 @@ pub(super) fn of_missing(points: &[WatchedPoint], requests: &[WatchRequest]) -> 
             let only = std::slice::from_ref(*request);
             !watched.gone && wanted::choose(only, namespace, &interface, true).is_some()
         };
-        request.is_of_one() && !points.iter().any(is_it)
+        request.is_of_one() && ended(request).is_none() && !points.iter().any(is_it)
     };
     let missing = requests.iter().filter(is_missing);
     missing
@@ -70,6 +109,23 @@ pub(super) fn of_missing(points: &[WatchedPoint], requests: &[WatchRequest]) -> 
             format!("the interface `{request}` is not there; it is watched as soon as it is")
         })
         .collect()
+}
+
+/// Of namespaces whose processes have ended.
+pub(super) fn of_ended(requests: &[WatchRequest]) -> Vec<String> {
+    let pids: BTreeSet<_> = requests.iter().filter_map(ended).collect();
+    let notice = |pid| {
+        format!(
+            "the process {pid} has ended, so that the namespace `pid:{pid}` is not watched any more: name another process, and restart linnet"
+        )
+    };
+    pids.into_iter().map(notice).collect()
+}
+
+/// The process of a request's namespace, where it has ended.
+fn ended(request: &WatchRequest) -> Option<i32> {
+    let pid = request.namespace.as_deref().and_then(process::pid_of)?;
+    process::is_known_to_have_ended(pid).then_some(pid)
 }
 
 /// As many as fit.
@@ -98,11 +154,12 @@ mod tests {
         };
         let chain = |links: Vec<ChainLink>| Chain { links, displaced: false };
         let first = chain(vec![link("theirs", false), link("linnet", true), link("late", false)]);
-        let text = before("ingress", "eth0", foreign(&first).unwrap());
+        let text = before("ingress", "eth0", foreign(&first).next().unwrap(), 2);
         assert!(text.contains("`theirs` (program 7) on tcx comes before linnet"), "{text}");
-        assert!(foreign(&chain(vec![link("linnet", true), link("late", false)])).is_none());
+        assert!(text.contains("`eth0`, and 2 more behind it: packets that it drops"), "{text}");
+        assert_eq!(foreign(&chain(vec![link("linnet", true), link("late", false)])).count(), 0);
         // Where linnet is off, nobody is before it.
-        assert!(foreign(&chain(vec![link("theirs", false)])).is_none());
+        assert_eq!(foreign(&chain(vec![link("theirs", false)])).count(), 0);
     }
 
     #[test]

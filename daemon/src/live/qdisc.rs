@@ -15,15 +15,18 @@ const INGRESS: u32 = 0xffff_fff2;
 const EGRESS: u32 = 0xffff_fff3;
 /// Bytes of `struct tcmsg`.
 const TCMSG: usize = 20;
-/// Attributes of filters: `TCA_KIND`, `TCA_OPTIONS`, `TCA_BPF_NAME`, `TCA_BPF_ID`.
+/// Attributes of filters: `TCA_KIND`, `TCA_OPTIONS`, `TCA_CHAIN`, `TCA_BPF_NAME`, `TCA_BPF_ID`.
 const KIND: u16 = 1;
 const OPTIONS: u16 = 2;
+const CHAIN: u16 = 11;
 const BPF_NAME: u16 = 7;
 const BPF_ID: u16 = 11;
 
 /// One filter, in the order in which packets meet them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Filter {
+    /// 0, or of another chain, which packets only come to by an action of a filter before.
+    pub(super) chain: u32,
     /// Priority, and the protocol that it is for.
     pub(super) place: u32,
     /// Its program's name, or what kind of filter it is.
@@ -35,6 +38,11 @@ pub(super) struct Filter {
 }
 
 impl Filter {
+    /// Of the same kind at the same place.
+    fn is_beside(&self, other: &Self) -> bool {
+        (self.chain, self.place, &self.name) == (other.chain, other.place, &other.name)
+    }
+
     /// Those of a lower one come first.
     pub(super) const fn priority(&self) -> u16 {
         (self.place >> 16) as u16
@@ -79,13 +87,12 @@ pub(super) fn filters(
         // Some kinds have tables, which come as filters of the same kind and place.
         if kind == libc::RTM_NEWTFILTER
             && let Some(filter) = filter(body)
-            && (filter.program_id.is_some()
-                || !filters.iter().any(|it| (it.place, &it.name) == (filter.place, &filter.name)))
+            && (filter.program_id.is_some() || !filters.iter().any(|it| it.is_beside(&filter)))
         {
             filters.push(filter);
         }
     })?;
-    filters.sort_by_key(Filter::priority);
+    filters.sort_by_key(|filter| (filter.chain, filter.priority()));
     Ok(filters)
 }
 
@@ -97,10 +104,11 @@ fn filter(body: &[u8]) -> Option<Filter> {
     if handle == 0 {
         return None;
     }
-    let (mut name, mut program_id) = (String::new(), None);
+    let (mut chain, mut name, mut program_id) = (0, String::new(), None);
     for (kind, value) in netlink::attributes(rest) {
         match kind {
             KIND => name = String::from_utf8_lossy(netlink::text(value)).into_owned(),
+            CHAIN => chain = netlink::number(value)?,
             OPTIONS if name == "bpf" => {
                 for (kind, value) in netlink::attributes(value) {
                     match kind {
@@ -115,7 +123,7 @@ fn filter(body: &[u8]) -> Option<Filter> {
             _ => {}
         }
     }
-    Some(Filter { place, name, program_id, handle })
+    Some(Filter { chain, place, name, program_id, handle })
 }
 
 /// `struct tcmsg`.

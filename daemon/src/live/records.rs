@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{AttachRequest, LiveError, attach, namespace, pins::failed, qdisc};
+use super::{AttachRequest, LiveError, attach, namespace, pins::failed, process, qdisc};
 
 /// Folder inside of a record: the clsact qdisc is linnet's own.
 const MADE: &str = "made";
@@ -25,9 +25,11 @@ impl FilterRecord {
     /// The record of an interface, which need not exist yet.
     pub(super) fn of(folder: &Path, request: &AttachRequest, ifindex: u32) -> Self {
         // A BPF file system refuses dots.
-        let name = request.to_string().replace('%', "%25").replace('/', "%2F").replace('.', "%2E");
+        let namespace = request.namespace.as_deref().map(process::name_for_record);
+        let place = AttachRequest { namespace: namespace.clone(), ..request.clone() };
+        let name = place.to_string().replace('%', "%25").replace('/', "%2F").replace('.', "%2E");
         let path = folder.join(format!("{ifindex}:{name}"));
-        Self { path, namespace: request.namespace.clone(), ifindex }
+        Self { path, namespace, ifindex }
     }
 
     /// The record that a folder stands for.
@@ -154,7 +156,9 @@ mod tests {
     fn what_cannot_be_cleaned_is_kept() {
         let folder = tempfile::tempdir().unwrap();
         let filters = folder.path().join("filters");
-        for name in ["eth0", "4000000000:gone", "7:no-such-namespace%2Feth0"] {
+        // The first process started long before what this record is of.
+        let other = "7:pid:1@18446744073709551615%2Feth0";
+        for name in ["eth0", "4000000000:gone", "7:no-such-namespace%2Feth0", other] {
             fs::create_dir_all(filters.join(name)).unwrap();
         }
         assert_eq!(clear(&filters, &[]).unwrap(), (0, 1));

@@ -7,7 +7,7 @@ use aya::{
 use datapath::Direction;
 
 use super::{
-    LiveError,
+    Chain, ChainLink, LiveError,
     attach::{self, Link, Objects, Tracker, program},
     attacher::HeldPoint,
     verb::Hook,
@@ -18,22 +18,28 @@ use super::{
 pub(super) struct StageLink {
     pub(super) point: u32,
     pub(super) namespace: Option<String>,
+    pub(super) direction: Direction,
     pub(super) link: Link,
 }
 
-/// Attaches it to an interface of the calling thread's namespace, by its present name.
+/// Attaches it to those directions of an interface of the calling thread's namespace, by its present name.
 pub(super) fn attach(
     objects: &mut Objects,
     held: &HeldPoint,
     interface: &str,
-) -> Result<Vec<Link>, LiveError> {
+    wanted: [bool; 2],
+) -> Result<Vec<(Direction, Link)>, LiveError> {
     let directions = [
         (Direction::Ingress, &held.ingress, program::CAPTURE_INGRESS),
         (Direction::Egress, &held.egress, program::CAPTURE_EGRESS),
     ];
     let mut links = Vec::new();
     for (direction, tracker, name) in directions {
-        let Some(Tracker { hook, link, .. }) = tracker else { continue };
+        let Some(Tracker { hook, link, .. }) =
+            tracker.as_ref().filter(|_| wanted[direction as usize])
+        else {
+            continue;
+        };
         let tracker = match link {
             Link::Tc(tracker) => tracker,
             Link::Lost => continue,
@@ -65,14 +71,28 @@ pub(super) fn attach(
                 attach::tcx(stage, interface, direction, order)
             }
         };
-        links.push(Link::Tc(attached.map_err(|source| LiveError::Attach {
+        let link = attached.map_err(|source| LiveError::Attach {
             hook: hook.hook,
             interface: held.request.to_string(),
             source,
             remedy: "the tracker may have been detached by another tool: /interfaces shows it",
-        })?));
+        })?;
+        links.push((direction, Link::Tc(link)));
     }
     Ok(links)
+}
+
+/// The directions whose chains lack its program, though the tracker that it belongs behind is there. Behind an XDP
+/// tracker it is on no hook, and nobody can take it off.
+pub(super) fn lost(held: &HeldPoint, chains: &[Chain; 2], programs: [Option<u32>; 2]) -> [bool; 2] {
+    let trackers = [&held.ingress, &held.egress];
+    [Direction::Ingress, Direction::Egress].map(|direction| {
+        let number = direction as usize;
+        let has = |link: &ChainLink| link.hook != "xdp" && link.program_id == programs[number];
+        matches!(trackers[number], Some(Tracker { link: Link::Tc(_), .. }))
+            && !chains[number].displaced
+            && (programs[number].is_none() || !chains[number].links.iter().any(has))
+    })
 }
 
 /// Takes it off the XDP trackers of a namespace.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 
 use datapath::rules::Rule;
 
-use super::WatchedPoint;
+use super::{WatchedPoint, process};
 
 /// How received packets are to be watched.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl fmt::Display for Hook {
 /// Text form: `[NAMESPACE/]NAME[,ingress=auto|tcx|clsact|xdp|xdp-generic|off][,egress=auto|tcx|clsact|off]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttachRequest {
-    /// Network namespace by its name under /run/netns; absent for the daemon's own.
+    /// Network namespace by its name under /run/netns, or `pid:` and a process in it; absent for the daemon's own.
     pub namespace: Option<String>,
     /// Interface name.
     pub interface: String,
@@ -95,7 +95,9 @@ pub enum ParseAttachError {
     )]
     Name(String),
     /// The namespace's name would leave its folder.
-    #[error("`{0}` cannot be the name of a network namespace; `ip netns list` shows what there is")]
+    #[error(
+        "`{0}` cannot be the name of a network namespace; `ip netns list` shows what there is, and pid:NUMBER is that of a process"
+    )]
     Namespace(String),
     /// Neither `ingress=` nor `egress=`.
     #[error("`{0}` is no option of an interface; known are ingress=.. and egress=..")]
@@ -132,6 +134,7 @@ pub(super) fn is_namespace(name: &str) -> bool {
     !(name.is_empty()
         || name.len() > NAMESPACE_NAME_MAX
         || name.contains(is_bad)
+        || process::is_misspelt(name)
         || matches!(name, "." | ".."))
 }
 
@@ -355,6 +358,10 @@ mod tests {
         for text in ["", "/", "a/", "..", "an-interface-name-too-long", "a b", "x/y/z"] {
             assert!(text.parse::<AttachRequest>().is_err(), "{text}");
         }
+        for text in ["pid:0/eth0", "pid:007/eth0", "pid:1x/eth0", "pid:1@5/eth0"] {
+            assert!(matches!(text.parse::<AttachRequest>(), Err(ParseAttachError::Namespace(_))));
+        }
+        assert_eq!("pid:7/eth0".parse::<AttachRequest>().unwrap().to_string(), "pid:7/eth0");
         assert!("../eth0".parse::<AttachRequest>().is_err(), "namespaces stay in their folder");
         let error = "eth0,ingress=off,egress=off".parse::<AttachRequest>().unwrap_err().to_string();
         assert!(error.contains("both directions off"), "{error}");

@@ -27,7 +27,7 @@ pub enum Target {
 /// Text form: `[NAMESPACE/]NAME|PATTERN|#INDEX[,ingress=..][,egress=..]`, with the choices of [`AttachRequest`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WatchRequest {
-    /// Network namespace by its name under /run/netns; absent for the daemon's own.
+    /// Network namespace by its name under /run/netns, or `pid:` and a process in it; absent for the daemon's own.
     pub namespace: Option<String>,
     /// Which of its interfaces.
     pub target: Target,
@@ -185,6 +185,7 @@ mod tests {
             ("#7,egress=off", None, Target::Index(7)),
             ("blue/#7", Some("blue"), Target::Index(7)),
             ("a?b", None, Target::Pattern("a?b".into())),
+            ("pid:7/eth*", Some("pid:7"), Target::Pattern("eth*".into())),
         ] {
             let request: WatchRequest = text.parse().unwrap();
             assert_eq!((request.namespace.as_deref(), &request.target), (namespace, &target));

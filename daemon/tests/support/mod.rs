@@ -10,12 +10,14 @@
 
 pub(crate) mod conntrack;
 pub(crate) mod door;
+pub(crate) mod foreign;
 pub(crate) mod forged;
 pub(crate) mod held;
 pub(crate) mod linnet;
 pub(crate) mod pair;
 pub(crate) mod planted;
 pub(crate) mod poller;
+pub(crate) mod scene;
 pub(crate) mod served;
 pub(crate) mod stack;
 pub(crate) mod traffic;

@@ -6,9 +6,9 @@ use datapath::layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point, RegisterRo
 
 use super::Attacher;
 use crate::live::{
-    AttachRequest, Attached, AttachedPoint, Chain, LiveError,
+    AttachRequest, Attached, AttachedPoint, LiveError,
     attach::{self, Objects, Site, Tracker},
-    inspect,
+    inspect::{self, Inspected},
     link_pins::{self, LinkPins},
     namespace::{self, Device},
     pod::Pod,
@@ -29,9 +29,14 @@ pub(in super::super) struct HeldPoint {
 }
 
 impl Attacher {
-    /// What is on the hooks of each observation point, ingress and egress.
-    pub fn inspect(&self) -> Result<Vec<(u32, [Chain; 2])>, LiveError> {
-        inspect::all(&self.points, &self.objects)
+    /// What is on the hooks of each observation point.
+    pub fn inspect(&self) -> Result<Vec<Inspected>, LiveError> {
+        let found = inspect::all(&self.points, &self.objects)?;
+        let inspected = found.into_iter().map(|(point, chains)| {
+            let stage_lost = self.lost_stage(point, &chains).unwrap_or_default();
+            Inspected { point, chains, stage_lost }
+        });
+        Ok(inspected.collect())
     }
 
     /// Watches an interface.
@@ -66,7 +71,7 @@ impl Attacher {
         let attached = held.attached(point);
         self.points.insert(point, held);
         if self.capture.is_some_and(|config| config.point.is_none())
-            && let Err(error) = self.add_stage(point)
+            && let Err(error) = self.add_stage(point, [true; 2])
         {
             tracing::warn!(%error, point, "a capture that runs does not see this interface");
         }
