@@ -373,7 +373,7 @@ fn start_feed(
                 service_map: tables.services,
                 points,
                 remote: Some(remote),
-                past: Past::default(),
+                past: Past::after(&kept.before),
                 keeper: Some(keeper),
                 table,
                 publisher: publisher.counting_since(kept.since_ns),

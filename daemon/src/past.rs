@@ -1,9 +1,14 @@
-//! Interfaces that have gone: they are still listed, and what was seen under their names goes on where one comes back, so
-//! that no metric goes back. Bounded, however often interfaces come and go.
+//! Interfaces that have gone: they are still listed, and what was seen under their names goes on where one comes back, also
+//! under another daemon, so that no metric goes back. Bounded, however often interfaces come and go.
 
 use std::collections::VecDeque;
 
-use crate::board::InterfaceView;
+use sha2::{Digest as _, Sha256};
+
+use crate::{
+    board::InterfaceView,
+    live::{SEEN_BEFORE_MAX, SeenBefore},
+};
 
 /// Interfaces that are still listed after they have gone; the one that went first makes room.
 const GONE_MAX: usize = 64;
@@ -15,9 +20,37 @@ pub struct Past {
     gone: VecDeque<InterfaceView>,
     /// Names that are watched again, with what was seen under them before.
     before: Vec<(String, [u64; 2])>,
+    /// The same of names that no interface has had since the daemon's start.
+    earlier: Vec<SeenBefore>,
+}
+
+/// A name in the few bytes that are kept; never 0.
+fn hash(name: &str) -> u64 {
+    let digest = Sha256::digest(name);
+    digest.first_chunk().map_or(1, |bytes| u64::from_le_bytes(*bytes)).max(1)
 }
 
 impl Past {
+    /// Goes on from what an earlier daemon kept.
+    #[must_use]
+    pub fn after(kept: &[SeenBefore]) -> Self {
+        let earlier = kept.iter().filter(|it| it.name != 0).copied().collect();
+        Self { earlier, ..Self::default() }
+    }
+
+    /// What a later daemon goes on from: of more names than fit, those that are watched before those that went last.
+    #[must_use]
+    pub fn kept(&self) -> [SeenBefore; SEEN_BEFORE_MAX] {
+        let watched = self.before.iter().map(|(name, seen)| (hash(name), *seen));
+        let gone = self.gone.iter().rev().map(|view| (hash(&view.name), seen_at(view)));
+        let earlier = self.earlier.iter().map(|it| (it.name, it.seen));
+        let mut kept = [SeenBefore::default(); SEEN_BEFORE_MAX];
+        for (slot, (name, seen)) in kept.iter_mut().zip(watched.chain(gone).chain(earlier)) {
+            *slot = SeenBefore { name, seen };
+        }
+        kept
+    }
+
     /// A point is no more: its line among those of the last look.
     pub fn add(&mut self, interfaces: &[InterfaceView], point: u32) {
         let Some(view) = interfaces.iter().find(|it| it.point == point) else { return };
@@ -55,6 +88,10 @@ impl Past {
     /// What was seen under a name, to be kept elsewhere.
     fn take(&mut self, name: &str) -> [u64; 2] {
         let mut sum = [0; 2];
+        let known = hash(name);
+        for it in self.earlier.extract_if(.., |it| it.name == known) {
+            sum = [sum[0] + it.seen[0], sum[1] + it.seen[1]];
+        }
         self.before.retain(|(known, seen)| {
             let is_it = known == name;
             if is_it {
@@ -65,17 +102,19 @@ impl Past {
         self.gone.retain(|view| {
             let is_it = view.name == name;
             if is_it {
-                for (side, (sum, before)) in [&view.ingress, &view.egress]
-                    .into_iter()
-                    .zip(sum.iter_mut().zip(view.seen_before))
-                {
-                    *sum += before + side.as_ref().map_or(0, |side| side.seen);
-                }
+                let seen = seen_at(view);
+                sum = [sum[0] + seen[0], sum[1] + seen[1]];
             }
             !is_it
         });
         sum
     }
+}
+
+/// All that was seen under the name of an interface that has gone.
+fn seen_at(view: &InterfaceView) -> [u64; 2] {
+    let last = [&view.ingress, &view.egress].map(|side| side.as_ref().map_or(0, |side| side.seen));
+    [last[0] + view.seen_before[0], last[1] + view.seen_before[1]]
 }
 
 #[cfg(test)]
@@ -106,6 +145,29 @@ mod tests {
             past.join(&mut list);
             assert_eq!((list.len(), list[0].state), (1, InterfaceView::GONE));
         }
+    }
+
+    #[test]
+    fn another_daemon_goes_on_from_what_was_seen() {
+        let mut past = Past::default();
+        let mut list = vec![interface("a", 1, 10), interface("b", 2, 5)];
+        past.join(&mut list);
+        past.add(&list, 1);
+        let mut list = vec![interface("b", 2, 7)];
+        past.join(&mut list);
+        past.add(&list, 2);
+        let mut list = vec![interface("b", 3, 1)];
+        past.join(&mut list);
+        assert_eq!(list[0].seen_before, [7, 0]);
+
+        let mut later = Past::after(&past.kept());
+        let mut list = vec![interface("a", 4, 1), interface("b", 3, 1), interface("c", 5, 1)];
+        later.join(&mut list);
+        assert_eq!([0, 1, 2].map(|it: usize| list[it].seen_before[0]), [10, 7, 0]);
+        // As often as that may be.
+        let mut last = Past::after(&later.kept());
+        last.join(&mut list);
+        assert_eq!([0, 1, 2].map(|it: usize| list[it].seen_before[0]), [10, 7, 0]);
     }
 
     #[test]

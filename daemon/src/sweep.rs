@@ -136,18 +136,20 @@ impl Sweeper {
         self.table.finish_sweep(number, now_ns);
         let (counters, mut interfaces) = self.counters(&points)?;
         let naming = naming(&points, self.clock.offset_ns());
-        for point in gone {
-            if let Some(place) = naming.points.get(&point) {
-                self.table.settle(point, place.clone());
+        for point in &gone {
+            if let Some(place) = naming.points.get(point) {
+                self.table.settle(*point, place.clone());
             }
-            self.past.add(&interfaces, point);
-            self.hook_map.retire(point)?;
-            self.points.leave(point);
+            self.past.add(&interfaces, *point);
         }
         self.past.join(&mut interfaces);
         let departures = self.table.departures();
-        // Before they are shown: what has been shown never goes back.
+        // Before they are shown, and before they are gone from the kernel's table: nothing ever goes back.
         self.keep(departures);
+        for point in gone {
+            self.hook_map.retire(point)?;
+            self.points.leave(point);
+        }
         let live = self.table.live_len() as u64;
         let accounted = departures.closed + departures.aged + live;
         let evicted = counters.created.saturating_sub(accounted);
@@ -230,7 +232,9 @@ impl Sweeper {
         let Some(keeper) = &self.keeper else { return };
         let Departures { closed, aged, evicted, forgotten } = departures;
         let since_ns = self.publisher.since_ns();
-        if let Err(error) = keeper.keep(Kept { since_ns, closed, aged, evicted, forgotten }) {
+        let before = self.past.kept();
+        if let Err(error) = keeper.keep(Kept { since_ns, closed, aged, evicted, forgotten, before })
+        {
             tracing::warn!(%error, "figures were not kept for a successor");
         }
     }

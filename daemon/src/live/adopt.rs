@@ -14,6 +14,8 @@ use datapath::{
     layout::{EndedFlow, Meta},
 };
 
+use crate::clock::Clock;
+
 use super::{
     LiveError,
     batch::{self, BatchCursor},
@@ -39,8 +41,53 @@ enum Verdict {
     Different(Vec<String>),
 }
 
-/// Leaves in the folder only what this build can go on from. `now_s` names a backup.
-pub(super) fn adopt(pins: &mut PinDir, expected: &[Shape], now_s: i64) -> Result<(), LiveError> {
+/// Maps of another capacity that were replaced, into which the programs of an attacher that died still write.
+#[derive(Debug, Default)]
+pub(super) struct Outgrown {
+    flows: Option<Box<MapData>>,
+    embryonic: Option<Box<MapData>>,
+    /// When they began to be copied.
+    since_ns: u64,
+}
+
+impl Outgrown {
+    /// Brings what moved at an observation point since they were copied; to be called just before other programs take the
+    /// place of those that write to them.
+    pub(super) fn carry_rest(&self, pins: &PinDir, point: u32) -> Result<(), LiveError> {
+        let failed = |source| LiveError::Syscall { call: "copying elements", map: "FLOWS", source };
+        let since_ns = self.since_ns;
+        let embryonic = objects::pinned(pins, "EMBRYONIC")?;
+        if let Some(old) = &self.embryonic {
+            carry::carry_rest(old, &embryonic, point, since_ns, |_| Ok(())).map_err(failed)?;
+        }
+        if let Some(old) = &self.flows {
+            let flows = objects::pinned(pins, "FLOWS")?;
+            // They may have grown since.
+            let grown = |keys: &[FlowKey]| {
+                keys.iter().try_for_each(|key| batch::remove(embryonic.fd().as_fd(), key))
+            };
+            carry::carry_rest(old, &flows, point, since_ns, grown).map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, name: &str, old: Box<MapData>) {
+        match name {
+            "FLOWS" => self.flows = Some(old),
+            "EMBRYONIC" => self.embryonic = Some(old),
+            _ => {}
+        }
+    }
+}
+
+/// Leaves in the folder only what this build can go on from.
+pub(super) fn adopt(
+    pins: &mut PinDir,
+    expected: &[Shape],
+    clock: &Clock,
+) -> Result<Outgrown, LiveError> {
+    let now_s = clock.wall_ns() / 1_000_000_000;
+    let mut outgrown = Outgrown { since_ns: clock.monotonic_ns(), ..Outgrown::default() };
     pins::remove_folders(pins.path(), pins::is_staging)?;
     if let Some(moving) = pins::folders(pins.path(), pins::is_moving)?.pop() {
         let backup = finish_moving(pins.path(), &moving)?;
@@ -60,6 +107,7 @@ pub(super) fn adopt(pins: &mut PinDir, expected: &[Shape], now_s: i64) -> Result
         Verdict::Ours(resized) => {
             for (name, shape, old) in resized {
                 replace(pins, name, &shape, &old)?;
+                outgrown.keep(name, old);
             }
             tracing::info!(path = %pins.path().display(), "adopted the maps of an earlier run");
         }
@@ -70,7 +118,7 @@ pub(super) fn adopt(pins: &mut PinDir, expected: &[Shape], now_s: i64) -> Result
             pins.leave(Leave::Backups);
         }
     }
-    Ok(())
+    Ok(outgrown)
 }
 
 fn examine(pins: &PinDir, expected: &[Shape]) -> Result<Verdict, LiveError> {
@@ -154,8 +202,8 @@ fn replace(
     let new = shape.create().map_err(broken)?;
     let room = shape.entries as usize;
     let carried = match name {
-        "FLOWS" | "EMBRYONIC" => carry::carry::<FlowKey>(old, &new, room, 0),
-        "ENDED" => carry::carry::<EndedFlow>(old, &new, room, 0),
+        "FLOWS" | "EMBRYONIC" => carry::carry::<FlowKey>(old, &new, room),
+        "ENDED" => carry::carry::<EndedFlow>(old, &new, room),
         _ => Ok(Carried::default()),
     };
     let Carried { there, carried } = carried.map_err(|source| LiveError::Syscall {

@@ -18,7 +18,8 @@ pub(super) use interfaces::HeldPoint;
 use crate::{clock::Clock, kernel::Lacks};
 
 use super::{
-    Chain, FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap, adopt,
+    Chain, FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap,
+    adopt::{self, Outgrown},
     attach::{Objects, Tracker},
     inspect, layout, namespace,
     objects::{self, Object, pinned},
@@ -45,6 +46,8 @@ pub struct Attacher {
     rule_requests: Vec<RuleRequest>,
     rule_changes: u64,
     register: Register,
+    /// Until nothing of a predecessor is on a hook any more.
+    outgrown: Outgrown,
     sizes: MapSizes,
     lacks: Lacks,
     pins: PinDir,
@@ -62,8 +65,7 @@ impl Attacher {
             object.bytes()?;
         }
         let mut pins = PinDir::claim(pins)?;
-        let now_s = Clock::new().wall_ns() / 1_000_000_000;
-        adopt::adopt(&mut pins, &layout::expected(sizes)?, now_s)?;
+        let outgrown = adopt::adopt(&mut pins, &layout::expected(sizes)?, &Clock::new())?;
         let objects = load_both(&pins, sizes, &lacks)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
         let register = rules::duplicate(&pinned(&pins, "REGISTER")?, "REGISTER")?;
@@ -76,6 +78,7 @@ impl Attacher {
             rule_requests: Vec::new(),
             rule_changes: 0,
             register: Register::open(register)?,
+            outgrown,
             sizes,
             lacks,
             pins,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aya::maps::MapData;
-use datapath::layout::FlowEntry;
+use datapath::{FlowKey, layout::FlowEntry};
 
 use super::batch::{self, BatchCursor};
 
@@ -23,27 +23,23 @@ pub(super) struct Carried {
     pub(super) carried: usize,
 }
 
-/// Copies the flows that had a packet at `since_ns` or later: those with the latest packets, where there is no room for
-/// all.
+/// Copies flows: those with the latest packets, where there is no room for all.
 ///
-/// While programs still write to `from`, this is to be called twice: with 0 for all, and with the time of the first call
-/// just before they are replaced, for what moved meanwhile; a flow that is there already gets its later figures. It must
-/// not be called once programs write to `to`. Today no program of a predecessor is on a hook any more when its maps are
-/// examined, since links end with their attacher and filters are removed before, so that one call is enough.
+/// The programs of an attacher that died still write to `from`. So what moves after this is brought by [`carry_rest`],
+/// interface by interface, just before new programs take their place there.
 pub(super) fn carry<K: Copy + Default>(
     from: &MapData,
     to: &MapData,
     room: usize,
-    since_ns: u64,
 ) -> io::Result<Carried> {
     let [from, to] = [from, to].map(|map| map.fd().as_fd());
     let mut activities = Vec::new();
     for_each_batch(from, |_: &[K], entries| {
-        activities.extend(entries.iter().map(last_seen_ns).filter(|at_ns| *at_ns >= since_ns));
+        activities.extend(entries.iter().map(last_seen_ns));
         Ok(())
     })?;
     let there = activities.len();
-    let mut earliest_ns = since_ns;
+    let mut earliest_ns = 0;
     if there > room {
         let (_, nth, _) = activities.select_nth_unstable(there - room);
         earliest_ns = *nth;
@@ -58,6 +54,27 @@ pub(super) fn carry<K: Copy + Default>(
         batch::update_batch(to, &keys, &entries)
     })?;
     Ok(Carried { there, carried })
+}
+
+/// Copies the flows of an observation point that had a packet at `since_ns` or later, over what was copied of them before,
+/// and shows their keys. Nothing may write flows of that point to `to` yet.
+pub(super) fn carry_rest(
+    from: &MapData,
+    to: &MapData,
+    point: u32,
+    since_ns: u64,
+    mut copied: impl FnMut(&[FlowKey]) -> io::Result<()>,
+) -> io::Result<()> {
+    let [from, to] = [from, to].map(|map| map.fd().as_fd());
+    let has_moved = |(key, entry): &(&FlowKey, &FlowEntry)| {
+        key.observation_point == point && last_seen_ns(entry) >= since_ns
+    };
+    for_each_batch(from, |keys: &[FlowKey], entries| {
+        let moved = keys.iter().zip(entries).filter(has_moved);
+        let (keys, entries): (Vec<_>, Vec<_>) = moved.map(|(key, entry)| (*key, *entry)).unzip();
+        batch::update_batch(to, &keys, &entries)?;
+        copied(&keys)
+    })
 }
 
 /// When a flow's last packet came, whichever way.
@@ -85,8 +102,6 @@ fn for_each_batch<K: Copy + Default>(
 
 #[cfg(test)]
 mod tests {
-    use datapath::FlowKey;
-
     use super::*;
     use crate::live::layout::Shape;
 
@@ -130,29 +145,38 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_are_copied_and_a_second_pass_brings_what_moved() {
-        let (Some(from), Some(to)) = (table(5_000), table(2_000)) else { return };
+    fn the_latest_are_copied_and_the_rest_brings_what_moved_at_one_point() {
+        let (Some(from), Some(to)) = (table(5_001), table(2_000)) else { return };
         let all: Vec<_> = (1..=5_000).map(|number| flow(number, u64::from(number))).collect();
         fill(&from, &all);
-        let carried = carry::<FlowKey>(&from, &to, 2_000, 0).unwrap();
+        let carried = carry::<FlowKey>(&from, &to, 2_000).unwrap();
         assert_eq!(carried, Carried { there: 5_000, carried: 2_000 });
         let copied: Vec<_> = (3_001..=5_000).map(|number| (number, u64::from(number))).collect();
         assert_eq!(flows(&to), copied);
 
-        fill(&from, &[flow(4_000, 9_000)]);
-        let again = carry::<FlowKey>(&from, &to, 2_000, 5_001).unwrap();
-        assert_eq!(again, Carried { there: 1, carried: 1 });
-        assert!(flows(&to).contains(&(4_000, 9_000)));
-        assert_eq!(flows(&from).len(), 5_000);
+        let elsewhere = |number, at_ns| {
+            let (key, entry) = flow(number, at_ns);
+            (FlowKey { observation_point: 2, ..key }, entry)
+        };
+        fill(&from, &[flow(4_000, 9_000), elsewhere(4_001, 9_000)]);
+        let mut moved = Vec::new();
+        let mut note = |keys: &[FlowKey]| {
+            moved.extend(keys.iter().map(|key| key.lower_port));
+            Ok(())
+        };
+        carry_rest(&from, &to, 0, 5_001, &mut note).unwrap();
+        assert_eq!(moved, [4_000]);
+        assert!(flows(&to).contains(&(4_000, 9_000)) && !flows(&to).contains(&(4_001, 9_000)));
+        assert_eq!(flows(&from).len(), 5_001);
     }
 
     #[test]
     fn no_more_are_copied_than_there_is_room_for_when_all_are_equally_old() {
         let (Some(from), Some(to)) = (table(3_000), table(1_500)) else { return };
         fill(&from, &(1..=3_000).map(|number| flow(number, 7)).collect::<Vec<_>>());
-        assert_eq!(carry::<FlowKey>(&from, &to, 1_500, 0).unwrap().carried, 1_500);
+        assert_eq!(carry::<FlowKey>(&from, &to, 1_500).unwrap().carried, 1_500);
         assert_eq!(flows(&to).len(), 1_500);
         let empty = table(1).unwrap();
-        assert_eq!(carry::<FlowKey>(&empty, &to, 1_500, 0).unwrap(), Carried::default());
+        assert_eq!(carry::<FlowKey>(&empty, &to, 1_500).unwrap(), Carried::default());
     }
 }

@@ -5,7 +5,7 @@ use std::{io, os::fd::AsFd as _};
 
 use aya::maps::MapData;
 use datapath::layout::KEPT_RULES_BYTES;
-pub use datapath::layout::Kept;
+pub use datapath::layout::{Kept, SEEN_BEFORE_MAX, SeenBefore};
 
 use super::batch::{self, BatchCursor};
 

@@ -53,7 +53,7 @@ pub use follower::{Follower, Following, OnDisplaced};
 pub use handover::{Estate, Handover, Tables};
 pub use holders::{end_holders, end_process, has_ended, kill_process, signal};
 pub use inspect::Inspected;
-pub use keeper::{Keeper, Kept};
+pub use keeper::{Keeper, Kept, SEEN_BEFORE_MAX, SeenBefore};
 pub use layout::describe;
 pub use objects::{Object, not_built_reason};
 pub use pins::{Detached, OnStop, detach};

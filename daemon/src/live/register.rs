@@ -91,6 +91,12 @@ impl Register {
         self.write(point, row)
     }
 
+    /// What a point's interface is watched by.
+    pub(super) fn note_hooks(&mut self, point: u32, hooks: [u32; 2]) -> Result<(), LiveError> {
+        let row = RegisterRow { hooks, ..*self.row(point) };
+        self.write(point, row)
+    }
+
     /// These programs may be in the clsact qdisc of a point's interface from here on.
     pub(super) fn note_filter(
         &mut self,

@@ -53,6 +53,20 @@ pub enum Hook {
 }
 
 impl Hook {
+    /// All of them. Each one's place, from 1, is its number in the register.
+    pub(super) const ALL: [Self; 4] = [Self::Xdp, Self::XdpGeneric, Self::Tcx, Self::Clsact];
+
+    /// Its number; 0 is for none.
+    pub(super) fn number(hook: Option<Self>) -> u32 {
+        let place = hook.and_then(|hook| Self::ALL.iter().position(|it| *it == hook));
+        place.and_then(|place| u32::try_from(place + 1).ok()).unwrap_or(0)
+    }
+
+    /// The hook of a number.
+    pub(super) fn numbered(number: u32) -> Option<Self> {
+        Self::ALL.get((number as usize).checked_sub(1)?).copied()
+    }
+
     /// As in every answer.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -10,11 +10,24 @@ pub const INTERFACE_NAME_BYTES: usize = 16;
 /// Longest name of a network namespace, which is a file's (`NAME_MAX`), and a 0.
 pub const NAMESPACE_NAME_BYTES: usize = 256;
 
-/// The one element of `KEPT`: figures that the kernel does not have. The daemon writes, and its successor goes on from
-/// them.
+/// Names of interfaces of which it is kept what was seen under them before.
+pub const SEEN_BEFORE_MAX: usize = 192;
+
+/// What was seen at interfaces of a name that are no more.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
 )]
+#[repr(C)]
+pub struct SeenBefore {
+    /// Hash of the name; 0 for none.
+    pub name: u64,
+    /// Frames received and sent.
+    pub seen: [u64; 2],
+}
+
+/// The one element of `KEPT`: figures that the kernel does not have. The daemon writes, and its successor goes on from
+/// them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Kept {
     /// When the first of them began, ns since the epoch; 0 before there was a first.
@@ -27,6 +40,15 @@ pub struct Kept {
     pub evicted: u64,
     /// Records without room.
     pub forgotten: u64,
+    /// What was seen at interfaces that are no more.
+    pub before: [SeenBefore; SEEN_BEFORE_MAX],
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        let before = [SeenBefore { name: 0, seen: [0; 2] }; SEEN_BEFORE_MAX];
+        Self { since_ns: 0, closed: 0, aged: 0, evicted: 0, forgotten: 0, before }
+    }
 }
 
 /// An element of `REGISTER`, by observation point: the interface that the point stands for. A point is free, then
@@ -43,6 +65,8 @@ pub struct RegisterRow {
     pub state: u32,
     /// Interface index in its namespace.
     pub ifindex: u32,
+    /// What the interface was watched by, by direction: 0 for nothing, else the number of a hook.
+    pub hooks: [u32; 2],
     /// Programs, by direction, that may be in a clsact qdisc of the interface: filters stay when their attacher dies.
     pub filters: [u32; 2],
     /// Interface name, and 0 behind it.
@@ -64,6 +88,7 @@ impl RegisterRow {
         namespace_cookie: 0,
         state: Self::FREE,
         ifindex: 0,
+        hooks: [0; 2],
         filters: [0; 2],
         name: [0; INTERFACE_NAME_BYTES],
         namespace: [0; NAMESPACE_NAME_BYTES],

@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::{
     ABI_VERSION, CaptureConfig, CaptureRecord, CaptureStats, Encapsulation, EndedFlow, FlowEntry,
     FlowHead, Half, HookCounters, IcmpErrors, Kept, NetworkKey, Outstanding, Point, RegisterRow,
-    RttHistogram, RulePair, RuleRow, RulesConfig, ServiceRtt, Untracked,
+    RttHistogram, RulePair, RuleRow, RulesConfig, SeenBefore, ServiceRtt, Untracked,
 };
 use crate::flow_key::FlowKey;
 
@@ -103,8 +103,9 @@ pub const LAYOUT_HASH: u64 = hash_of! {
         vlan_protocol, _pad2, queue,
     }
     CaptureStats { produced, lost_ring, lost_copy }
-    Kept { since_ns, closed, aged, evicted, forgotten }
-    RegisterRow { incarnation, namespace_cookie, state, ifindex, filters, name, namespace }
+    Kept { since_ns, closed, aged, evicted, forgotten, before }
+    SeenBefore { name, seen }
+    RegisterRow { incarnation, namespace_cookie, state, ifindex, hooks, filters, name, namespace }
 };
 
 #[cfg(test)]

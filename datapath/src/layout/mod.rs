@@ -20,7 +20,10 @@ pub use flow::{
 };
 pub use histogram::{HISTOGRAM_BUCKETS, RttHistogram, SUB_BUCKETS, ServiceRtt, bucket_ticks};
 pub use hook::{HookCounters, Point};
-pub use kept::{INTERFACE_NAME_BYTES, KEPT_RULES_BYTES, Kept, NAMESPACE_NAME_BYTES, RegisterRow};
+pub use kept::{
+    INTERFACE_NAME_BYTES, KEPT_RULES_BYTES, Kept, NAMESPACE_NAME_BYTES, RegisterRow,
+    SEEN_BEFORE_MAX, SeenBefore,
+};
 pub use meta::{LAYOUT_HASH, Meta};
 pub use rules::{
     GENERATION_MAX, NO_PORTS, NetworkKey, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX,

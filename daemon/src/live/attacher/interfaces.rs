@@ -7,6 +7,7 @@ use datapath::layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point, RegisterRo
 use super::Attacher;
 use crate::live::{
     AttachRequest, Attached, AttachedPoint, LiveError,
+    adopt::Outgrown,
     attach::{self, Objects, Site, Tracker},
     inspect::{self, Inspected},
     link_pins::{self, LinkPins},
@@ -15,7 +16,7 @@ use crate::live::{
     records::{self, FilterRecord},
     register::{self, Place, Reserved},
     rules,
-    verb::Hook,
+    verb::{AttachedHook, Hook},
 };
 
 /// An interface that programs are attached to.
@@ -94,6 +95,9 @@ impl Attacher {
         self.refresh_rules(&[&held.request], Some((point, &held.request)));
         let namespace = held.request.namespace.clone();
         let pins = LinkPins::of(&self.pins.links(), point);
+        if again {
+            self.outgrown.carry_rest(&self.pins, point)?;
+        }
         let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
         let id = u16::try_from(point).map_err(|_| LiveError::NoPoint(point))?;
         let entry = Point { id, link: device.link as u8, _pad: 0 };
@@ -121,7 +125,9 @@ impl Attacher {
             }
         }
         let hook = |tracker: &Option<Tracker>| tracker.as_ref().map(|it| it.hook.hook);
-        pins.keep_only([hook(&held.ingress), hook(&held.egress)]);
+        let hooks = [hook(&held.ingress), hook(&held.egress)];
+        pins.keep_only(hooks);
+        self.register.note_hooks(point, hooks.map(Hook::number))?;
         if !held.has_filters() {
             held.record.forget();
         }
@@ -224,6 +230,8 @@ impl Attacher {
             tracing::info!(links, filters, "took off what an earlier run left");
             rules::wait_for_runs();
         }
+        // Nothing writes to them any more.
+        self.outgrown = Outgrown::default();
         let mut orphans = Vec::new();
         for (point, row) in self.register.orphans() {
             if row.state == RegisterRow::WATCHED {
@@ -232,13 +240,12 @@ impl Attacher {
             let namespace = Some(register::name_in(&row.namespace)).filter(|name| !name.is_empty());
             let Ok(named) = AttachRequest::named(&register::name_in(&row.name)) else { continue };
             let request = AttachRequest { namespace, ..named };
-            let attached = Attached {
-                point,
-                ifindex: row.ifindex,
-                link: datapath::Link::Ethernet,
-                ingress: None,
-                egress: None,
-            };
+            let [ingress, egress] = row.hooks.map(|number| {
+                let reason = "an earlier run watched it".to_owned();
+                Hook::numbered(number).map(|hook| AttachedHook { hook, reason, program_id: None })
+            });
+            let link = datapath::Link::Ethernet;
+            let attached = Attached { point, ifindex: row.ifindex, link, ingress, egress };
             orphans.push(AttachedPoint { request, attached });
         }
         Ok(orphans)
