@@ -23,7 +23,7 @@ use super::{
     attach::{Objects, Tracker},
     inspect, layout, namespace,
     objects::{self, Object, pinned},
-    pins::{Leave, OnStop, PinDir},
+    pinned::{Leave, OnStop, PinDir},
     pod::Pod,
     register::Register,
     rings::CaptureRing,

@@ -2,7 +2,7 @@
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, maps::MapData};
 
-use super::{LiveError, MapSizes, attach, layout::SHARED, pins::PinDir};
+use super::{LiveError, MapSizes, attach, layout::SHARED, pinned::PinDir};
 
 mod built {
     //! Written by the build script.

@@ -14,15 +14,15 @@ use datapath::{
     layout::{EndedFlow, Meta},
 };
 
+use super::carry::{self, Carried};
 use crate::clock::Clock;
 
-use super::{
+use crate::live::{
     LiveError,
     batch::{self, BatchCursor},
-    carry::{self, Carried},
     layout::{Found, Shape},
     objects,
-    pins::{self, Leave, PinDir, failed},
+    pinned::{self, Leave, PinDir, failed},
 };
 
 const META: &str = "META";
@@ -43,7 +43,7 @@ enum Verdict {
 
 /// Maps of another capacity that were replaced, into which the programs of an attacher that died still write.
 #[derive(Debug, Default)]
-pub(super) struct Outgrown {
+pub(in crate::live) struct Outgrown {
     flows: Option<Box<MapData>>,
     embryonic: Option<Box<MapData>>,
     /// When they began to be copied.
@@ -53,7 +53,7 @@ pub(super) struct Outgrown {
 impl Outgrown {
     /// Brings what moved at an observation point since they were copied; to be called just before other programs take the
     /// place of those that write to them.
-    pub(super) fn carry_rest(&self, pins: &PinDir, point: u32) -> Result<(), LiveError> {
+    pub(in crate::live) fn carry_rest(&self, pins: &PinDir, point: u32) -> Result<(), LiveError> {
         let failed = |source| LiveError::Syscall { call: "copying elements", map: "FLOWS", source };
         let since_ns = self.since_ns;
         let embryonic = objects::pinned(pins, "EMBRYONIC")?;
@@ -81,15 +81,15 @@ impl Outgrown {
 }
 
 /// Leaves in the folder only what this build can go on from.
-pub(super) fn adopt(
+pub(in crate::live) fn adopt(
     pins: &mut PinDir,
     expected: &[Shape],
     clock: &Clock,
 ) -> Result<Outgrown, LiveError> {
     let now_s = clock.wall_ns() / 1_000_000_000;
     let mut outgrown = Outgrown { since_ns: clock.monotonic_ns(), ..Outgrown::default() };
-    pins::remove_folders(pins.path(), pins::is_staging)?;
-    if let Some(moving) = pins::folders(pins.path(), pins::is_moving)?.pop() {
+    pinned::remove_folders(pins.path(), pinned::is_staging)?;
+    if let Some(moving) = pinned::folders(pins.path(), pinned::is_moving)?.pop() {
         let backup = finish_moving(pins.path(), &moving)?;
         tracing::info!(backup = %backup.display(), "put the rest of the earlier maps aside");
     }
@@ -100,7 +100,7 @@ pub(super) fn adopt(
         }
         Verdict::Unfinished => {
             pins.clear_hooks()?;
-            let removed = pins::remove_pins(pins.path())?;
+            let removed = pinned::remove_pins(pins.path())?;
             tracing::info!(removed, "removed the maps of a start that was not finished");
             pins.leave(Leave::Backups);
         }
@@ -155,7 +155,7 @@ fn examine(pins: &PinDir, expected: &[Shape]) -> Result<Verdict, LiveError> {
             }
         }
     }
-    let others = pins::pinned(pins.path())?.len() - there;
+    let others = pinned::pinned(pins.path())?.len() - there;
     let has_meta = fs::symlink_metadata(pins.path().join(META)).is_ok();
     if there + others == 0 {
         return Ok(Verdict::Fresh);
@@ -211,7 +211,7 @@ fn replace(
         map: name,
         source,
     })?;
-    let staging = pins.path().join(pins::STAGING);
+    let staging = pins.path().join(pinned::STAGING);
     make_folder(&staging)?;
     let (from, to) = (staging.join(name), pins.path().join(name));
     new.pin(&from).map_err(|source| LiveError::Map { name, source: pin_error(name, source) })?;
@@ -234,14 +234,14 @@ fn pin_error(name: &str, error: aya::pin::PinError) -> aya::maps::MapError {
 /// Moves every pin into a folder of its own, in place of an earlier backup; returns the folder.
 fn put_aside(path: &Path, now_s: i64) -> Result<std::path::PathBuf, LiveError> {
     // It would be the memory of two sets of maps beside the one in use.
-    pins::remove_folders(path, pins::is_backup)?;
-    let moving = path.join(format!("{}{now_s}", pins::MOVING));
+    pinned::remove_folders(path, pinned::is_backup)?;
+    let moving = path.join(format!("{}{now_s}", pinned::MOVING));
     make_folder(&moving)?;
     finish_moving(path, &moving)
 }
 
 fn finish_moving(path: &Path, moving: &Path) -> Result<std::path::PathBuf, LiveError> {
-    let mut pinned = pins::pinned(path)?;
+    let mut pinned = pinned::pinned(path)?;
     // Last: until then the others are still of its set.
     pinned.sort_by_key(|name| name == META);
     for name in pinned {
@@ -249,7 +249,7 @@ fn finish_moving(path: &Path, moving: &Path) -> Result<std::path::PathBuf, LiveE
         fs::rename(&from, moving.join(&name)).map_err(|source| failed("move", &from, source))?;
     }
     let name = moving.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let backup = path.join(name.replacen(pins::MOVING, pins::BACKUP, 1));
+    let backup = path.join(name.replacen(pinned::MOVING, pinned::BACKUP, 1));
     fs::rename(moving, &backup).map_err(|source| failed("move", moving, source))?;
     Ok(backup)
 }

@@ -31,22 +31,22 @@ struct Known {
 
 /// A namespace as its process has it.
 #[derive(Clone, Debug)]
-pub(super) struct ByProcess {
+pub(in crate::live) struct ByProcess {
     /// Readable once the process has ended.
-    pub(super) process: Arc<OwnedFd>,
-    pub(super) namespace: Arc<File>,
+    pub(in crate::live) process: Arc<OwnedFd>,
+    pub(in crate::live) namespace: Arc<File>,
     /// The process has ended, and linnet has not left yet.
-    pub(super) ended: bool,
+    pub(in crate::live) ended: bool,
 }
 
 /// Whether a name looks like one by pid, or like that of a record, and is no such name: then it is nobody's.
-pub(super) fn is_misspelt(name: &str) -> bool {
+pub(in crate::live) fn is_misspelt(name: &str) -> bool {
     let number = name.strip_prefix(PREFIX);
     number.is_some_and(|it| it.starts_with(|c: char| c.is_ascii_digit())) && pid_of(name).is_none()
 }
 
 /// The pid that a namespace is named by; `None` where it is not, or by a number that no process can have.
-pub(super) fn pid_of(name: &str) -> Option<i32> {
+pub(in crate::live) fn pid_of(name: &str) -> Option<i32> {
     let pid: i32 = name.strip_prefix(PREFIX)?.parse().ok()?;
     // One form for each number.
     (pid > 0 && name == format!("{PREFIX}{pid}")).then_some(pid)
@@ -54,7 +54,7 @@ pub(super) fn pid_of(name: &str) -> Option<i32> {
 
 /// The namespace of a process. The first call settles which process that is; where it has ended and linnet has left,
 /// there is none any more.
-pub(super) fn namespace(pid: i32) -> io::Result<ByProcess> {
+pub(in crate::live) fn namespace(pid: i32) -> io::Result<ByProcess> {
     let mut known = known();
     let found = match known.entry(pid) {
         Entry::Occupied(known) => known.into_mut(),
@@ -69,7 +69,7 @@ pub(super) fn namespace(pid: i32) -> io::Result<ByProcess> {
 }
 
 /// Linnet has left the namespace of a process that has ended.
-pub(super) fn leave(pid: i32) {
+pub(in crate::live) fn leave(pid: i32) {
     if let Some(known) = known().get_mut(&pid)
         && is_ended(&known.process).unwrap_or(false)
     {
@@ -78,18 +78,18 @@ pub(super) fn leave(pid: i32) {
 }
 
 /// Whether it is known that the process has ended.
-pub(super) fn is_known_to_have_ended(pid: i32) -> bool {
+pub(in crate::live) fn is_known_to_have_ended(pid: i32) -> bool {
     known().get(&pid).is_some_and(|known| is_ended(&known.process).unwrap_or(false))
 }
 
 /// The name for a record, which another run of linnet may read: it says which of all processes of that number.
-pub(super) fn name_for_record(name: &str) -> String {
+pub(in crate::live) fn name_for_record(name: &str) -> String {
     let since = pid_of(name).and_then(|pid| known().get(&pid).map(|known| known.since_ticks));
     since.map_or_else(|| name.to_owned(), |since| format!("{name}{SINCE}{since}"))
 }
 
 /// The namespace of a record's name, where the process is still the same; `None` where it is by no process.
-pub(super) fn namespace_of_record(name: &str) -> Option<io::Result<Arc<File>>> {
+pub(in crate::live) fn namespace_of_record(name: &str) -> Option<io::Result<Arc<File>>> {
     let (name, since) = name.rsplit_once(SINCE)?;
     let (pid, since) = (pid_of(name)?, since.parse::<u64>().ok()?);
     let find = || {

@@ -3,17 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{
+use crate::live::{
     ChainLink, OnDisplaced, WatchRequest, WatchedPoint, chain::Chain, links::Interface, process,
     wanted,
 };
 
 /// Longest list, and longest sentence in bytes; what is beyond is cut.
-pub(super) const NOTICES_MAX: usize = 16;
-pub(super) const NOTICE_MAX: usize = 1_024;
+pub(in crate::live) const NOTICES_MAX: usize = 16;
+pub(in crate::live) const NOTICE_MAX: usize = 1_024;
 
 /// Of programs that were taken off their hooks, or have others before them.
-pub(super) fn of_hooks(points: &[WatchedPoint], on_displaced: OnDisplaced) -> Vec<String> {
+pub(in crate::live) fn of_hooks(points: &[WatchedPoint], on_displaced: OnDisplaced) -> Vec<String> {
     let mut notices = Vec::new();
     for watched in points.iter().filter(|watched| !watched.gone) {
         let name = watched.point.request.to_string();
@@ -31,7 +31,7 @@ pub(super) fn of_hooks(points: &[WatchedPoint], on_displaced: OnDisplaced) -> Ve
 }
 
 /// Of captures that miss their program in some directions, by observation point.
-pub(super) fn of_stages(
+pub(in crate::live) fn of_stages(
     points: &[WatchedPoint],
     lost: &BTreeMap<u32, [bool; 2]>,
     on_displaced: OnDisplaced,
@@ -89,7 +89,10 @@ fn before(way: &str, name: &str, link: &ChainLink, more: usize) -> String {
 }
 
 /// Of interfaces that were named and are not there.
-pub(super) fn of_missing(points: &[WatchedPoint], requests: &[WatchRequest]) -> Vec<String> {
+pub(in crate::live) fn of_missing(
+    points: &[WatchedPoint],
+    requests: &[WatchRequest],
+) -> Vec<String> {
     let is_missing = |request: &&WatchRequest| {
         let is_it = |watched: &WatchedPoint| {
             let interface = Interface {
@@ -112,7 +115,7 @@ pub(super) fn of_missing(points: &[WatchedPoint], requests: &[WatchRequest]) -> 
 }
 
 /// Of namespaces whose processes have ended.
-pub(super) fn of_ended(requests: &[WatchRequest]) -> Vec<String> {
+pub(in crate::live) fn of_ended(requests: &[WatchRequest]) -> Vec<String> {
     let pids: BTreeSet<_> = requests.iter().filter_map(ended).collect();
     let notice = |pid| {
         format!(
@@ -129,7 +132,7 @@ fn ended(request: &WatchRequest) -> Option<i32> {
 }
 
 /// As many as fit.
-pub(super) fn bounded(mut notices: Vec<String>) -> Vec<String> {
+pub(in crate::live) fn bounded(mut notices: Vec<String>) -> Vec<String> {
     if notices.len() > NOTICES_MAX {
         let more = notices.split_off(NOTICES_MAX - 1).len();
         notices.push(format!("{more} more sentences about interfaces; the log has each"));

@@ -13,15 +13,15 @@ use std::{
 use aya::maps::MapData;
 use datapath::layout::Meta;
 
-use super::{
+use crate::live::{
     LiveError, MapSizes,
     attach::{errno, forbidden},
     objects::{self, Object},
-    pins::failed,
+    pinned::failed,
 };
 
 /// Maps that the objects of all namespaces share, by the names of their pins.
-pub(super) const SHARED: [&str; 25] = [
+pub(in crate::live) const SHARED: [&str; 25] = [
     "META",
     "KEPT",
     "KEPT_RULES",
@@ -51,19 +51,19 @@ pub(super) const SHARED: [&str; 25] = [
 
 /// How a map is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Shape {
-    pub(super) name: String,
+pub(in crate::live) struct Shape {
+    pub(in crate::live) name: String,
     /// `enum bpf_map_type`.
-    pub(super) kind: u32,
-    pub(super) key: u32,
-    pub(super) value: u32,
-    pub(super) entries: u32,
-    pub(super) flags: u32,
+    pub(in crate::live) kind: u32,
+    pub(in crate::live) key: u32,
+    pub(in crate::live) value: u32,
+    pub(in crate::live) entries: u32,
+    pub(in crate::live) flags: u32,
 }
 
 /// What is found where a map is expected.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(in crate::live) enum Found {
     /// Nothing.
     Nothing,
     /// What is not to be used, and why.
@@ -86,14 +86,14 @@ impl Shape {
     }
 
     /// A new map of this shape, which is pinned nowhere.
-    pub(super) fn create(&self) -> Result<MapData, aya::maps::MapError> {
+    pub(in crate::live) fn create(&self) -> Result<MapData, aya::maps::MapError> {
         let Self { kind, key, value, entries, flags, .. } = *self;
         let map = aya_obj::Map::new_from_params(kind, key, value, entries, flags);
         MapData::create(map, &self.name, None)
     }
 
     /// Looks at what is pinned in its place.
-    pub(super) fn look(&self, pin: &Path) -> Result<Found, LiveError> {
+    pub(in crate::live) fn look(&self, pin: &Path) -> Result<Found, LiveError> {
         let found = match fs::symlink_metadata(pin) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Ok(Found::Nothing);
@@ -136,7 +136,7 @@ impl Shape {
     }
 
     /// In what another map cannot stand for this one, whatever their capacities.
-    pub(super) fn difference(&self, found: &Self) -> Option<String> {
+    pub(in crate::live) fn difference(&self, found: &Self) -> Option<String> {
         let kinds = [self, found].map(|shape| kind_name(shape.kind));
         let numbers = [
             ("keys of", "bytes", self.key, found.key),
@@ -154,7 +154,7 @@ impl Shape {
 }
 
 /// The kinds that are in use, as bpftool calls them.
-pub(super) fn kind_name(kind: u32) -> String {
+pub(in crate::live) fn kind_name(kind: u32) -> String {
     let name = match kind {
         1 => "hash",
         2 => "array",
@@ -192,7 +192,7 @@ fn of_objects() -> Result<Vec<Shape>, LiveError> {
 }
 
 /// The shared maps as this build makes them, with these capacities.
-pub(super) fn expected(sizes: MapSizes) -> Result<Vec<Shape>, LiveError> {
+pub(in crate::live) fn expected(sizes: MapSizes) -> Result<Vec<Shape>, LiveError> {
     let mut shapes = of_objects()?;
     for (name, entries) in objects::capacities(sizes)? {
         if let Some(shape) = shapes.iter_mut().find(|shape| shape.name == name) {

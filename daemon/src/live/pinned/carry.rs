@@ -9,25 +9,25 @@ use std::{
 use aya::maps::MapData;
 use datapath::{FlowKey, layout::FlowEntry};
 
-use super::batch::{self, BatchCursor};
+use crate::live::batch::{self, BatchCursor};
 
 /// Elements that are copied at a time.
 const BATCH: usize = 1_024;
 
 /// What was copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Carried {
+pub(in crate::live) struct Carried {
     /// Flows that were there.
-    pub(super) there: usize,
+    pub(in crate::live) there: usize,
     /// Those that were copied.
-    pub(super) carried: usize,
+    pub(in crate::live) carried: usize,
 }
 
 /// Copies flows: those with the latest packets, where there is no room for all.
 ///
 /// The programs of an attacher that died still write to `from`. So what moves after this is brought by [`carry_rest`],
 /// interface by interface, just before new programs take their place there.
-pub(super) fn carry<K: Copy + Default>(
+pub(in crate::live) fn carry<K: Copy + Default>(
     from: &MapData,
     to: &MapData,
     room: usize,
@@ -58,7 +58,7 @@ pub(super) fn carry<K: Copy + Default>(
 
 /// Copies the flows of an observation point that had a packet at `since_ns` or later, over what was copied of them before,
 /// and shows their keys. Nothing may write flows of that point to `to` yet.
-pub(super) fn carry_rest(
+pub(in crate::live) fn carry_rest(
     from: &MapData,
     to: &MapData,
     point: u32,

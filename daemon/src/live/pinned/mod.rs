@@ -1,6 +1,15 @@
 //! The folder of pinned maps: where the objects of several namespaces meet, and what a next start finds. One attacher
 //! owns it at a time. Must never remove what linnet did not put there, nor use a folder where others can put something.
 
+pub(in crate::live) mod adopt;
+mod carry;
+pub(in crate::live) mod holders;
+pub(in crate::live) mod keeper;
+pub(in crate::live) mod layout;
+pub(in crate::live) mod link_pins;
+pub(in crate::live) mod records;
+pub(in crate::live) mod register;
+
 use std::{
     collections::BTreeSet,
     fs::{self, File},
@@ -17,7 +26,7 @@ use nix::{
     sys::statfs::{fstatfs, statfs},
 };
 
-use super::{LiveError, holders, link_pins, records};
+use crate::live::LiveError;
 
 /// Where Linux mounts its BPF file system.
 const BPF_FS: &str = "/sys/fs/bpf";
@@ -30,11 +39,11 @@ const DAEMON_MAX: Duration = Duration::from_secs(20);
 /// Folder with the pins of links.
 const LINKS: &str = "links";
 /// Folder for maps that are about to take the place of others.
-pub(super) const STAGING: &str = "next";
+pub(in crate::live) const STAGING: &str = "next";
 /// Start of the name of a folder that pins are being moved into.
-pub(super) const MOVING: &str = "moving-";
+pub(in crate::live) const MOVING: &str = "moving-";
 /// Start of the name of a folder with maps that could not be adopted.
-pub(super) const BACKUP: &str = "old-";
+pub(in crate::live) const BACKUP: &str = "old-";
 
 /// What a stop in order does with the pinned maps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,7 +57,7 @@ pub enum OnStop {
 
 /// What stays when a [`PinDir`] is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Leave {
+pub(in crate::live) enum Leave {
     /// Everything: it is an earlier run's, and nobody has decided about it, or it is to be gone on from.
     All,
     /// What an earlier run left in a backup.
@@ -59,7 +68,7 @@ pub(super) enum Leave {
 
 /// A folder of pins that this process owns; left as was said when dropped.
 #[derive(Debug)]
-pub(super) struct PinDir {
+pub(in crate::live) struct PinDir {
     path: PathBuf,
     leave: Leave,
     _lock: Flock<File>,
@@ -67,7 +76,7 @@ pub(super) struct PinDir {
 
 impl PinDir {
     /// Takes the folder over, with all that an attacher that died left in it.
-    pub(super) fn claim(path: &Path) -> Result<Self, LiveError> {
+    pub(in crate::live) fn claim(path: &Path) -> Result<Self, LiveError> {
         refuse_link(path)?;
         let path = normal(path)?;
         ensure_bpf_fs(&path)?;
@@ -81,17 +90,17 @@ impl PinDir {
     }
 
     /// What is to stay.
-    pub(super) fn leave(&mut self, leave: Leave) {
+    pub(in crate::live) fn leave(&mut self, leave: Leave) {
         self.leave = leave;
     }
 
     /// Whether everything is to stay.
-    pub(super) fn stay(&self) -> bool {
+    pub(in crate::live) fn stay(&self) -> bool {
         self.leave == Leave::All
     }
 
     /// Takes every program off its hook: it counts into maps that will not be used.
-    pub(super) fn clear_hooks(&self) -> Result<(), LiveError> {
+    pub(in crate::live) fn clear_hooks(&self) -> Result<(), LiveError> {
         let (links, filters, _) = clear_hooks(&self.path)?;
         if links + filters > 0 {
             tracing::info!(path = %self.path.display(), links, filters, "took off what an earlier run left");
@@ -100,22 +109,22 @@ impl PinDir {
     }
 
     /// The folder.
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::live) fn path(&self) -> &Path {
         &self.path
     }
 
     /// Where a map is pinned.
-    pub(super) fn map(&self, name: &str) -> PathBuf {
+    pub(in crate::live) fn map(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
     /// Where links are pinned.
-    pub(super) fn links(&self) -> PathBuf {
+    pub(in crate::live) fn links(&self) -> PathBuf {
         self.path.join(LINKS)
     }
 
     /// Where filters are remembered.
-    pub(super) fn filters(&self) -> PathBuf {
+    pub(in crate::live) fn filters(&self) -> PathBuf {
         self.path.join(FILTERS)
     }
 }
@@ -250,7 +259,7 @@ fn clear(path: &Path) -> Result<Detached, LiveError> {
 }
 
 /// The names of linnet's pins, of whatever version: in this folder they are those in capitals.
-pub(super) fn pinned(path: &Path) -> Result<Vec<String>, LiveError> {
+pub(in crate::live) fn pinned(path: &Path) -> Result<Vec<String>, LiveError> {
     let is_ours = |name: &String| {
         let mut bytes = name.bytes();
         bytes.next().is_some_and(|first| first.is_ascii_uppercase())
@@ -260,7 +269,7 @@ pub(super) fn pinned(path: &Path) -> Result<Vec<String>, LiveError> {
 }
 
 /// Removes those; returns how many there were. `META` goes first: without it the others are no whole set any more.
-pub(super) fn remove_pins(path: &Path) -> Result<usize, LiveError> {
+pub(in crate::live) fn remove_pins(path: &Path) -> Result<usize, LiveError> {
     let mut pinned = pinned(path)?;
     pinned.sort_by_key(|name| name != "META");
     let mut removed = 0;
@@ -276,15 +285,15 @@ pub(super) fn remove_pins(path: &Path) -> Result<usize, LiveError> {
     Ok(removed)
 }
 
-pub(super) fn is_staging(name: &str) -> bool {
+pub(in crate::live) fn is_staging(name: &str) -> bool {
     name == STAGING
 }
 
-pub(super) fn is_moving(name: &str) -> bool {
+pub(in crate::live) fn is_moving(name: &str) -> bool {
     is_dated(name, MOVING)
 }
 
-pub(super) fn is_backup(name: &str) -> bool {
+pub(in crate::live) fn is_backup(name: &str) -> bool {
     is_dated(name, BACKUP)
 }
 
@@ -294,13 +303,19 @@ fn is_dated(name: &str, start: &str) -> bool {
 }
 
 /// The folders of such names.
-pub(super) fn folders(path: &Path, is: fn(&str) -> bool) -> Result<Vec<PathBuf>, LiveError> {
+pub(in crate::live) fn folders(
+    path: &Path,
+    is: fn(&str) -> bool,
+) -> Result<Vec<PathBuf>, LiveError> {
     let named = names(path)?.into_iter().filter(|name| is(name)).map(|name| path.join(name));
     Ok(named.filter(|path| path.is_dir() && !path.is_symlink()).collect())
 }
 
 /// Removes folders with all that is in them; returns how many.
-pub(super) fn remove_folders(path: &Path, is: fn(&str) -> bool) -> Result<usize, LiveError> {
+pub(in crate::live) fn remove_folders(
+    path: &Path,
+    is: fn(&str) -> bool,
+) -> Result<usize, LiveError> {
     let folders = folders(path, is)?;
     for folder in &folders {
         fs::remove_dir_all(folder).map_err(|source| failed("remove", folder, source))?;
@@ -380,7 +395,7 @@ fn is_bpf_fs_of(folder: &File) -> bool {
     fstatfs(folder).is_ok_and(|fs| fs.filesystem_type().0 == BPF_FS_MAGIC)
 }
 
-pub(super) fn failed(what: &'static str, path: &Path, source: io::Error) -> LiveError {
+pub(in crate::live) fn failed(what: &'static str, path: &Path, source: io::Error) -> LiveError {
     if source.kind() == io::ErrorKind::PermissionDenied {
         return LiveError::Privilege { what: format!("{what} `{}`", path.display()), source };
     }

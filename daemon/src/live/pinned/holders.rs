@@ -18,7 +18,7 @@ use nix::{
 };
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::batch;
+use crate::live::batch;
 
 /// `BPF_OBJ_GET` (include/uapi/linux/bpf.h).
 const OBJ_GET: libc::c_int = 7;
@@ -28,7 +28,7 @@ const NAME: &str = "linnet\n";
 const KILLED_MAX: Duration = Duration::from_secs(5);
 
 /// Opens what is pinned, whatever it is, and says what the kernel says about it (`/proc/PID/fdinfo`).
-pub(super) fn account_of(pin: &Path) -> io::Result<String> {
+pub(in crate::live) fn account_of(pin: &Path) -> io::Result<String> {
     // `union bpf_attr`, the member for pins.
     #[repr(C)]
     struct PathAttr {
@@ -45,7 +45,7 @@ pub(super) fn account_of(pin: &Path) -> io::Result<String> {
 }
 
 /// A field of such an account; empty where it has none.
-pub(super) fn field<'a>(account: &'a str, name: &str) -> &'a str {
+pub(in crate::live) fn field<'a>(account: &'a str, name: &str) -> &'a str {
     let mut lines = account.lines();
     lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap_or_default().trim()
 }

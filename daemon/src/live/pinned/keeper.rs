@@ -7,7 +7,7 @@ use aya::maps::MapData;
 use datapath::layout::KEPT_RULES_BYTES;
 pub use datapath::layout::{Kept, SEEN_BEFORE_MAX, SeenBefore};
 
-use super::batch::{self, BatchCursor};
+use crate::live::batch::{self, BatchCursor};
 
 /// Longest text of rules: there is a 0 behind it.
 const RULES_MAX: usize = KEPT_RULES_BYTES - 1;
@@ -21,12 +21,12 @@ pub struct Keeper {
 
 impl Keeper {
     /// The maps `KEPT` and `KEPT_RULES`.
-    pub(super) const fn new(figures: MapData, rules: MapData) -> Self {
+    pub(in crate::live) const fn new(figures: MapData, rules: MapData) -> Self {
         Self { figures, rules }
     }
 
     /// Sets the figures that the first of all daemons begins with; later ones go on from what there is.
-    pub(super) fn begin(&self, first: Kept) -> io::Result<()> {
+    pub(in crate::live) fn begin(&self, first: Kept) -> io::Result<()> {
         if self.kept()?.since_ns == 0 { self.keep(first) } else { Ok(()) }
     }
 

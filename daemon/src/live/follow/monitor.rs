@@ -24,7 +24,7 @@ use nix::{
     },
 };
 
-use super::{
+use crate::live::{
     LiveError,
     links::{self, Interface},
     namespace::{self, NAMESPACES},
@@ -50,7 +50,7 @@ struct Space {
 
 /// All of them.
 #[derive(Debug)]
-pub(super) struct Monitor {
+pub(in crate::live) struct Monitor {
     spaces: BTreeMap<Option<String>, Space>,
     names: Option<Inotify>,
     wake: Arc<EventFd>,
@@ -59,7 +59,7 @@ pub(super) struct Monitor {
 
 /// What a namespace holds.
 #[derive(Debug)]
-pub(super) enum View {
+pub(in crate::live) enum View {
     /// There is none of that name.
     Absent,
     /// Its file is there and is no namespace yet.
@@ -77,12 +77,12 @@ pub(super) enum View {
 
 impl Monitor {
     /// Listens to nothing yet; `wake` ends a wait.
-    pub(super) const fn new(wake: Arc<EventFd>) -> Self {
+    pub(in crate::live) const fn new(wake: Arc<EventFd>) -> Self {
         Self { spaces: BTreeMap::new(), names: None, wake, opened: 0 }
     }
 
     /// Waits until there is something to look at, or for so long.
-    pub(super) fn wait(&self, most: Duration) -> io::Result<()> {
+    pub(in crate::live) fn wait(&self, most: Duration) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         fds.extend(self.names.iter().map(|names| PollFd::new(names.as_fd(), PollFlags::POLLIN)));
         for space in self.spaces.values() {
@@ -102,7 +102,7 @@ impl Monitor {
     }
 
     /// Looks at a namespace, and listens to it from here on.
-    pub(super) fn look(&mut self, name: Option<&str>) -> Result<View, LiveError> {
+    pub(in crate::live) fn look(&mut self, name: Option<&str>) -> Result<View, LiveError> {
         let failed = |source: io::Error| LiveError::Links {
             namespace: name.unwrap_or("the daemon's own").to_owned(),
             source,

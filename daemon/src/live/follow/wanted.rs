@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{
+use crate::live::{
     AttachRequest, ParseAttachError,
     links::Interface,
     verb::{EgressChoice, IngressChoice},
@@ -56,7 +56,7 @@ impl WatchRequest {
     }
 
     /// To attach to the interface that has this name now; `None` where that is no name that can be written.
-    pub(super) fn of(&self, name: &str) -> Option<AttachRequest> {
+    pub(in crate::live) fn of(&self, name: &str) -> Option<AttachRequest> {
         let mut request = AttachRequest::named(name).ok()?;
         request.namespace.clone_from(&self.namespace);
         (request.ingress, request.egress) = (self.ingress, self.egress);
@@ -74,7 +74,7 @@ impl WatchRequest {
     }
 
     /// Whether it asks for what is attached already.
-    pub(super) fn asks_for(&self, attached: &AttachRequest) -> bool {
+    pub(in crate::live) fn asks_for(&self, attached: &AttachRequest) -> bool {
         (self.ingress, self.egress) == (attached.ingress, attached.egress)
     }
 
@@ -133,7 +133,7 @@ impl fmt::Display for WatchRequest {
 
 /// The request that an interface falls under: by its name before by its index before by a pattern, and of several
 /// patterns the first.
-pub(super) fn choose<'a>(
+pub(in crate::live) fn choose<'a>(
     wanted: &'a [WatchRequest],
     namespace: Option<&str>,
     interface: &Interface,

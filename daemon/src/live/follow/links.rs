@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io};
 
-use super::netlink::{self, DUMP, Socket};
+use crate::live::netlink::{self, DUMP, Socket};
 
 /// Bytes of `struct ifinfomsg`.
 const IFINFOMSG: usize = 16;
@@ -19,25 +19,25 @@ const TRIES_MAX: usize = 5;
 
 /// One interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Interface {
-    pub(super) ifindex: u32,
+pub(in crate::live) struct Interface {
+    pub(in crate::live) ifindex: u32,
     /// Any bytes but a slash and blanks.
-    pub(super) name: Vec<u8>,
-    pub(super) up: bool,
-    pub(super) loopback: bool,
+    pub(in crate::live) name: Vec<u8>,
+    pub(in crate::live) up: bool,
+    pub(in crate::live) loopback: bool,
     /// Programs on its XDP hooks.
-    pub(super) xdp: BTreeSet<u32>,
+    pub(in crate::live) xdp: BTreeSet<u32>,
 }
 
 impl Interface {
     /// Its name, if it is text.
-    pub(super) fn name(&self) -> Option<&str> {
+    pub(in crate::live) fn name(&self) -> Option<&str> {
         std::str::from_utf8(&self.name).ok()
     }
 }
 
 /// Every interface of the socket's namespace.
-pub(super) fn list(socket: &Socket) -> io::Result<Vec<Interface>> {
+pub(in crate::live) fn list(socket: &Socket) -> io::Result<Vec<Interface>> {
     let mut body = vec![0; IFINFOMSG];
     body.extend(8_u16.to_ne_bytes());
     body.extend(EXT_MASK.to_ne_bytes());
@@ -61,7 +61,7 @@ pub(super) fn list(socket: &Socket) -> io::Result<Vec<Interface>> {
 
 /// What has happened to links since the last time: the indexes of those that went, and whether anything may have been
 /// missed.
-pub(super) fn gone(socket: &Socket) -> io::Result<(BTreeSet<u32>, bool)> {
+pub(in crate::live) fn gone(socket: &Socket) -> io::Result<(BTreeSet<u32>, bool)> {
     let mut gone = BTreeSet::new();
     let lost = socket.news(|kind, body| {
         // A port that leaves its bridge is news of another family.

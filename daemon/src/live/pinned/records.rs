@@ -8,14 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{AttachRequest, LiveError, attach, namespace, pins::failed, process, qdisc};
+use crate::live::{AttachRequest, LiveError, attach, namespace, pinned::failed, process, qdisc};
 
 /// Folder inside of a record: the clsact qdisc is linnet's own.
 const MADE: &str = "made";
 
 /// The record of one interface. Its name is `INDEX:[NAMESPACE/]NAME`: an interface can be renamed at any time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FilterRecord {
+pub(in crate::live) struct FilterRecord {
     path: PathBuf,
     namespace: Option<String>,
     ifindex: u32,
@@ -23,7 +23,7 @@ pub(super) struct FilterRecord {
 
 impl FilterRecord {
     /// The record of an interface, which need not exist yet.
-    pub(super) fn of(folder: &Path, request: &AttachRequest, ifindex: u32) -> Self {
+    pub(in crate::live) fn of(folder: &Path, request: &AttachRequest, ifindex: u32) -> Self {
         // A BPF file system refuses dots.
         let namespace = request.namespace.as_deref().map(process::name_for_record);
         let place = AttachRequest { namespace: namespace.clone(), ..request.clone() };
@@ -42,17 +42,17 @@ impl FilterRecord {
     }
 
     /// Says that the interface may get filters, before it does.
-    pub(super) fn remember(&self) -> Result<(), LiveError> {
+    pub(in crate::live) fn remember(&self) -> Result<(), LiveError> {
         make_folder(&self.path)
     }
 
     /// Says that the interface's clsact qdisc is linnet's own.
-    pub(super) fn remember_qdisc(&self) -> Result<(), LiveError> {
+    pub(in crate::live) fn remember_qdisc(&self) -> Result<(), LiveError> {
         make_folder(&self.path.join(MADE))
     }
 
     /// After the filters have gone: removes the qdisc, if linnet made it and nobody else uses it, and forgets all.
-    pub(super) fn forget(&self) {
+    pub(in crate::live) fn forget(&self) {
         if !self.path.is_dir() {
             return;
         }
@@ -83,7 +83,7 @@ impl FilterRecord {
     }
 
     /// Forgets an interface that has gone, and has taken everything along.
-    pub(super) fn remove(&self) -> Result<(), LiveError> {
+    pub(in crate::live) fn remove(&self) -> Result<(), LiveError> {
         for path in [self.path.join(MADE), self.path.clone()] {
             match fs::remove_dir(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -101,7 +101,10 @@ fn make_folder(path: &Path) -> Result<(), LiveError> {
 
 /// Cleans every interface of the folder but some; returns how many filters were removed, and how many records stay since
 /// their interface could not be cleaned.
-pub(super) fn clear(folder: &Path, but: &[&FilterRecord]) -> Result<(usize, usize), LiveError> {
+pub(in crate::live) fn clear(
+    folder: &Path,
+    but: &[&FilterRecord],
+) -> Result<(usize, usize), LiveError> {
     let unreadable = |source| failed("read", folder, source);
     let entries = match fs::read_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((0, 0)),

@@ -12,20 +12,20 @@ use std::{
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use datapath::Direction;
 
-use super::{
+use crate::live::{
     LiveError,
     holders::{self, field},
-    pins::failed,
+    pinned::failed,
     verb::Hook,
 };
 
 /// A pin of ours; removed when dropped.
 #[derive(Debug)]
-pub(super) struct Pin(PathBuf);
+pub(in crate::live) struct Pin(PathBuf);
 
 impl Pin {
     /// Leaves it to a successor.
-    pub(super) fn leave(mut self) {
+    pub(in crate::live) fn leave(mut self) {
         self.0 = PathBuf::new();
     }
 }
@@ -49,14 +49,14 @@ fn remove(pin: &Path) {
 
 /// The pins of one observation point.
 #[derive(Clone, Debug)]
-pub(super) struct LinkPins {
+pub(in crate::live) struct LinkPins {
     folder: PathBuf,
     point: u32,
 }
 
 impl LinkPins {
     /// In the folder of all of them.
-    pub(super) fn of(folder: &Path, point: u32) -> Self {
+    pub(in crate::live) fn of(folder: &Path, point: u32) -> Self {
         Self { folder: folder.to_owned(), point }
     }
 
@@ -69,7 +69,12 @@ impl LinkPins {
     }
 
     /// The link that a predecessor left here, if it is on that interface. Another one is removed.
-    pub(super) fn take(&self, direction: Direction, hook: Hook, ifindex: u32) -> Option<FdLink> {
+    pub(in crate::live) fn take(
+        &self,
+        direction: Direction,
+        hook: Hook,
+        ifindex: u32,
+    ) -> Option<FdLink> {
         let path = self.path(direction, hook);
         let kind = match hook {
             Hook::Xdp | Hook::XdpGeneric => "xdp",
@@ -90,7 +95,7 @@ impl LinkPins {
     }
 
     /// Pins a link, unless it is pinned here already.
-    pub(super) fn pin<L>(
+    pub(in crate::live) fn pin<L>(
         &self,
         direction: Direction,
         hook: Hook,
@@ -112,7 +117,7 @@ impl LinkPins {
     }
 
     /// Removes all pins of the point but those of these hooks, in the order ingress and egress.
-    pub(super) fn keep_only(&self, hooks: [Option<Hook>; 2]) {
+    pub(in crate::live) fn keep_only(&self, hooks: [Option<Hook>; 2]) {
         let kept: Vec<_> = [Direction::Ingress, Direction::Egress]
             .into_iter()
             .zip(hooks)
@@ -159,7 +164,7 @@ fn pins(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Removes all pins but those of these points; returns how many. The folder goes when it is empty.
-pub(super) fn clear(folder: &Path, but: &BTreeSet<u32>) -> Result<usize, LiveError> {
+pub(in crate::live) fn clear(folder: &Path, but: &BTreeSet<u32>) -> Result<usize, LiveError> {
     let mut removed = 0;
     for pin in pins(folder) {
         if !point_of(&pin).is_some_and(|point| but.contains(&point)) {

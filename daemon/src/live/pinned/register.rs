@@ -9,7 +9,7 @@ use std::{
 
 use datapath::layout::{POINTS_MAX, RegisterRow};
 
-use super::{
+use crate::live::{
     LiveError,
     batch::{self, BatchCursor},
 };
@@ -18,7 +18,7 @@ const NAME: &str = "REGISTER";
 
 /// The register. Point 0 stands for no interface.
 #[derive(Debug)]
-pub(super) struct Register {
+pub(in crate::live) struct Register {
     map: OwnedFd,
     rows: Vec<RegisterRow>,
     /// Points that this process watches.
@@ -27,27 +27,27 @@ pub(super) struct Register {
 
 /// What makes an interface the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place<'a> {
-    pub(super) namespace: Option<&'a str>,
+pub(in crate::live) struct Place<'a> {
+    pub(in crate::live) namespace: Option<&'a str>,
     /// The namespace's cookie.
-    pub(super) cookie: u64,
-    pub(super) name: &'a str,
-    pub(super) ifindex: u32,
+    pub(in crate::live) cookie: u64,
+    pub(in crate::live) name: &'a str,
+    pub(in crate::live) ifindex: u32,
 }
 
 /// A point for an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reserved {
-    pub(super) point: u32,
+pub(in crate::live) struct Reserved {
+    pub(in crate::live) point: u32,
     /// Whether it is the one that it had under an attacher that died, with its flows and counts.
-    pub(super) again: bool,
+    pub(in crate::live) again: bool,
     /// Programs, by direction, that may be in its clsact qdisc.
-    pub(super) filters: [u32; 2],
+    pub(in crate::live) filters: [u32; 2],
 }
 
 impl Register {
     /// Reads the register. Nobody holds a point yet: whoever held them has gone.
-    pub(super) fn open(map: OwnedFd) -> Result<Self, LiveError> {
+    pub(in crate::live) fn open(map: OwnedFd) -> Result<Self, LiveError> {
         let mut keys = vec![0_u32; POINTS_MAX as usize];
         let mut rows = vec![RegisterRow::NEW; POINTS_MAX as usize];
         let mut to = BatchCursor::default();
@@ -58,7 +58,10 @@ impl Register {
 
     /// Reserves a point for an interface: the one that it had, else the one that was free for longest. `None` where none
     /// is free.
-    pub(super) fn reserve(&mut self, place: Place<'_>) -> Result<Option<Reserved>, LiveError> {
+    pub(in crate::live) fn reserve(
+        &mut self,
+        place: Place<'_>,
+    ) -> Result<Option<Reserved>, LiveError> {
         let wanted = RegisterRow {
             namespace_cookie: place.cookie,
             state: RegisterRow::WATCHED,
@@ -86,19 +89,23 @@ impl Register {
     }
 
     /// The interface of a point has another name.
-    pub(super) fn rename(&mut self, point: u32, name: &str) -> Result<(), LiveError> {
+    pub(in crate::live) fn rename(&mut self, point: u32, name: &str) -> Result<(), LiveError> {
         let row = RegisterRow { name: padded(name), ..*self.row(point) };
         self.write(point, row)
     }
 
     /// What a point's interface is watched by.
-    pub(super) fn note_hooks(&mut self, point: u32, hooks: [u32; 2]) -> Result<(), LiveError> {
+    pub(in crate::live) fn note_hooks(
+        &mut self,
+        point: u32,
+        hooks: [u32; 2],
+    ) -> Result<(), LiveError> {
         let row = RegisterRow { hooks, ..*self.row(point) };
         self.write(point, row)
     }
 
     /// These programs may be in the clsact qdisc of a point's interface from here on.
-    pub(super) fn note_filter(
+    pub(in crate::live) fn note_filter(
         &mut self,
         point: u32,
         direction: usize,
@@ -110,26 +117,26 @@ impl Register {
     }
 
     /// Nothing is attached at a point any more; there may be flows.
-    pub(super) fn leave(&mut self, point: u32) -> Result<(), LiveError> {
+    pub(in crate::live) fn leave(&mut self, point: u32) -> Result<(), LiveError> {
         self.held.remove(&point);
         let row = RegisterRow { state: RegisterRow::LEFT, ..*self.row(point) };
         self.write(point, row)
     }
 
     /// No flow and no count of a point is left.
-    pub(super) fn free(&mut self, point: u32) -> Result<(), LiveError> {
+    pub(in crate::live) fn free(&mut self, point: u32) -> Result<(), LiveError> {
         self.held.remove(&point);
         let incarnation = self.row(point).incarnation;
         self.write(point, RegisterRow { incarnation, ..RegisterRow::NEW })
     }
 
     /// The points that are held.
-    pub(super) const fn held(&self) -> &BTreeSet<u32> {
+    pub(in crate::live) const fn held(&self) -> &BTreeSet<u32> {
         &self.held
     }
 
     /// Points of which there may be flows and which nobody holds, with what they stood for.
-    pub(super) fn orphans(&self) -> Vec<(u32, RegisterRow)> {
+    pub(in crate::live) fn orphans(&self) -> Vec<(u32, RegisterRow)> {
         let points = (1..POINTS_MAX).map(|point| (point, *self.row(point)));
         let is_orphan = |(point, row): &(u32, RegisterRow)| {
             row.state != RegisterRow::FREE && !self.held.contains(point)
@@ -166,7 +173,7 @@ fn padded<const N: usize>(name: &str) -> [u8; N] {
 }
 
 /// The name that was padded.
-pub(super) fn name_in(bytes: &[u8]) -> String {
+pub(in crate::live) fn name_in(bytes: &[u8]) -> String {
     let length = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     String::from_utf8_lossy(&bytes[..length]).into_owned()
 }
