@@ -379,6 +379,7 @@ fn start_feed(
                 publisher: publisher.counting_since(kept.since_ns),
                 clock,
                 interval,
+                waited_ns: 0,
             };
             Ok(Feed::Live { sweeper: sweeper.start()?, ring })
         }

@@ -77,8 +77,12 @@ impl Attachment {
 
     fn bring_up_to_date(&self) -> Result<(), LiveError> {
         let failed = |source| LiveError::Syscall { call: "bpf", map: "KEPT_RULES", source };
-        if let Some(text) = self.keeper.rules().map_err(failed)? {
-            restore(&self.rules, &text, &self.configured);
+        let kept = self.keeper.rules().map_err(failed)?;
+        // Nothing may be in force that nobody knows of.
+        if kept.is_some_and(|text| !restore(&self.rules, &text, &self.configured))
+            && let Err(error) = self.rules.restore(self.configured.clone())
+        {
+            tracing::error!(%error, "the configuration's rules are not in force either");
         }
         self.remote.perform(&Verb::Serving).map(drop)
     }

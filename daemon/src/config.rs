@@ -21,6 +21,8 @@ use crate::{
     sandbox::{Mode, USER_DEFAULT},
 };
 
+/// Where pins are, where nothing else is said.
+pub const PIN_DIR_DEFAULT: &str = "/sys/fs/bpf/linnet";
 /// Where the file is looked for when none is named.
 pub const CONFIG_PATH: &str = "/etc/linnet/linnet.toml";
 /// Version of the file's layout.
@@ -314,7 +316,7 @@ impl Config {
             listen,
             run_dir: place(over.run_dir, raw.run_dir, "/run/linnet"),
             state_dir: place(over.state_dir, raw.state_dir, "/var/lib/linnet"),
-            pin_dir: place(over.pin_dir, raw.pin_dir, "/sys/fs/bpf/linnet"),
+            pin_dir: place(over.pin_dir, raw.pin_dir, PIN_DIR_DEFAULT),
             on_stop,
             user: raw.user.unwrap_or_else(|| USER_DEFAULT.to_owned()),
             sandbox,

@@ -20,12 +20,22 @@ pub struct LiveRules {
     pub configured: String,
 }
 
-impl RuleSink for LiveRules {
-    fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
-        match self.remote.perform(&Verb::SetRules(rules))? {
+impl LiveRules {
+    fn perform(&self, verb: &Verb) -> Result<u64, RulesError> {
+        match self.remote.perform(verb)? {
             Answer::RulesSet { generation } => Ok(generation),
             Answer::Watched(_) | Answer::Done => Ok(0),
         }
+    }
+}
+
+impl RuleSink for LiveRules {
+    fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
+        self.perform(&Verb::SetRules(rules))
+    }
+
+    fn restore(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
+        self.perform(&Verb::RestoreRules(rules))
     }
 
     fn keep(&self, rules: &[RuleView]) {
@@ -56,7 +66,7 @@ pub fn restore(rules: &Rules, text: &str, configured: &[ReadRule]) -> bool {
     }
     let read = read.map(|mut kept| serde_json::json!({ "rules": kept["rules"].take() }));
     let read = read.and_then(|list| read_list(list).map_err(|error| error.to_string()));
-    let set = read.and_then(|list| rules.set(list).map_err(|error| error.to_string()));
+    let set = read.and_then(|list| rules.restore(list).map_err(|error| error.to_string()));
     if let Err(error) = &set {
         tracing::error!(%error, "the rules of the daemon before cannot be used again");
     }

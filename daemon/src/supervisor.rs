@@ -47,9 +47,14 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let identity = identity(config)?;
     // It has the address.
     let survivor = Survivor::find(&config.run_dir, identity.uid.as_raw());
-    let listener = if survivor.is_some() { None } else { Some(bind(config)?) };
+    let listener = match bind(config) {
+        Ok(listener) => Some(listener),
+        // It has the address, and the daemon that takes its place will have it.
+        Err(_) if survivor.as_ref().is_some_and(|it| it.listens_at(config.listen.port())) => None,
+        Err(error) => return Err(error),
+    };
     let since_ns = u64::try_from(clock.wall_ns()).unwrap_or(0);
-    let attached = attach(config, &kernel, &clock, &mut signals)?;
+    let attached = attach(config, &kernel, &clock, &mut signals, survivor.is_some())?;
     let Some((attacher, follower)) = attached else {
         tracing::info!("told to stop while starting");
         return Ok(0);
@@ -77,9 +82,7 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
             Some(Daemon::adopted(server, process, clock.monotonic_ns()))
         }
         Some(Err(process)) => {
-            tracing::info!(
-                "the daemon of an attacher that died is of another program, configuration or set of maps: ending it"
-            );
+            tracing::info!("ending that daemon");
             live::end_process(&process, STOP_MAX).context("cannot end the daemon of before")?;
             None
         }
@@ -149,6 +152,7 @@ fn attach(
     kernel: &Kernel,
     clock: &Arc<Clock>,
     signals: &mut Signals,
+    has_survivor: bool,
 ) -> anyhow::Result<Option<(Arc<Mutex<Attacher>>, Follower)>> {
     let attacher = Attacher::without(kernel.lacks(), &config.pin_dir, config.sizes)?;
     let attacher = Arc::new(Mutex::new(attacher));
@@ -171,7 +175,10 @@ fn attach(
     let asked_to_stop = || signals.borrow_mut().asked_to_stop().unwrap_or(false);
     follower.begin(asked_to_stop)?;
     if asked_to_stop() {
-        locked(&attacher).on_stop(config.on_stop);
+        // A daemon that lives on needs what is there.
+        if !has_survivor {
+            locked(&attacher).on_stop(config.on_stop);
+        }
         return Ok(None);
     }
     let points = follower.points().watching();

@@ -59,6 +59,8 @@ pub struct Sweeper {
     pub clock: Arc<Clock>,
     /// From one sweep to the next.
     pub interval: Duration,
+    /// How long the last sweep waited for an answer; 0 at first.
+    pub waited_ns: u64,
 }
 
 /// A flow that is to be taken out.
@@ -101,7 +103,7 @@ impl Sweeper {
                 if let Err(error) = self.sweep(number) {
                     tracing::error!(%error, "a sweep failed");
                 }
-                let took_ns = self.clock.monotonic_ns().saturating_sub(started_ns);
+                let took_ns = self.clock.monotonic_ns().saturating_sub(started_ns + self.waited_ns);
                 let rest = Duration::from_nanos(took_ns).saturating_mul(SHARE - 1);
                 match stopped.recv_timeout(self.interval.max(rest)) {
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -123,6 +125,7 @@ impl Sweeper {
         }
         let started_ns = self.clock.monotonic_ns();
         let missed = self.look();
+        self.waited_ns = self.clock.monotonic_ns().saturating_sub(started_ns);
         // Nothing is counted at those that are gone as of now, so that this sweep meets the last of their flows.
         let points = self.points.latest();
         let gone: BTreeSet<_> =

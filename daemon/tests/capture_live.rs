@@ -112,6 +112,7 @@ impl Watch {
             publisher,
             clock,
             interval: Duration::from_secs(1),
+            waited_ns: 0,
         };
         let mut watch = Self { manager, board, sweeper, sweeps: 0, reader: Some(reader), folder };
         watch.sweep();

@@ -73,6 +73,7 @@ impl Watch {
             publisher,
             clock,
             interval: Duration::from_secs(1),
+            waited_ns: 0,
         };
         Self { attacher, sweeper, table, board, sweeps: 0 }
     }

@@ -218,3 +218,158 @@ fn a_daemon_that_is_told_to_end_without_an_attacher_ends_and_its_programs_stay()
     let output = lab.client().command("tc").args(filters).output().unwrap();
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
 }
+
+/// Filters of linnet's at the client's interface, both ways.
+fn filters(lab: &Lab) -> String {
+    let shown = ["ingress", "egress"].map(|way| {
+        let show = ["filter", "show", "dev", CLIENT_INTERFACE, way];
+        let output = lab.client().command("tc").args(show).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    });
+    shown.concat()
+}
+
+#[test]
+fn another_hook_takes_the_place_of_the_one_before_and_nothing_is_left_or_counted_twice() {
+    if !can_run("another hook after a kill") {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("hooks")).unwrap();
+    let interface = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
+    let mut linnet = Linnet::watch("hooks", &[format!("{interface},ingress=clsact,egress=clsact")]);
+    let mut pair = Pair::open(&lab, 7_000);
+    for (choices, hooks) in [
+        ("", [Some("tcx"), Some("tcx")]),
+        (",ingress=clsact,egress=off", [Some("clsact"), None]),
+        (",ingress=xdp,egress=clsact", [Some("xdp"), Some("clsact")]),
+        (",ingress=xdp-generic,egress=tcx", [Some("xdp-generic"), Some("tcx")]),
+        (",ingress=clsact", [Some("clsact"), Some("tcx")]),
+        (",egress=clsact", [Some("tcx"), Some("clsact")]),
+    ] {
+        linnet.kill_both();
+        linnet.interfaces = vec![format!("{interface}{choices}")];
+        linnet.start_again("");
+        let row = linnet.see("/api/v1/interfaces", "interfaces")[0].take();
+        for (way, hook) in ["ingress", "egress"].into_iter().zip(hooks) {
+            assert_eq!(row[way]["hook"].as_str(), hook, "{choices}: {row}");
+            let chain = row[way]["chain"].as_array().map_or(0, Vec::len);
+            assert_eq!(chain, usize::from(hook.is_some()), "{choices}: {row}");
+        }
+        let count = hooks.iter().filter(|hook| **hook == Some("clsact")).count();
+        assert_eq!(filters(&lab).matches(" name linnet_").count(), count, "{choices}");
+        // From here on each packet counts once.
+        let (sent_before, seen_before) = if hooks[1].is_some() {
+            frames(&lab, &linnet)
+        } else {
+            continue;
+        };
+        pair.exchange(20, 200);
+        let (sent, seen) = frames(&lab, &linnet);
+        let grown = |now: [u64; 2], then: [u64; 2]| [now[0] - then[0], now[1] - then[1]];
+        assert_eq!(grown(seen, seen_before), grown(sent, sent_before), "{choices}");
+    }
+    assert!(linnet.stop().success());
+    assert_eq!(filters(&lab), "");
+}
+
+#[test]
+fn a_start_that_is_stopped_leaves_a_daemon_what_it_needs() {
+    if !can_run("a start that is stopped") {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("stopped")).unwrap();
+    let spec = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
+    let mut linnet = Linnet::watch("stopped", &[spec]);
+    let mut pair = Pair::open(&lab, 7_000);
+    let daemon = linnet.daemon_pid();
+    for pause_ms in [30, 100, 200, 400] {
+        linnet.kill_attacher();
+        linnet.begin_again("");
+        thread::sleep(std::time::Duration::from_millis(pause_ms));
+        // Before it has begun to wait for signals it dies of this one.
+        linnet.signal(Signal::SIGTERM);
+        linnet.wait();
+        if linnet.daemon_pid().is_none() {
+            // It had been adopted, and was stopped with its attacher.
+            assert!(!linnet.pins().exists(), "after {pause_ms} ms");
+            linnet.start_again("");
+            continue;
+        }
+        assert!(linnet.pins().join("links").exists(), "after {pause_ms} ms");
+        let (sent_before, seen_before) = frames(&lab, &linnet);
+        pair.exchange(5, 100);
+        let (sent, seen) = frames(&lab, &linnet);
+        assert_eq!(seen[1] - seen_before[1], sent[1] - sent_before[1], "after {pause_ms} ms");
+        linnet.adopt_again("");
+    }
+    println!("the daemon of the start: {daemon:?}, of the end: {:?}", linnet.daemon_pid());
+    assert!(linnet.stop().success());
+}
+
+#[test]
+fn a_rule_waits_for_an_interface_that_went_while_nobody_was_there() {
+    if !can_run("rules that wait") {
+        return;
+    }
+    let lab = Lab::build(Plan::direct("waits")).unwrap();
+    let ip = |args: &str| {
+        let status = lab.client().command("ip").args(args.split(' ')).status().unwrap();
+        assert!(status.success(), "ip {args}");
+    };
+    let add = || {
+        ip("link add wait0 type veth peer name wait1");
+        ip("addr add 10.99.0.1/24 dev wait0");
+        ip("link set wait0 up");
+        ip("link set wait1 up");
+        // Frames of an address that nobody answers for.
+        ip("neigh replace 10.99.0.2 lladdr 02:00:00:00:00:02 dev wait0");
+    };
+    add();
+    let name = format!("{}/wait0", lab.client().name());
+    let mut linnet = Linnet::watch("waits", &[format!("{}/wait*", lab.client().name())]);
+    let rules = json!({ "rules": [
+        { "action": "ignore", "interface": name, "protocol": "udp" },
+        { "action": "ignore", "protocol": "udp", "port": "9" },
+    ] });
+    assert_eq!(linnet.put("/api/v1/rules", &rules).0, 200);
+    let ignored = |linnet: &Linnet| {
+        linnet.settle();
+        let (_, status) = linnet.get("/api/v1/status");
+        status["loss"]["ledger"]["ignored_by_rule"].as_u64().unwrap()
+    };
+    let send = || {
+        let socket = lab.client().run(|| std::net::UdpSocket::bind("10.99.0.1:0")).unwrap();
+        let socket = socket.unwrap();
+        for _ in 0..10 {
+            socket.send_to(b"x", "10.99.0.2:7000").unwrap();
+        }
+    };
+    let is_watched = |linnet: &Linnet| {
+        let rows = linnet.see("/api/v1/interfaces", "interfaces");
+        let mut rows = rows.as_array().unwrap().iter();
+        rows.any(|row| row["name"] == *name && row["state"] == "attached").then_some(())
+    };
+    for both in [false, true] {
+        let before = ignored(&linnet);
+        send();
+        assert!(ignored(&linnet) >= before + 10, "it is in force");
+        if both {
+            linnet.kill_both()
+        } else {
+            linnet.kill_attacher()
+        }
+        ip("link del wait0");
+        if both {
+            linnet.start_again("")
+        } else {
+            linnet.adopt_again("")
+        }
+        assert_eq!(linnet.see("/api/v1/rules", "rules"), rules["rules"]);
+        add();
+        wait_for("it to be watched again", || is_watched(&linnet));
+        let before = ignored(&linnet);
+        send();
+        assert!(ignored(&linnet) >= before + 10, "it waited");
+    }
+    assert!(linnet.stop().success());
+}

@@ -78,6 +78,7 @@ fn verbs() -> Vec<Verb> {
         Verb::SetRules(vec![full_rule("eth0"); 1_024]),
         Verb::Look { left: Vec::new() },
         Verb::Look { left: (1..128).collect() },
+        Verb::RestoreRules(vec![full_rule("eth0")]),
         Verb::Serving,
         Verb::Ending,
     ]

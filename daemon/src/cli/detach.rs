@@ -5,13 +5,13 @@
 use std::path::PathBuf;
 
 use super::{exit, say};
-use crate::live;
+use crate::{config::PIN_DIR_DEFAULT, live};
 
 /// Arguments of `linnet detach`.
 #[derive(Debug, clap::Args)]
 pub struct DetachArgs {
     /// Folder of the pinned maps.
-    #[arg(long, env = "LINNET_PIN_DIR", default_value = "/sys/fs/bpf/linnet")]
+    #[arg(long, env = "LINNET_PIN_DIR", default_value = PIN_DIR_DEFAULT)]
     pin_dir: PathBuf,
 }
 

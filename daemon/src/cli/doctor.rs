@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{ExitWith, exit, printable, say};
 use crate::{
     client::{Client, SOCKET_DEFAULT},
-    config::{CONFIG_PATH, Config, ConfigError, Overrides},
+    config::{CONFIG_PATH, Config, ConfigError, Overrides, PIN_DIR_DEFAULT},
     kernel::{Feature, Found, Kernel, Pretence},
     live,
     sandbox::{Act, Identity, Layer, Policy, USER_DEFAULT, Verdict},
@@ -26,10 +26,10 @@ pub struct DoctorArgs {
     /// With --sandbox: whose the daemon would be.
     #[arg(long, default_value = USER_DEFAULT, requires = "sandbox")]
     user: String,
-    /// Socket of the daemon that is asked what it is attached to.
-    #[arg(long, env = "LINNET_SOCKET", default_value = SOCKET_DEFAULT)]
-    socket: PathBuf,
-    /// Configuration file, for what it says about the kernel [default: /etc/linnet/linnet.toml, if it can be read].
+    /// Socket of the daemon that is asked what it is attached to [default: the configuration's].
+    #[arg(long, env = "LINNET_SOCKET")]
+    socket: Option<PathBuf>,
+    /// Configuration file, for the kernel's features and the folders [default: /etc/linnet/linnet.toml, if it can be read].
     #[arg(long, env = "LINNET_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -45,7 +45,8 @@ struct Finding {
 
 /// Looks at everything; fails where live operation is impossible.
 pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
-    let pretence = pretence(args)?;
+    let config = config(args)?;
+    let pretence = config.as_ref().map(|config| config.kernel.clone()).unwrap_or_default();
     if args.sandbox {
         return sandbox(&args.user, pretence);
     }
@@ -70,21 +71,29 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
         say(&said)?;
         return Ok(exit::FAILED);
     }
-    said += &interfaces(&args.socket);
-    said += "\nready: `linnet run --interface NAME`\n";
+    let of_config = config.as_ref().map(|config| config.run_dir.join("api.sock"));
+    let socket = args.socket.clone().or(of_config);
+    said += &interfaces(&socket.unwrap_or_else(|| SOCKET_DEFAULT.into()));
+    let pins = config.map_or_else(|| PIN_DIR_DEFAULT.into(), |config| config.pin_dir);
+    said += match live::left_in(&pins) {
+        true => {
+            "\nan attacher was killed: what is watched is counted on. `linnet run` goes on from there, and `linnet detach` removes it\n"
+        }
+        false => "\nready: `linnet run --interface NAME`\n",
+    };
     say(&said)?;
     Ok(0)
 }
 
-/// What the configuration says is to be treated as missing. Whoever may not read the default one asks without it.
-fn pretence(args: &DoctorArgs) -> anyhow::Result<Pretence> {
+/// The configuration. Whoever may not read the default one asks without it.
+fn config(args: &DoctorArgs) -> anyhow::Result<Option<Config>> {
     match Config::load(args.config.as_deref(), Overrides::default()) {
-        Ok(config) => Ok(config.kernel),
+        Ok(config) => Ok(Some(config)),
         Err(ConfigError::Read { source, .. })
             if args.config.is_none() && source.kind() == io::ErrorKind::PermissionDenied =>
         {
             say(&format!("limited  `{CONFIG_PATH}` cannot be read: what it says is left out\n"))?;
-            Ok(Pretence::default())
+            Ok(None)
         }
         Err(error) => Err(ExitWith { code: exit::USAGE, message: error.to_string() }.into()),
     }

@@ -8,7 +8,7 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode,
         links::FdLink,
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
         xdp::XdpLink,
     },
 };
@@ -124,8 +124,43 @@ pub(super) struct Site<'a> {
     pub(super) pins: &'a LinkPins,
     pub(super) point: u32,
     /// Programs of a dead attacher, by direction, that may be in its clsact qdisc.
-    pub(super) filters: [u32; 2],
+    pub(super) filters: [[u32; 2]; 2],
     pub(super) register: &'a mut Register,
+}
+
+impl Site<'_> {
+    /// Takes off what a dead attacher left in a direction, but for one hook. No packet may be counted by two.
+    fn clear(&mut self, direction: Direction, but: Option<Hook>) {
+        let others = Hook::ALL.into_iter().filter(|hook| Some(*hook) != but);
+        self.pins.clear(direction, others);
+        // One whose place was taken is not among them any more.
+        while let Some(filter) = self.left_filter(direction) {
+            // Dropped, it takes the filter off.
+            drop(filter);
+        }
+    }
+
+    /// The filter that a dead attacher left in a direction; each is given once.
+    fn left_filter(&mut self, direction: Direction) -> Option<SchedClassifierLink> {
+        let left = &mut self.filters[direction as usize];
+        if *left == [0; 2] {
+            return None;
+        }
+        let filters = Socket::open()
+            .and_then(|socket| qdisc::filters(&socket, self.device.ifindex, direction))
+            .inspect_err(|error| tracing::warn!(%error, "cannot list filters"))
+            .ok()?;
+        let is_left = |it: &&qdisc::Filter| it.program_id.is_some_and(|id| left.contains(&id));
+        let Some(filter) = filters.iter().find(is_left) else {
+            *left = [0; 2];
+            return None;
+        };
+        let id = filter.program_id;
+        left.iter_mut().filter(|it| Some(**it) == id).for_each(|it| *it = 0);
+        let (priority, handle) = (filter.priority(), filter.handle.into());
+        let (name, at) = (&self.request.interface, attach_type(direction));
+        SchedClassifierLink::attached(name, at, priority, handle, None).ok()
+    }
 }
 
 /// Watches what an interface receives.
@@ -138,7 +173,10 @@ pub(super) fn ingress(
     };
     let choice = site.request.ingress;
     match choice {
-        IngressChoice::Off => Ok(None),
+        IngressChoice::Off => {
+            site.clear(Direction::Ingress, None);
+            Ok(None)
+        }
         IngressChoice::Auto => {
             tc(objects, site, None, "tc sees what the stack sees and changes nothing")
         }
@@ -165,11 +203,15 @@ pub(super) fn egress(
     site: &mut Site<'_>,
 ) -> Result<Option<Tracker>, LiveError> {
     let (force, reason) = match site.request.egress {
-        EgressChoice::Off => return Ok(None),
+        EgressChoice::Off => {
+            site.clear(Direction::Egress, None);
+            return Ok(None);
+        }
         EgressChoice::Auto
             if site.device.loopback && site.request.ingress != IngressChoice::Off =>
         {
             // Every packet on loopback passes both directions: counting both would count it twice.
+            site.clear(Direction::Egress, None);
             return Ok(None);
         }
         EgressChoice::Auto => (None, "the only hook that sees what is sent"),
@@ -179,7 +221,11 @@ pub(super) fn egress(
     attach_tc(objects, site, Direction::Egress, force, reason).map(Some)
 }
 
-fn attach_xdp(objects: &mut Objects, site: &Site<'_>, hook: Hook) -> Result<Tracker, LiveError> {
+fn attach_xdp(
+    objects: &mut Objects,
+    site: &mut Site<'_>,
+    hook: Hook,
+) -> Result<Tracker, LiveError> {
     let (mode, remedy) = match hook {
         Hook::XdpGeneric => (XdpMode::Skb, "use ingress=auto instead"),
         Hook::Xdp | Hook::Tcx | Hook::Clsact => (
@@ -198,11 +244,15 @@ fn attach_xdp(objects: &mut Objects, site: &Site<'_>, hook: Hook) -> Result<Trac
     });
     let link = match adopted {
         Some(link) => link,
-        None => xdp
-            .attach_to_if_index(ifindex, mode)
-            .and_then(|id| xdp.take_link(id))
-            .map_err(|source| attach_error(hook, site.request, source, remedy))?,
+        None => {
+            // An interface has room for one. What is on TC goes once this is there: it may stay.
+            site.pins.clear(Direction::Ingress, [Hook::Xdp, Hook::XdpGeneric].into_iter());
+            xdp.attach_to_if_index(ifindex, mode)
+                .and_then(|id| xdp.take_link(id))
+                .map_err(|source| attach_error(hook, site.request, source, remedy))?
+        }
     };
+    site.clear(Direction::Ingress, Some(hook));
     let program_id = xdp.info().ok().map(|info| info.id());
     let hook = AttachedHook { hook, reason: "asked for".to_owned(), program_id };
     let (link, pin) = site.pins.pin(Direction::Ingress, hook.hook, link)?;
@@ -268,47 +318,41 @@ fn attach_tc(
 /// Puts a program in the place of the one that a dead attacher left in the TCX chain, or else in front.
 fn adopt_tcx(
     tc: &mut SchedClassifier,
-    site: &Site<'_>,
+    site: &mut Site<'_>,
     direction: Direction,
 ) -> Result<SchedClassifierLink, ProgramError> {
     if let Some(link) = site.pins.take(direction, Hook::Tcx, site.device.ifindex)
         && let Ok(link) = SchedClassifierLink::try_from(link)
     {
         match tc.attach_to_link(link).and_then(|id| tc.take_link(id)) {
-            Ok(link) => return Ok(link),
+            Ok(link) => {
+                site.clear(direction, Some(Hook::Tcx));
+                return Ok(link);
+            }
             Err(error) => not_adopted(&error, site, Hook::Tcx),
         }
     }
+    site.clear(direction, None);
     tcx(tc, &site.request.interface, direction, LinkOrder::first())
 }
 
 /// The same with a filter.
 fn adopt_filter(
     tc: &mut SchedClassifier,
-    site: &Site<'_>,
+    site: &mut Site<'_>,
     direction: Direction,
 ) -> Result<SchedClassifierLink, ProgramError> {
-    let interface = &site.request.interface;
-    let left = site.filters[direction as usize];
-    let filters = Socket::open().and_then(|socket| {
-        if left == 0 {
-            Ok(Vec::new())
-        } else {
-            qdisc::filters(&socket, site.device.ifindex, direction)
-        }
-    });
-    let filters = filters.unwrap_or_default();
-    if let Some(filter) = filters.iter().find(|filter| filter.program_id == Some(left)) {
-        let (priority, handle) = (filter.priority(), filter.handle.into());
-        let at = attach_type(direction);
-        let link = SchedClassifierLink::attached(interface, at, priority, handle, None);
-        let adopted = link.map_err(|error| TcError::IoError(error).into());
-        match adopted.and_then(|link| tc.attach_to_link(link)).and_then(|id| tc.take_link(id)) {
-            Ok(link) => return Ok(link),
+    if let Some(link) = site.left_filter(direction) {
+        match tc.attach_to_link(link).and_then(|id| tc.take_link(id)) {
+            Ok(link) => {
+                site.clear(direction, Some(Hook::Clsact));
+                return Ok(link);
+            }
             Err(error) => not_adopted(&error, site, Hook::Clsact),
         }
     }
-    clsact(tc, interface, direction)
+    site.clear(direction, None);
+    clsact(tc, &site.request.interface, direction)
 }
 
 fn not_adopted(error: &ProgramError, site: &Site<'_>, hook: Hook) {

@@ -162,6 +162,10 @@ impl Attacher {
             Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
             Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),
             Verb::SetRules(rules) => {
+                self.check_rules(&rules)?;
+                self.set_rules(rules).map(|generation| Answer::RulesSet { generation })
+            }
+            Verb::RestoreRules(rules) => {
                 self.set_rules(rules).map(|generation| Answer::RulesSet { generation })
             }
             // What is known of interfaces is the follower's to say.

@@ -246,16 +246,21 @@ pub enum LiveError {
         /// What aya says.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The attacher lives and does not answer.
+    #[error(
+        "the attacher does not answer in time; see whether its process is stopped, or its machine too busy"
+    )]
+    Slow,
     /// There is no such observation point.
     #[error("there is no observation point {0}")]
     NoPoint(u32),
 }
 
 impl LiveError {
-    /// Whether there is no attacher that could do anything.
+    /// Whether there is no attacher that could do anything now.
     #[must_use]
     pub const fn is_of_the_attacher(&self) -> bool {
-        matches!(self, Self::Attacher(_))
+        matches!(self, Self::Attacher(_) | Self::Slow)
     }
 
     /// Whether other interfaces can be watched all the same.

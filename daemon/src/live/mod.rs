@@ -47,7 +47,7 @@ pub use objects::{Object, not_built_reason};
 pub use pinned::holders::{end_holders, end_process, has_ended, kill_process, signal};
 pub use pinned::keeper::{Keeper, Kept, SEEN_BEFORE_MAX, SeenBefore};
 pub use pinned::layout::describe;
-pub use pinned::{Detached, OnStop, detach};
+pub use pinned::{Detached, OnStop, detach, left_in};
 pub use points::{Points, WatchedPoint};
 pub use remote::{Remote, Served, Server, answer, channel, wait_for_end};
 pub use rings::CaptureRing;

@@ -23,9 +23,11 @@ use super::{
 };
 
 /// How long the attacher may take for a verb: it loads programs and waits for the kernel.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
-/// Answers to earlier questions that are passed over while the one to this question is waited for.
-const STALE_MAX: usize = 16;
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// The same for what it knows.
+const WORD_MAX: Duration = Duration::from_secs(2);
+/// Questions that may be unanswered: with more of them nothing is asked.
+const UNANSWERED_MAX: u32 = 4;
 
 /// Both ends of a new socket: the attacher's, and what the daemon is started with.
 pub fn channel() -> io::Result<(Server, OwnedFd)> {
@@ -160,20 +162,24 @@ pub struct Remote(Arc<Mutex<Asking>>);
 struct Asking {
     socket: OwnedFd,
     number: u32,
+    /// Questions that were given up, and whose answers are still to come.
+    unanswered: u32,
     buffer: Vec<u8>,
 }
 
 impl Remote {
     /// Asks over this socket from here on.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        prepare(&socket)?;
-        Ok(Self(Arc::new(Mutex::new(Asking { socket, number: 0, buffer: vec![0; MESSAGE_MAX] }))))
+        widen(&socket)?;
+        let buffer = vec![0; MESSAGE_MAX];
+        Ok(Self(Arc::new(Mutex::new(Asking { socket, number: 0, unanswered: 0, buffer }))))
     }
 
     /// Asks the next attacher, over another socket.
     pub fn replace(&self, socket: OwnedFd) -> io::Result<()> {
-        prepare(&socket)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).socket = socket;
+        widen(&socket)?;
+        let mut asking = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (asking.socket, asking.unanswered) = (socket, 0);
         Ok(())
     }
 
@@ -189,32 +195,66 @@ impl Remote {
     }
 }
 
-fn prepare(socket: &OwnedFd) -> io::Result<()> {
-    widen(socket)?;
-    set_socket_timeout(socket, Timeout::Recv, Some(ANSWER_MAX))?;
-    Ok(set_socket_timeout(socket, Timeout::Send, Some(ANSWER_MAX))?)
-}
-
 impl Asking {
     fn perform(&mut self, verb: &Verb) -> Result<Answer, LiveError> {
+        self.take_late_answers()?;
+        if self.unanswered >= UNANSWERED_MAX {
+            return Err(LiveError::Slow);
+        }
+        let most = match verb {
+            Verb::Look { .. } | Verb::Serving | Verb::Ending => WORD_MAX,
+            Verb::StartCapture(_)
+            | Verb::StopCapture
+            | Verb::SetRules(_)
+            | Verb::RestoreRules(_) => ANSWER_MAX,
+        };
+        for timeout in [Timeout::Recv, Timeout::Send] {
+            set_socket_timeout(&self.socket, timeout, Some(most))
+                .map_err(|error| lost(&error.into()))?;
+        }
         self.number = self.number.wrapping_add(1);
         let request = wire::request(self.number, verb)?;
-        let lost = |error: rustix::io::Errno| LiveError::Attacher(error.into());
-        send(&self.socket, &request, SendFlags::NOSIGNAL).map_err(lost)?;
-        for _ in 0..STALE_MAX {
-            let received = receive(self.socket.as_fd(), &mut self.buffer, RecvFlags::empty());
-            let Some(length) = received.map_err(LiveError::Attacher)? else {
-                return Err(LiveError::Attacher(io::ErrorKind::UnexpectedEof.into()));
-            };
-            let (number, outcome) = wire::read_response(&self.buffer[..length?]);
+        send(&self.socket, &request, SendFlags::NOSIGNAL).map_err(|error| lost(&error.into()))?;
+        self.unanswered += 1;
+        loop {
+            let (number, outcome) = self.answer(RecvFlags::empty())?;
             // Of a question that was given up.
             if number != self.number && number != 0 {
                 continue;
             }
             return outcome?.map_err(LiveError::Refused);
         }
-        Err(LiveError::Attacher(io::ErrorKind::InvalidData.into()))
     }
+
+    fn take_late_answers(&mut self) -> Result<(), LiveError> {
+        while self.unanswered > 0 {
+            match self.answer(RecvFlags::DONTWAIT) {
+                Ok(_) => {}
+                Err(LiveError::Slow) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The next answer: the number of its question, and what it says.
+    fn answer(&mut self, flags: RecvFlags) -> Result<(u32, Result<Outcome, WireError>), LiveError> {
+        let received = receive(self.socket.as_fd(), &mut self.buffer, flags);
+        let Some(length) = received.map_err(|error| lost(&error))? else {
+            return Err(LiveError::Attacher(io::ErrorKind::UnexpectedEof.into()));
+        };
+        self.unanswered = self.unanswered.saturating_sub(1);
+        Ok(wire::read_response(&self.buffer[..length?]))
+    }
+}
+
+/// What it means that nothing is sent or received.
+fn lost(error: &io::Error) -> LiveError {
+    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) {
+        return LiveError::Slow;
+    }
+    let code = error.raw_os_error().map(io::Error::from_raw_os_error);
+    LiveError::Attacher(code.unwrap_or_else(|| error.kind().into()))
 }
 
 #[cfg(test)]
@@ -252,6 +292,24 @@ mod tests {
         assert_eq!(verb, look);
         drop(server);
         assert!(matches!(remote.perform(&look), Err(LiveError::Attacher(_))));
+    }
+
+    #[test]
+    fn an_attacher_that_does_not_answer_is_not_waited_for_again_and_again() {
+        let (mut server, remote) = pair();
+        let ending = remote.clone();
+        let asking = thread::spawn(move || ending.perform(&Verb::Ending));
+        assert!(matches!(asking.join().unwrap(), Err(LiveError::Slow)), "after a while");
+        // As if it had been asked more often.
+        remote.0.lock().unwrap().unanswered = UNANSWERED_MAX;
+        assert!(matches!(remote.perform(&Verb::Ending), Err(LiveError::Slow)), "at once");
+        assert_eq!(server.serve(|_| Ok(Answer::Done)), Served::Answered);
+        // Its answer comes late, and is none to the next question.
+        let answer = Answer::RulesSet { generation: 1 };
+        let serving = serve_one(server, Ok(answer.clone()));
+        remote.0.lock().unwrap().unanswered = 1;
+        assert_eq!(remote.perform(&Verb::StopCapture).unwrap(), answer);
+        serving.join().unwrap();
     }
 
     #[test]

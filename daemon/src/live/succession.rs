@@ -18,8 +18,8 @@ use std::{
 use nix::sys::stat::{Mode, umask};
 use rustix::{
     net::{
-        AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-        send, socket_with,
+        AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind,
+        connect, listen, send, socket_with,
         sockopt::{Timeout, set_socket_timeout, socket_peercred},
     },
     process::{Pid, PidfdFlags, pidfd_open},
@@ -28,14 +28,16 @@ use rustix::{
 use super::{
     Server,
     handover::MAPS,
-    remote,
+    holders, remote,
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
 
 /// Name of the socket in the run folder.
 const SOCKET: &str = "attacher.sock";
-/// How long either waits for the other's word: nothing has to be done for it.
+/// How long a daemon waits for an attacher's word: nothing has to be done for it.
 const WORD_MAX: Duration = Duration::from_secs(2);
+/// How long an attacher waits for the daemon's: others may have come before it.
+const ANSWER_MAX: Duration = Duration::from_secs(7);
 /// Attachers that wait at once.
 const WAITING_MAX: i32 = 4;
 
@@ -90,8 +92,14 @@ impl Succession {
     /// Listens in the run folder, for attachers of the user whose attacher is at the other end of `attacher`.
     pub fn listen(run_dir: &Path, attacher: &OwnedFd, kinship: Kinship) -> io::Result<Self> {
         let path = run_dir.join(SOCKET);
+        let named = |error: io::Error| {
+            io::Error::other(format!("`{}`: {error}; remove what is there", path.display()))
+        };
         match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
+                fs::remove_dir(&path).map_err(named)?;
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(named(error)),
             Ok(()) | Err(_) => {}
         }
         let socket = open()?;
@@ -110,6 +118,8 @@ impl Succession {
             let attacher = accept_with(&self.socket, SocketFlags::CLOEXEC)?;
             match self.agree(&attacher) {
                 Ok(true) => return Ok(attacher),
+                // It only looked who is here.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
                 Ok(false) => {
                     tracing::warn!("another linnet was started, which will take this one's place")
                 }
@@ -123,14 +133,14 @@ impl Succession {
         if owner != self.owner && owner != 0 {
             return Err(io::Error::other(format!("it is the user {owner}'s")));
         }
-        limit(attacher)?;
+        limit(attacher, WORD_MAX)?;
         let kinship = word(attacher, Kinship::take)?;
         let agreed = kinship == self.kinship;
         let answer = wire::message(0, |writer| {
             writer.u8(u8::from(agreed));
             Ok(())
         });
-        send(attacher, &answer.map_err(io::Error::other)?, rustix::net::SendFlags::NOSIGNAL)?;
+        send(attacher, &answer.map_err(io::Error::other)?, SendFlags::NOSIGNAL)?;
         Ok(agreed)
     }
 }
@@ -144,7 +154,7 @@ pub fn close(run_dir: &Path) {
 /// A daemon that lives on without its attacher.
 #[derive(Debug)]
 pub struct Survivor {
-    socket: OwnedFd,
+    path: PathBuf,
     process: OwnedFd,
     pid: Pid,
 }
@@ -160,16 +170,13 @@ impl Survivor {
     pub fn find(run_dir: &Path, owner: u32) -> Option<Self> {
         let path: PathBuf = run_dir.join(SOCKET);
         let found = || -> io::Result<Self> {
-            let socket = open()?;
-            connect(&socket, &SocketAddrUnix::new(&path)?)?;
-            let peer = socket_peercred(&socket)?;
-            if peer.uid.as_raw() != owner {
-                return Err(io::Error::other(format!("it is the user {}'s", peer.uid.as_raw())));
+            let pid = socket_peercred(reach(&path)?)?.pid;
+            let process = pidfd_open(pid, PidfdFlags::empty())?;
+            // The number may have been another's by then, whatever the socket says.
+            if !holders::is_daemon_of(pid, owner) || holders::has_ended(&process, Duration::ZERO)? {
+                return Err(io::Error::other("it is no daemon of linnet's user"));
             }
-            limit(&socket)?;
-            // The process cannot be another one: the socket is still its own below.
-            let process = pidfd_open(peer.pid, PidfdFlags::empty())?;
-            Ok(Self { socket, process, pid: peer.pid })
+            Ok(Self { path: path.clone(), process, pid })
         };
         match found() {
             Ok(survivor) => Some(survivor),
@@ -188,44 +195,61 @@ impl Survivor {
         }
     }
 
+    /// Whether it listens for HTTP at a port.
+    #[must_use]
+    pub fn listens_at(&self, port: u16) -> bool {
+        holders::listens_at(self.pid, port)
+    }
+
     /// Becomes its attacher, if the two fit; else it is to be ended.
     pub fn adopt(self, kinship: &Kinship) -> Result<(Server, OwnedFd), OwnedFd> {
-        let asked = || -> io::Result<bool> {
+        // Only now: a daemon does not wait for an attacher that takes its time.
+        let asked = || -> io::Result<Option<Server>> {
+            let socket = reach(&self.path)?;
+            if socket_peercred(&socket)?.pid != self.pid {
+                return Err(io::Error::other("another one listens there by now"));
+            }
             let hello = wire::message(0, |writer| {
                 kinship.put(writer);
                 Ok(())
             });
-            send(
-                &self.socket,
-                &hello.map_err(io::Error::other)?,
-                rustix::net::SendFlags::NOSIGNAL,
-            )?;
-            Ok(word(&self.socket, |reader| reader.u8())? == 1)
+            send(&socket, &hello.map_err(io::Error::other)?, SendFlags::NOSIGNAL)?;
+            match word(&socket, |reader| reader.u8())? {
+                1 => Server::of(socket).map(Some),
+                _ => Ok(None),
+            }
         };
         match asked() {
-            Ok(true) => match Server::of(self.socket) {
-                Ok(server) => Ok((server, self.process)),
-                Err(error) => {
-                    tracing::warn!(%error, "cannot speak to the daemon that lives on");
-                    Err(self.process)
-                }
-            },
-            Ok(false) => Err(self.process),
+            Ok(Some(server)) => Ok((server, self.process)),
+            Ok(None) => {
+                tracing::info!(
+                    "the daemon of an attacher that died is of another program, configuration or set of maps"
+                );
+                Err(self.process)
+            }
             Err(error) => {
-                tracing::warn!(%error, "the daemon that lives on does not answer");
+                tracing::warn!(%error, "the daemon of an attacher that died does not answer");
                 Err(self.process)
             }
         }
     }
 }
 
+/// Connects, in bounded time also where nobody accepts.
+fn reach(path: &Path) -> io::Result<OwnedFd> {
+    let socket = open()?;
+    limit(&socket, ANSWER_MAX)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
+}
+
 fn open() -> io::Result<OwnedFd> {
     Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
 }
 
-fn limit(socket: &OwnedFd) -> io::Result<()> {
+fn limit(socket: &OwnedFd, most: Duration) -> io::Result<()> {
     for timeout in [Timeout::Recv, Timeout::Send] {
-        set_socket_timeout(socket, timeout, Some(WORD_MAX))?;
+        set_socket_timeout(socket, timeout, Some(most))?;
     }
     Ok(())
 }
@@ -255,6 +279,8 @@ mod tests {
     }
 
     fn listening(folder: &Path) -> Succession {
+        // As a daemon does.
+        fs::write("/proc/self/comm", "linnet").unwrap();
         let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
         Succession::listen(folder, &ours.into(), kinship(1)).unwrap()
     }
@@ -277,6 +303,8 @@ mod tests {
     fn a_name_without_a_daemon_is_none_and_another_users_daemon_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         assert!(Survivor::find(folder.path(), own_uid()).is_none());
+        fs::create_dir(folder.path().join(SOCKET)).unwrap();
+        assert!(Survivor::find(folder.path(), own_uid()).is_none());
         let succession = listening(folder.path());
         assert!(Survivor::find(folder.path(), own_uid() + 1).is_none());
         drop(succession);
@@ -285,21 +313,38 @@ mod tests {
         listening(folder.path());
         close(folder.path());
         assert!(!folder.path().join(SOCKET).exists());
+        fs::create_dir_all(folder.path().join(SOCKET).join("x")).unwrap();
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let error = Succession::listen(folder.path(), &ours.into(), kinship(1)).unwrap_err();
+        assert!(error.to_string().contains("attacher.sock"), "{error}");
     }
 
     #[test]
     fn who_says_nothing_or_nonsense_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();
         let succession = listening(folder.path());
+        let path = folder.path().join(SOCKET);
         let waiting = std::thread::spawn(move || succession.next().map(drop));
-        let silent = Survivor::find(folder.path(), own_uid()).unwrap();
-        let noisy = Survivor::find(folder.path(), own_uid()).unwrap();
-        send(&noisy.socket, b"nonsense", rustix::net::SendFlags::NOSIGNAL).unwrap();
-        // Longer than the silent one is listened to.
+        let silent = reach(&path).unwrap();
+        let noisy = reach(&path).unwrap();
+        send(&noisy, b"nonsense", SendFlags::NOSIGNAL).unwrap();
         let survivor = Survivor::find(folder.path(), own_uid()).unwrap();
-        set_socket_timeout(&survivor.socket, Timeout::Recv, Some(4 * WORD_MAX)).unwrap();
         assert!(survivor.adopt(&kinship(1)).is_ok());
         waiting.join().unwrap().unwrap();
         drop((silent, noisy));
+    }
+
+    #[test]
+    fn where_nobody_accepts_the_wait_has_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(SOCKET);
+        let socket = open().unwrap();
+        bind(&socket, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        listen(&socket, 0).unwrap();
+        let _first = reach(&path).unwrap();
+        let short = open().unwrap();
+        limit(&short, Duration::from_millis(50)).unwrap();
+        let refused = connect(&short, &SocketAddrUnix::new(&path).unwrap()).unwrap_err();
+        assert_eq!(refused, rustix::io::Errno::AGAIN);
     }
 }

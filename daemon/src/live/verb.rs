@@ -275,6 +275,8 @@ pub enum Verb {
     StopCapture,
     /// Put these rules in force, in place of those before; at most [`datapath::layout::RULES_MAX`].
     SetRules(Vec<RuleRequest>),
+    /// The same with rules that were in force before: one of an interface that is not there waits for it.
+    RestoreRules(Vec<RuleRequest>),
     /// Say what is watched.
     Look {
         /// Observation points that have gone and of which no flow is left: their ids may be used again.

@@ -17,6 +17,11 @@ pub trait RuleSink: Send + Sync {
     /// All of them, in place of those before. After an error those before are in force.
     fn set(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError>;
 
+    /// The same with those that were in force before this process: what they name need not be there.
+    fn restore(&self, rules: Vec<RuleRequest>) -> Result<u64, RulesError> {
+        self.set(rules)
+    }
+
     /// Keeps those in force for whoever comes after this process.
     fn keep(&self, _rules: &[RuleView]) {}
 }
@@ -88,10 +93,23 @@ impl Rules {
 
     /// Puts a list in force. May wait for the kernel.
     pub fn set(&self, rules: Vec<ReadRule>) -> Result<InForce, RulesError> {
+        self.put(rules, |sink, requests| sink.set(requests))
+    }
+
+    /// Puts a list in force again that was in force before this process.
+    pub fn restore(&self, rules: Vec<ReadRule>) -> Result<InForce, RulesError> {
+        self.put(rules, |sink, requests| sink.restore(requests))
+    }
+
+    fn put(
+        &self,
+        rules: Vec<ReadRule>,
+        set: impl FnOnce(&dyn RuleSink, Vec<RuleRequest>) -> Result<u64, RulesError>,
+    ) -> Result<InForce, RulesError> {
         let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner);
         let (views, requests): (Vec<_>, _) =
             rules.into_iter().map(|rule| (rule.view, rule.request)).unzip();
-        let generation = sink.set(requests)?;
+        let generation = set(&**sink, requests)?;
         sink.keep(&views);
         let in_force = InForce { generation, rules: views };
         self.in_force.publish(in_force.clone());

@@ -67,8 +67,9 @@ pub struct RegisterRow {
     pub ifindex: u32,
     /// What the interface was watched by, by direction: 0 for nothing, else the number of a hook.
     pub hooks: [u32; 2],
-    /// Programs, by direction, that may be in a clsact qdisc of the interface: filters stay when their attacher dies.
-    pub filters: [u32; 2],
+    /// Programs, by direction, that may be in a clsact qdisc of the interface: filters stay when their attacher dies. The
+    /// last that was noted, and the one before, in whose place it may not have come.
+    pub filters: [[u32; 2]; 2],
     /// Interface name, and 0 behind it.
     pub name: [u8; INTERFACE_NAME_BYTES],
     /// Namespace name, and 0 behind it; empty for the attacher's own.
@@ -89,7 +90,7 @@ impl RegisterRow {
         state: Self::FREE,
         ifindex: 0,
         hooks: [0; 2],
-        filters: [0; 2],
+        filters: [[0; 2]; 2],
         name: [0; INTERFACE_NAME_BYTES],
         namespace: [0; NAMESPACE_NAME_BYTES],
     };

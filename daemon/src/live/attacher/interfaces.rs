@@ -126,7 +126,6 @@ impl Attacher {
         }
         let hook = |tracker: &Option<Tracker>| tracker.as_ref().map(|it| it.hook.hook);
         let hooks = [hook(&held.ingress), hook(&held.egress)];
-        pins.keep_only(hooks);
         self.register.note_hooks(point, hooks.map(Hook::number))?;
         if !held.has_filters() {
             held.record.forget();
@@ -206,7 +205,7 @@ impl Attacher {
         let (device, register) = (*device, &mut self.register);
         let [ingress, egress] = displaced;
         let watched = namespace::within(namespace.as_deref(), || {
-            let filters = [0; 2];
+            let filters = [[0; 2]; 2];
             let mut site = Site { request, device, record, pins: &pins, point, filters, register };
             let ingress = if ingress { attach::ingress(objects, &mut site)? } else { None };
             let egress = if egress { attach::egress(objects, &mut site)? } else { None };

@@ -9,10 +9,8 @@ use super::Attacher;
 use crate::live::{AttachRequest, LiveError, RuleRequest};
 
 impl Attacher {
-    pub(super) fn set_rules(&mut self, requests: Vec<RuleRequest>) -> Result<u64, LiveError> {
-        if requests.len() > RULES_MAX {
-            return Err(LiveError::TooManyRules { count: requests.len(), max: RULES_MAX });
-        }
+    /// Refuses a rule of an interface that is not watched.
+    pub(super) fn check_rules(&self, requests: &[RuleRequest]) -> Result<(), LiveError> {
         // One for an interface that has gone meanwhile waits for its return, as it did in the list before.
         let waits = |name: &str| {
             self.rule_requests.iter().any(|known| known.interface.as_deref() == Some(name))
@@ -27,6 +25,14 @@ impl Attacher {
                 };
                 return Err(LiveError::RuleInterface { rule, interface: name.clone(), watched });
             }
+        }
+        Ok(())
+    }
+
+    /// Puts a list in force; a rule of an interface that is not there waits for it.
+    pub(super) fn set_rules(&mut self, requests: Vec<RuleRequest>) -> Result<u64, LiveError> {
+        if requests.len() > RULES_MAX {
+            return Err(LiveError::TooManyRules { count: requests.len(), max: RULES_MAX });
         }
         self.write_rules(&requests, None)?;
         self.rule_requests = requests;

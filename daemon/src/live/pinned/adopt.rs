@@ -93,6 +93,13 @@ pub(in crate::live) fn adopt(
         let backup = finish_moving(pins.path(), &moving)?;
         tracing::info!(backup = %backup.display(), "put the rest of the earlier maps aside");
     }
+    // What is no file cannot be replaced, and is nothing of linnet's.
+    for shape in expected {
+        if pins.path().join(&shape.name).is_dir() {
+            let problem = format!("`{}` in it is a folder; remove that", shape.name);
+            return Err(LiveError::PinFolder { path: pins.path().to_owned(), problem });
+        }
+    }
     match examine(pins, expected)? {
         Verdict::Fresh => {
             pins.clear_hooks()?;

@@ -78,6 +78,32 @@ fn processes() -> Vec<Pid> {
     entries.filter_map(pid).collect()
 }
 
+/// Whether a process is a daemon by its name, and that user's.
+pub(in crate::live) fn is_daemon_of(pid: Pid, owner: u32) -> bool {
+    let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let status = read("status");
+    let uid = field(&status, "Uid").split_whitespace().next();
+    read("comm") == NAME && uid.and_then(|uid| uid.parse().ok()) == Some(owner)
+}
+
+/// Whether a process of this network namespace listens at a TCP port.
+pub(in crate::live) fn listens_at(pid: Pid, port: u16) -> bool {
+    /// `TCP_LISTEN` (include/net/tcp_states.h).
+    const LISTEN: &str = "0A";
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(fs::read_to_string);
+    let inode = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let (_, at) = fields.get(1)?.rsplit_once(':')?;
+        let is_it = u16::from_str_radix(at, 16) == Ok(port) && fields.get(3) == Some(&LISTEN);
+        is_it.then(|| format!("socket:[{}]", fields.get(9).unwrap_or(&"")))
+    };
+    let tables = tables.iter().flatten();
+    let sockets: Vec<_> = tables.flat_map(|table| table.lines().filter_map(inode)).collect();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let mut targets = descriptors.filter_map(|entry| fs::read_link(entry.path()).ok());
+    targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str()))
+}
+
 fn is_daemon_with(pid: Pid, map: &str) -> bool {
     let of = |file: &str| format!("/proc/{pid}/{file}");
     if !fs::read_to_string(of("comm")).is_ok_and(|name| name == NAME) {
@@ -132,6 +158,16 @@ mod tests {
             (field(account, "map_id"), field(account, "map"), field(account, "x")),
             ("77", "", "")
         );
+    }
+
+    #[test]
+    fn who_listens_at_a_port_is_known() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let own = rustix::process::getpid();
+        assert!(listens_at(own, port));
+        drop(listener);
+        assert!(!listens_at(own, port));
     }
 
     #[test]

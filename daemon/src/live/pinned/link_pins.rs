@@ -116,18 +116,9 @@ impl LinkPins {
         Ok((link, Pin(path)))
     }
 
-    /// Removes all pins of the point but those of these hooks, in the order ingress and egress.
-    pub(in crate::live) fn keep_only(&self, hooks: [Option<Hook>; 2]) {
-        let kept: Vec<_> = [Direction::Ingress, Direction::Egress]
-            .into_iter()
-            .zip(hooks)
-            .filter_map(|(direction, hook)| Some(self.path(direction, hook?)))
-            .collect();
-        for pin in pins(&self.folder).into_iter().filter(|pin| !kept.contains(pin)) {
-            if point_of(&pin) == Some(self.point) {
-                remove(&pin);
-            }
-        }
+    /// Takes what a predecessor left on these hooks of a direction off.
+    pub(in crate::live) fn clear(&self, direction: Direction, hooks: impl Iterator<Item = Hook>) {
+        hooks.for_each(|hook| remove(&self.path(direction, hook)));
     }
 }
 
@@ -167,9 +158,14 @@ fn pins(folder: &Path) -> Vec<PathBuf> {
 pub(in crate::live) fn clear(folder: &Path, but: &BTreeSet<u32>) -> Result<usize, LiveError> {
     let mut removed = 0;
     for pin in pins(folder) {
-        if !point_of(&pin).is_some_and(|point| but.contains(&point)) {
-            fs::remove_file(&pin).map_err(|source| failed("remove", &pin, source))?;
-            removed += 1;
+        if point_of(&pin).is_some_and(|point| but.contains(&point)) {
+            continue;
+        }
+        match fs::remove_file(&pin) {
+            Ok(()) => removed += 1,
+            // A folder is nothing of linnet's.
+            Err(_) if pin.is_dir() => {}
+            Err(source) => return Err(failed("remove", &pin, source)),
         }
     }
     // What is in it now is in use, or nothing of linnet's.

@@ -86,6 +86,7 @@ impl PinDir {
             .create(&path)
             .map_err(|source| failed("create", &path, source))?;
         let lock = lock(&path)?;
+        refuse_link(&path.join(LINKS))?;
         Ok(Self { path, leave: Leave::All, _lock: lock })
     }
 
@@ -183,11 +184,18 @@ pub fn detach(pins: &Path) -> Result<Detached, LiveError> {
         Ok(_) => {}
     }
     let _lock = lock(&pins)?;
+    refuse_link(&pins.join(LINKS))?;
     // While its map is pinned: that is what it is known by.
     let daemons = holders::end_holders(&pins.join("FLOWS"), None, DAEMON_MAX);
     let detached = clear(&pins)?;
     remove_folder(&pins)?;
     Ok(Detached { daemons, ..detached })
+}
+
+/// Whether an attacher that died, or was told to keep them, left maps there that nobody has taken over.
+#[must_use]
+pub fn left_in(pins: &Path) -> bool {
+    pins.join("META").exists() && lock(pins).is_ok()
 }
 
 /// Whoever can change the link can have another folder's pins used.

@@ -77,7 +77,18 @@ impl FilterRecord {
             Ok(removed)
         });
         match cleaned {
-            Err(error) if is_gone(&error) => Ok(0),
+            Err(error) if is_gone(&error) => {
+                let namespace = self.namespace.as_deref().unwrap_or_default();
+                if process::namespace_of_record(namespace).is_some() {
+                    let ifindex = self.ifindex;
+                    tracing::warn!(
+                        namespace,
+                        ifindex,
+                        "the process whose network namespace that is has ended; should the namespace live on, linnet's filters are still on that interface: `tc filter show dev .. ingress` and egress show them"
+                    );
+                }
+                Ok(0)
+            }
             other => other,
         }
     }
@@ -125,7 +136,10 @@ pub(in crate::live) fn clear(
         match record.clean(attach::remove_stale_filters) {
             Ok(filters) => {
                 removed += filters;
-                record.remove()?;
+                if let Err(error) = record.remove() {
+                    tracing::warn!(%error, record = %path.display(), "the record stays: there is something in it");
+                    kept += 1;
+                }
             }
             Err(error) => {
                 tracing::warn!(%error, record = %path.display(), "filters may be left; the record is kept");

@@ -42,7 +42,7 @@ pub(in crate::live) struct Reserved {
     /// Whether it is the one that it had under an attacher that died, with its flows and counts.
     pub(in crate::live) again: bool,
     /// Programs, by direction, that may be in its clsact qdisc.
-    pub(in crate::live) filters: [u32; 2],
+    pub(in crate::live) filters: [[u32; 2]; 2],
 }
 
 impl Register {
@@ -85,7 +85,7 @@ impl Register {
         let last = self.rows.iter().map(|row| row.incarnation).max().unwrap_or(0);
         self.write(point, RegisterRow { incarnation: last + 1, ..wanted })?;
         self.held.insert(point);
-        Ok(Some(Reserved { point, again: false, filters: [0; 2] }))
+        Ok(Some(Reserved { point, again: false, filters: [[0; 2]; 2] }))
     }
 
     /// The interface of a point has another name.
@@ -112,7 +112,8 @@ impl Register {
         program: u32,
     ) -> Result<(), LiveError> {
         let mut row = *self.row(point);
-        row.filters[direction] = program;
+        let [last, before] = &mut row.filters[direction];
+        (*last, *before) = (program, *last);
         self.write(point, row)
     }
 
@@ -215,6 +216,7 @@ mod tests {
         let Some((mut register, map)) = register() else { return };
         assert_eq!(reserve(&mut register, place(1, "eth0", 7)), Some((1, false)));
         assert_eq!(reserve(&mut register, place(2, "eth0", 7)), Some((2, false)));
+        register.note_filter(2, 1, 98).unwrap();
         register.note_filter(2, 1, 99).unwrap();
         register.rename(1, "eth9").unwrap();
         drop(register);
@@ -222,7 +224,7 @@ mod tests {
         assert_eq!(register.orphans().len(), 2);
         // In another order, as a start may have it.
         let again = register.reserve(place(2, "eth0", 7)).unwrap().unwrap();
-        assert_eq!(again, Reserved { point: 2, again: true, filters: [0, 99] });
+        assert_eq!(again, Reserved { point: 2, again: true, filters: [[0; 2], [99, 98]] });
         assert_eq!(reserve(&mut register, place(1, "eth9", 8)), Some((3, false)), "its index");
         assert_eq!(reserve(&mut register, place(1, "eth0", 7)), Some((4, false)), "its name");
         assert_eq!(reserve(&mut register, place(3, "eth9", 7)), Some((5, false)), "its namespace");

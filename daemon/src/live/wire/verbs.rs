@@ -36,6 +36,10 @@ impl Wire for Verb {
                 writer.u8(5);
                 Ok(())
             }
+            Self::RestoreRules(rules) => {
+                writer.u8(6);
+                writer.list("rules", rules, RULES_MAX)
+            }
         }
     }
 
@@ -47,6 +51,7 @@ impl Wire for Verb {
             3 => Self::Look { left: points(reader)? },
             4 => Self::Serving,
             5 => Self::Ending,
+            6 => Self::RestoreRules(reader.list("rules", RULES_MAX)?),
             value => return Err(WireError::Unknown { what: "verb", value }),
         })
     }
