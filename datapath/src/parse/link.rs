@@ -325,6 +325,8 @@ mod tests {
     fn links_of_files_lead_to_ip() {
         let sll = [0, 0, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0, 8, 0];
         let sll2 = [8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0];
+        let nflog = [2, 0, 0, 42, 5, 0, 10, 0, 0, 0, 0, 0, 32, 0, 9, 0];
+        let nflog_on_a_big_machine = [2, 0, 0, 42, 0, 5, 0, 10, 0, 0, 0, 0, 0, 32, 0, 9];
         let fddi = [0x50, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
         for (link, header) in [
             (Link::RawIp, &[][..]),
@@ -338,6 +340,8 @@ mod tests {
             (Link::PppEther, &[0x11, 0, 0, 5, 0, 30, 0x00, 0x21]),
             (Link::CiscoHdlc, &[0x0f, 0, 8, 0]),
             (Link::Fddi, &fddi),
+            (Link::Nflog, &nflog),
+            (Link::Nflog, &nflog_on_a_big_machine),
         ] {
             assert_eq!(counted(&[header, &IP], link), FOUND, "{link:?}");
         }
