@@ -68,15 +68,20 @@ pub enum AnalyzeError {
 
 /// Reads a whole file, or standard input where the path is [`STANDARD_INPUT`]; at most `flows_max` flows of it.
 pub fn analyze(path: &Path, flows_max: usize) -> Result<Analysis, AnalyzeError> {
+    read(open(path)?, path, flows_max)
+}
+
+/// Opens a file, or standard input.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>, AnalyzeError> {
     let io = |source| AnalyzeError::Io { path: path.to_owned(), source };
     if path == Path::new(STANDARD_INPUT) {
-        return read(io::stdin().lock(), path, flows_max);
+        return Ok(Box::new(io::stdin().lock()));
     }
     let file = File::open(path).map_err(io)?;
     if file.metadata().map_err(io)?.is_dir() {
         return Err(io(ErrorKind::IsADirectory.into()));
     }
-    read(file, path, flows_max)
+    Ok(Box::new(file))
 }
 
 /// Reads what comes, once: it may be a pipe.

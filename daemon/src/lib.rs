@@ -11,6 +11,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod flow;
+pub mod frames;
 pub mod kernel;
 pub mod live;
 pub mod live_rules;

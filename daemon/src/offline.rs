@@ -20,6 +20,7 @@ mod linktype {
     pub(super) const LINUX_SLL: u16 = 113;
     pub(super) const IPV4: u16 = 228;
     pub(super) const IPV6: u16 = 229;
+    pub(super) const NFLOG: u16 = 239;
     pub(super) const LINUX_SLL2: u16 = 276;
 }
 
@@ -40,6 +41,7 @@ pub const fn link(link_type: LinkType) -> Link {
         linktype::PPP_ETHER => Link::PppEther,
         linktype::C_HDLC => Link::CiscoHdlc,
         linktype::FDDI => Link::Fddi,
+        linktype::NFLOG => Link::Nflog,
         _ => Link::Unsupported,
     }
 }

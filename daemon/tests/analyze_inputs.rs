@@ -62,3 +62,82 @@ fn packets_beyond_the_limit_of_flows_are_counted() {
     };
     assert_eq!(sum(&some), sum(&all));
 }
+
+#[test]
+fn frames_come_from_a_pipe_and_within_their_limit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = scene(folder.path());
+    let frames = |more: &[&str], file: &Path, stdin: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
+        command.args(["analyze", "--frames"]).args(more).arg(file).stdin(stdin).output().unwrap()
+    };
+    let all = frames(&[], &file, Stdio::null());
+    assert!(all.status.success(), "{}", String::from_utf8_lossy(&all.stderr));
+    assert!(!all.stdout.is_empty());
+    let piped = frames(&[], Path::new("-"), File::open(&file).unwrap().into());
+    assert_eq!(piped.stdout, all.stdout);
+    let some = frames(&["--flows", "1"], &file, Stdio::null());
+    assert_eq!(some.status.code(), Some(1), "what is not told is no success");
+    let said = String::from_utf8_lossy(&some.stderr).into_owned();
+    assert!(said.contains("--flows raises the limit"), "{said}");
+}
+
+#[test]
+fn frames_before_the_damage_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = scene(folder.path());
+    let bytes = fs::read(&file).unwrap();
+    let cut = folder.path().join("cut.pcap");
+    fs::write(&cut, &bytes[..bytes.len() - 3]).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    let output = command.args(["analyze", "--frames"]).arg(&cut).output().unwrap();
+    assert_eq!(output.status.code(), Some(65));
+    assert!(!output.stdout.is_empty());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
+    let refused = command.args(["analyze", "--compat", "ws44"]).arg(&file).output().unwrap();
+    assert_eq!(refused.status.code(), Some(64), "whose rules, without frames");
+}
+
+#[test]
+fn each_direction_of_a_tcp_flow_has_every_class() {
+    const COUNTERS: [&str; 16] = [
+        "acked_unseen",
+        "duplicate_acks",
+        "fast_retransmissions",
+        "keep_alive_acks",
+        "keep_alives",
+        "lost_segments",
+        "out_of_order",
+        "retransmissions",
+        "reused_ports",
+        "segments",
+        "spurious_retransmissions",
+        "window_full",
+        "window_updates",
+        "zero_window_probe_acks",
+        "zero_window_probes",
+        "zero_windows",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let analysis = analyze(&scene(folder.path()), Stdio::null(), &[]);
+    let flows = analysis["flows"].as_array().unwrap();
+    let tcp: Vec<_> = flows.iter().filter(|flow| flow["protocol"] == "tcp").collect();
+    assert!(!tcp.is_empty());
+    for direction in ["from_originator", "from_responder"] {
+        for flow in &tcp {
+            let counters = flow[direction]["tcp"].as_object().unwrap();
+            let mut names: Vec<_> = counters.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            assert_eq!(names, COUNTERS);
+            assert_eq!(counters["segments"], flow[direction]["packets"]);
+        }
+        let others = flows.iter().filter(|flow| flow["protocol"] != "tcp");
+        assert!(others.into_iter().all(|flow| flow[direction]["tcp"].is_null()));
+    }
+    let again: u64 = tcp
+        .iter()
+        .flat_map(|flow| [&flow["from_originator"], &flow["from_responder"]])
+        .filter_map(|half| half["tcp"]["retransmissions"].as_u64())
+        .sum();
+    assert!(again > 0, "the scene has losses");
+}

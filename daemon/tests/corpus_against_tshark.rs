@@ -8,12 +8,7 @@
 
 mod support;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Mutex,
-    thread,
-};
+use std::{path::Path, process::Command};
 
 use serde_json::Value;
 use support::tshark::{self, Dissected};
@@ -38,7 +33,7 @@ fn every_capture_has_the_conversations_that_tshark_sees() {
         return;
     }
     let files = support::corpus();
-    let compared = in_parallel(&files, compare);
+    let compared = support::in_parallel(&files, compare);
     let frames: u64 = compared.iter().map(|file| file.frames).sum();
     let conversations: usize = compared.iter().map(|file| file.conversations).sum();
     println!("{} files, {frames} frames, {conversations} conversations", compared.len());
@@ -93,24 +88,4 @@ fn compare(path: &Path) -> Compared {
         wrong,
         differs: tshark::differences(&ours, &conversations),
     }
-}
-
-/// The results in the files' order, from as many threads as there are cores.
-fn in_parallel(files: &[PathBuf], work: impl Fn(&Path) -> Compared + Sync) -> Vec<Compared> {
-    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let queue = Mutex::new(files.iter());
-    let done = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..cores {
-            scope.spawn(|| {
-                while let Some(file) = { queue.lock().unwrap().next() } {
-                    let compared = work(file);
-                    done.lock().unwrap().push(compared);
-                }
-            });
-        }
-    });
-    let mut done = done.into_inner().unwrap();
-    done.sort_by(|a, b| a.name.cmp(&b.name));
-    done
 }

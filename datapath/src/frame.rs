@@ -44,6 +44,9 @@ pub enum Link {
     /// FDDI.
     #[cfg(not(target_arch = "bpf"))]
     Fddi = 9,
+    /// Linux's netfilter log: attributes, one of which is the packet.
+    #[cfg(not(target_arch = "bpf"))]
+    Nflog = 10,
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -62,6 +65,7 @@ impl Link {
             Self::PppEther => "ppp_ether",
             Self::CiscoHdlc => "cisco_hdlc",
             Self::Fddi => "fddi",
+            Self::Nflog => "nflog",
         }
     }
 }

@@ -40,6 +40,8 @@ pub mod tables;
 pub mod tcp;
 pub mod time;
 
+#[cfg(not(target_arch = "bpf"))]
+pub mod frames;
 #[cfg(target_arch = "bpf")]
 pub mod kernel;
 #[cfg(not(target_arch = "bpf"))]

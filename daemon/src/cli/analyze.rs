@@ -11,6 +11,7 @@ use super::{ExitWith, exit, si_bytes, span, unreadable};
 use crate::{
     analyze::{Analysis, AnalysisView, AnalyzeError, FLOWS_DEFAULT, analyze},
     flow::{FlowRecord, community_id::address, query::sent_again, view::protocol_name},
+    frames::{Compat, FramesError, letters, tell},
 };
 
 /// Flows that the report shows.
@@ -27,31 +28,90 @@ pub struct AnalyzeArgs {
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
+    /// Print a line for each TCP frame that Wireshark flags: its number, a tab, and a letter for each class.
+    #[arg(long, conflicts_with = "json")]
+    frames: bool,
+    /// Whose rules flag frames: those of Wireshark 4.0, which linnet's flows are counted by, or of 4.4.
+    #[arg(long, value_enum, default_value_t = CompatArg::Ws40, requires = "frames")]
+    compat: CompatArg,
+}
+
+/// [`Compat`] on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum CompatArg {
+    Ws40,
+    Ws44,
+}
+
+impl From<CompatArg> for Compat {
+    fn from(arg: CompatArg) -> Self {
+        match arg {
+            CompatArg::Ws40 => Self::Ws40,
+            CompatArg::Ws44 => Self::Ws44,
+        }
+    }
 }
 
 /// Reads the file and prints what it holds.
 pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
     let flows_max = usize::try_from(args.flows).unwrap_or(FLOWS_DEFAULT);
-    let analysis = analyze(&args.file, flows_max).map_err(|error| {
-        let code = match &error {
-            AnalyzeError::Io { source, .. } => unreadable(source.kind()),
-            AnalyzeError::Read { .. } => exit::DAMAGED,
-        };
-        ExitWith { code, message: error.to_string() }
-    })?;
+    if args.frames {
+        return frames(args, flows_max);
+    }
+    let analysis = analyze(&args.file, flows_max).map_err(|error| refusal(&error))?;
     let mut out = BufWriter::new(io::stdout().lock());
     let written = if args.json { json(&mut out, &analysis) } else { report(&mut out, &analysis) };
-    match written.and_then(|()| out.flush()) {
-        // `linnet analyze FILE | head` is no failure.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        other => other?,
+    taken(written.and_then(|()| out.flush()))?;
+    ended(args, analysis.damage)
+}
+
+/// Prints a line for each frame that has classes.
+fn frames(args: &AnalyzeArgs, streams_max: usize) -> anyhow::Result<u8> {
+    let mut out = BufWriter::new(io::stdout().lock());
+    let told = tell(&args.file, args.compat.into(), streams_max, |number, classes| {
+        write!(out, "{number}\t")?;
+        letters(classes).try_for_each(|letter| write!(out, "{letter}"))?;
+        writeln!(out)
+    });
+    let told = match told {
+        Ok(told) => told,
+        Err(FramesError::Analyze(error)) => return Err(refusal(&error).into()),
+        Err(FramesError::Write(error)) => {
+            taken(Err(error))?;
+            return Ok(0);
+        }
+    };
+    taken(out.flush())?;
+    if told.refused > 0 {
+        let segments = counted(told.refused, "segment");
+        let message = format!("{segments} of further streams not told; --flows raises the limit");
+        return Err(ExitWith { code: exit::FAILED, message }.into());
     }
-    if let Some(damage) = &analysis.damage {
-        let message =
-            format!("`{}` is damaged: {damage}; what came before it is above", args.file.display());
-        return Err(ExitWith { code: exit::DAMAGED, message }.into());
+    ended(args, told.damage)
+}
+
+fn refusal(error: &AnalyzeError) -> ExitWith {
+    let code = match error {
+        AnalyzeError::Io { source, .. } => unreadable(source.kind()),
+        AnalyzeError::Read { .. } => exit::DAMAGED,
+    };
+    ExitWith { code, message: error.to_string() }
+}
+
+/// `linnet analyze FILE | head` is no failure.
+fn taken(written: io::Result<()>) -> io::Result<()> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
-    Ok(0)
+}
+
+/// How the command ends when all that could be read was told.
+fn ended(args: &AnalyzeArgs, damage: Option<String>) -> anyhow::Result<u8> {
+    let Some(damage) = damage else { return Ok(0) };
+    let message =
+        format!("`{}` is damaged: {damage}; what came before it is above", args.file.display());
+    Err(ExitWith { code: exit::DAMAGED, message }.into())
 }
 
 fn json(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {

@@ -26,6 +26,7 @@ pub(crate) mod tun;
 
 use std::{
     path::{Path, PathBuf},
+    sync::Mutex,
     thread,
     time::Duration,
 };
@@ -89,13 +90,17 @@ pub(crate) fn full() -> bool {
     std::env::var_os("LINNET_FULL").is_some()
 }
 
+/// The corpus folder, which need not be there.
+pub(crate) fn corpus_folder() -> PathBuf {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    std::env::var_os("LINNET_CORPUS").map_or_else(|| root.join("../shared/pcaps"), PathBuf::from)
+}
+
 /// Every capture of the corpus folder, if it is present, and of the project's own test data.
 pub(crate) fn corpus() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let corpus = std::env::var_os("LINNET_CORPUS")
-        .map_or_else(|| root.join("../shared/pcaps"), PathBuf::from);
     let mut files = Vec::new();
-    for folder in [corpus, root.join("captures/testdata")] {
+    for folder in [corpus_folder(), root.join("captures/testdata")] {
         let Ok(entries) = std::fs::read_dir(&folder) else {
             println!("no captures in {}", folder.display());
             continue;
@@ -108,6 +113,26 @@ pub(crate) fn corpus() -> Vec<PathBuf> {
     }
     files.sort();
     files
+}
+
+/// What `work` makes of each file, in the files' order, from as many threads as there are cores.
+pub(crate) fn in_parallel<T: Send>(files: &[PathBuf], work: impl Fn(&Path) -> T + Sync) -> Vec<T> {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let queue = Mutex::new(files.iter().enumerate());
+    let done = Mutex::new(Vec::new());
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                while let Some((number, file)) = { queue.lock().unwrap().next() } {
+                    let made = work(file);
+                    done.lock().unwrap().push((number, made));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().unwrap();
+    done.sort_by_key(|(number, _)| *number);
+    done.into_iter().map(|(_, made)| made).collect()
 }
 
 /// xorshift64*: the same frames for the same seed.

@@ -216,6 +216,58 @@ impl Fragment {
     }
 }
 
+/// Each class of `tcp.analysis.*`, and the letter that stands for it.
+const CLASSES: [(&str, char); 15] = [
+    ("retransmission", 'R'),
+    ("fast_retransmission", 'F'),
+    ("spurious_retransmission", 'S'),
+    ("out_of_order", 'O'),
+    ("duplicate_ack", 'D'),
+    ("lost_segment", 'L'),
+    ("ack_lost_segment", 'A'),
+    ("keep_alive", 'K'),
+    ("keep_alive_ack", 'k'),
+    ("zero_window", 'Z'),
+    ("zero_window_probe", 'P'),
+    ("zero_window_probe_ack", 'p'),
+    ("window_update", 'W'),
+    ("window_full", 'U'),
+    ("reused_ports", 'N'),
+];
+
+/// Letters by frame.
+pub(crate) type Letters = BTreeMap<u64, BTreeSet<char>>;
+
+/// The frames that tshark flags. What is fast or spurious it prints as a plain retransmission as well.
+pub(crate) fn flagged(file: &Path) -> Letters {
+    let names: Vec<_> = CLASSES.iter().map(|(name, _)| format!("tcp.analysis.{name}")).collect();
+    let names: Vec<_> =
+        ["frame.number"].into_iter().chain(names.iter().map(String::as_str)).collect();
+    let options = ["-o", "tcp.check_checksum:TRUE", "-Y", "tcp.analysis.flags"];
+    let mut flagged = Letters::new();
+    for row in fields(file, &options, &names) {
+        let set = CLASSES.iter().zip(&row[1..]).filter(|(_, value)| !value.is_empty());
+        let mut letters: BTreeSet<_> = set.map(|((_, letter), _)| *letter).collect();
+        if letters.contains(&'F') || letters.contains(&'S') {
+            letters.remove(&'R');
+        }
+        // The field is also there for a flag that is no class of its own.
+        if !letters.is_empty() {
+            flagged.insert(row[0].parse().unwrap(), letters);
+        }
+    }
+    flagged
+}
+
+/// tshark's version as its first two numbers: `4.0`.
+pub(crate) fn release() -> String {
+    let output = Command::new("tshark").arg("--version").output().expect("tshark is installed");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let version =
+        text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    version.map(|version| version.splitn(3, '.').take(2).collect::<Vec<_>>().join(".")).unwrap()
+}
+
 /// The first occurrence of each field, for each frame.
 pub(crate) fn fields(file: &Path, options: &[&str], names: &[&str]) -> Vec<Vec<String>> {
     rows(file, options, "f", names)

@@ -23,6 +23,10 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     }
     headers.key.lower = IpAddress::from_ipv4([ip[12], ip[13], ip[14], ip[15]]);
     headers.key.upper = IpAddress::from_ipv4([ip[16], ip[17], ip[18], ip[19]]);
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        headers.network = offset;
+    }
     headers.protocol = u32::from(ip[9]);
     headers.ip_id = be16(ip, 4);
     let total = match be16(ip, 2) {

@@ -41,6 +41,10 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     headers.key.flags = KEY_IPV6;
     headers.key.lower = IpAddress::from_wire([wire64(ip, 8), wire64(ip, 16)]);
     headers.key.upper = IpAddress::from_wire([wire64(ip, 24), wire64(ip, 32)]);
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        headers.network = offset;
+    }
     headers.protocol = u32::from(ip[6]);
     headers.offset = offset + HEADER;
     headers.transport_len = match be16(ip, 4) {

@@ -123,7 +123,7 @@ fn ethernet<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Out
     let Some(ethernet) = packet.at::<{ ETHERNET_HEADER as usize }>(offset as usize) else {
         return Err(missing(headers, offset, ETHERNET_HEADER, Outcome::MalformedLink));
     };
-    next_by_type(headers, be16(ethernet, 12), offset + ETHERNET_HEADER);
+    next_by_type_or_length(headers, be16(ethernet, 12), offset + ETHERNET_HEADER);
     Ok(())
 }
 
@@ -132,6 +132,22 @@ fn ethernet<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Out
 pub(crate) fn next_by_type(headers: &mut Headers, kind: u32, offset: u32) {
     headers.ethertype = if kind < ETHERTYPE_MIN { NEXT_LLC } else { kind };
     headers.offset = offset;
+}
+
+/// As [`next_by_type`], where a length is that of what follows.
+#[inline(always)]
+fn next_by_type_or_length(headers: &mut Headers, kind: u32, offset: u32) {
+    #[cfg(not(target_arch = "bpf"))]
+    if kind < ETHERTYPE_MIN {
+        ends_after(headers, offset, kind);
+    }
+    next_by_type(headers, kind, offset);
+}
+
+/// What carries the packet says how long it is.
+#[cfg(not(target_arch = "bpf"))]
+fn ends_after(headers: &mut Headers, offset: u32, length: u32) {
+    headers.end = headers.end.min(offset.saturating_add(length));
 }
 
 #[inline(always)]
@@ -143,7 +159,7 @@ fn tag<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome>
     if headers.key.vlan == 0 {
         headers.key.vlan = (be16(tag, 0) & 0xfff) as u16;
     }
-    next_by_type(headers, be16(tag, 2), offset + TAG);
+    next_by_type_or_length(headers, be16(tag, 2), offset + TAG);
     Ok(())
 }
 
@@ -183,6 +199,8 @@ fn pppoe<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcom
     let Some(pppoe) = packet.at::<{ PPPOE_HEADER as usize }>(offset as usize) else {
         return Err(missing(headers, offset, PPPOE_HEADER, Outcome::MalformedLink));
     };
+    #[cfg(not(target_arch = "bpf"))]
+    ends_after(headers, offset + PPPOE_HEADER - 2, be16(pppoe, 4));
     headers.offset = offset + PPPOE_HEADER;
     headers.ethertype = ppp_protocol(be16(pppoe, 6));
     Ok(())
@@ -307,6 +325,8 @@ mod tests {
     fn links_of_files_lead_to_ip() {
         let sll = [0, 0, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0, 8, 0];
         let sll2 = [8, 0, 0, 0, 0, 0, 0, 1, 0, 1, 0, 6, 2, 2, 2, 2, 2, 2, 0, 0];
+        let nflog = [2, 0, 0, 42, 5, 0, 10, 0, 0, 0, 0, 0, 32, 0, 9, 0];
+        let nflog_on_a_big_machine = [2, 0, 0, 42, 0, 5, 0, 10, 0, 0, 0, 0, 0, 32, 0, 9];
         let fddi = [0x50, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 0xaa, 0xaa, 3, 0, 0, 0, 8, 0];
         for (link, header) in [
             (Link::RawIp, &[][..]),
@@ -320,6 +340,8 @@ mod tests {
             (Link::PppEther, &[0x11, 0, 0, 5, 0, 30, 0x00, 0x21]),
             (Link::CiscoHdlc, &[0x0f, 0, 8, 0]),
             (Link::Fddi, &fddi),
+            (Link::Nflog, &nflog),
+            (Link::Nflog, &nflog_on_a_big_machine),
         ] {
             assert_eq!(counted(&[header, &IP], link), FOUND, "{link:?}");
         }

@@ -87,6 +87,14 @@ pub struct Headers {
     /// [`Frame::original_len`], here for the verifier's sake: comparisons would teach it bounds of a register, and it
     /// would walk what follows once for each of them.
     pub(crate) original_len: u32,
+
+    // For who cuts segments and puts fragments together, which the kernel does not.
+    /// Where the network layer's header begins.
+    #[cfg(not(target_arch = "bpf"))]
+    pub(crate) network: u32,
+    /// Where what carries the packet ends, as far as it says so.
+    #[cfg(not(target_arch = "bpf"))]
+    pub(crate) end: u32,
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -241,6 +249,8 @@ fn reset(frame: &Frame, headers: &mut Headers) {
     store(&mut headers.pending, NOTHING);
     store(&mut headers.offset, 0);
     store(&mut headers.original_len, frame.original_len);
+    #[cfg(not(target_arch = "bpf"))]
+    store(&mut headers.end, frame.original_len);
     store(&mut headers.key.observation_point, frame.point);
     store(&mut headers.key.vni, 0);
     let vlan = if frame.vlan == NO_VLAN { 0 } else { (frame.vlan & 0xfff) as u16 };

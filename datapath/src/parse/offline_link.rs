@@ -1,4 +1,4 @@
-//! Link headers that only capture files have: cooked captures, BSD loopback, PPP, HDLC, FDDI. Compiled for the host
+//! Link headers that only capture files have: cooked captures, BSD loopback, PPP, HDLC, FDDI, netfilter's log. Compiled for the host
 //! alone, since no interface of the kernel path begins like this.
 
 use crate::{
@@ -50,6 +50,7 @@ pub(super) fn parse<P: PacketBytes>(
             next_by_type(headers, 0, 13);
             Ok(())
         }
+        Link::Nflog => nflog(packet, headers),
         Link::Ethernet | Link::RawIp | Link::Unsupported => Err(Outcome::LinkUnsupported),
     }
 }
@@ -75,4 +76,38 @@ fn null<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome
         _ => NEXT_UNKNOWN,
     };
     Ok(())
+}
+
+/// Netfilter's log (`linux/netfilter/nfnetlink_log.h`): a family, then attributes in the order of the machine that
+/// captured, of which one is the packet.
+fn nflog<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result<(), Outcome> {
+    const ATTRIBUTES_MAX: u32 = 32;
+    const PAYLOAD: u16 = 9;
+    let [family, ..] = *header::<4, P>(packet, headers)?;
+    let mut at = 4;
+    for _attribute in 0..ATTRIBUTES_MAX {
+        let Some(attribute) = packet.at::<4>(at as usize) else {
+            return Err(missing(headers, at, 4, Outcome::MalformedLink));
+        };
+        let [a, b, c, d] = *attribute;
+        // Kinds are small, which tells the order.
+        let order =
+            if u16::from_le_bytes([c, d]) > 0xff { u16::from_be_bytes } else { u16::from_le_bytes };
+        let (length, kind) = (u32::from(order([a, b])), order([c, d]));
+        if length < 4 {
+            return Err(Outcome::MalformedLink);
+        }
+        if kind == PAYLOAD {
+            headers.offset = at + 4;
+            headers.end = headers.end.min(at.saturating_add(length));
+            headers.ethertype = match family {
+                2 => IPV4,
+                10 => IPV6,
+                _ => NEXT_UNKNOWN,
+            };
+            return Ok(());
+        }
+        at += length.next_multiple_of(4);
+    }
+    Err(Outcome::TooDeep)
 }

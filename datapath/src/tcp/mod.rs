@@ -2,7 +2,7 @@
 
 pub mod classes;
 mod sequence;
-mod tracker;
+pub(crate) mod tracker;
 
 pub use sequence::{after, at_or_before, before};
 pub use tracker::{has_answered, opens_anew, track};

@@ -29,14 +29,14 @@ use crate::{
 };
 
 /// `Half::bits`: `base_sequence` is set (0 is a valid sequence number).
-const BASE_KNOWN: u8 = 1 << 0;
+pub(crate) const BASE_KNOWN: u8 = 1 << 0;
 /// `Half::bits`: this side has not yet acknowledged after its SYN, so its window is not yet scaled.
 const FIRST_ACK_DUE: u8 = 1 << 1;
 
 /// A retransmission within this time of the duplicate acknowledgments before it is a fast one.
-const FAST_RETRANSMISSION_NS: i64 = 20_000_000;
+pub(crate) const FAST_RETRANSMISSION_NS: i64 = 20_000_000;
 /// Lateness up to which a segment counts as out of order where no handshake was seen.
-const OUT_OF_ORDER_NS: i64 = 3_000_000;
+pub(crate) const OUT_OF_ORDER_NS: i64 = 3_000_000;
 /// `Half::duplicate_acks` after an acknowledgment of unseen data, so that a run of them is flagged once.
 const UNSEEN_RUN: u16 = u16::MAX;
 
@@ -61,9 +61,15 @@ pub fn track(
     let headers = forget(headers);
     sent_again(head, own, peer, headers, now);
     let headers = forget(headers);
-    advance(own, headers, now);
+    advance(own, headers, control(headers), now);
     let headers = forget(headers);
     handshake(head, own, peer, headers, now);
+}
+
+/// Sequence numbers that a SYN or a FIN takes.
+#[inline(always)]
+pub(crate) fn control(headers: &Headers) -> u32 {
+    u32::from(headers.tcp_flags & (SYN | FIN) != 0)
 }
 
 /// Whether a SYN in `headers` opens a connection of its own on the tuple of another: that one has closed, and the SYN is
@@ -88,19 +94,19 @@ pub fn has_answered(peer: &Half, headers: &Headers) -> bool {
 
 /// A SYN that repeats the one before or begins anew, or an answer that does not repeat the one before.
 #[inline(always)]
-fn connection(head: &mut FlowHead, own: &mut Half, peer: &mut Half, headers: &Headers) -> u32 {
+pub(crate) fn connection(
+    head: &mut FlowHead,
+    own: &mut Half,
+    peer: &mut Half,
+    headers: &Headers,
+) -> u32 {
     if own.bits & BASE_KNOWN == 0 || headers.tcp_flags & SYN == 0 {
         return 0;
     }
     let new_sequence = headers.sequence != own.base_sequence;
     if headers.tcp_flags & ACK == 0 {
         if new_sequence {
-            restart(own);
-            restart(peer);
-            head.syn_ns = 0;
-            head.handshake_rtt_ns = 0;
-            head.bits &= !(HANDSHAKE_MEASURED | SYN_SEEN);
-            head.bits |= RESTARTED;
+            begin_anew(head, own, peer);
             return REUSED_PORTS;
         }
         own.next_sequence = own.contiguous;
@@ -111,7 +117,18 @@ fn connection(head: &mut FlowHead, own: &mut Half, peer: &mut Half, headers: &He
     0
 }
 
-/// Forgets the connection before, but not what was counted.
+/// Forgets the connection before.
+#[inline(always)]
+pub(crate) fn begin_anew(head: &mut FlowHead, own: &mut Half, peer: &mut Half) {
+    restart(own);
+    restart(peer);
+    head.syn_ns = 0;
+    head.handshake_rtt_ns = 0;
+    head.bits &= !(HANDSHAKE_MEASURED | SYN_SEEN);
+    head.bits |= RESTARTED;
+}
+
+/// What an endpoint sent, but not what was counted.
 #[inline(always)]
 fn restart(half: &mut Half) {
     store(&mut half.next_sequence, 0);
@@ -128,8 +145,9 @@ fn restart(half: &mut Half) {
     rtt::restart(half);
 }
 
+/// Sequence numbers that the directions begin with.
 #[inline(always)]
-fn bases(own: &mut Half, peer: &mut Half, headers: &Headers) {
+pub(crate) fn bases(own: &mut Half, peer: &mut Half, headers: &Headers) {
     if own.bits & BASE_KNOWN == 0 {
         let before_first = headers.sequence.wrapping_sub(1);
         own.base_sequence =
@@ -144,7 +162,7 @@ fn bases(own: &mut Half, peer: &mut Half, headers: &Headers) {
 
 /// Zero windows, probes, keep-alives, window updates and duplicate acknowledgments.
 #[inline(always)]
-fn window_and_acknowledgment(own: &mut Half, peer: &Half, headers: &mut Headers) {
+pub(crate) fn window_and_acknowledgment(own: &mut Half, peer: &Half, headers: &mut Headers) {
     let length = headers.payload_len;
     let window = headers.window;
     let handshake_or_end = headers.tcp_flags & (SYN | FIN | RST) != 0;
@@ -199,7 +217,7 @@ fn window_and_acknowledgment(own: &mut Half, peer: &Half, headers: &mut Headers)
 
 /// Acknowledgments of data that did not pass here.
 #[inline(always)]
-fn unseen(own: &mut Half, peer: &mut Half, headers: &mut Headers) {
+pub(crate) fn unseen(own: &mut Half, peer: &mut Half, headers: &mut Headers) {
     if headers.acknowledgment != own.last_acknowledgment {
         own.duplicate_acks = 0;
     }
@@ -222,9 +240,15 @@ fn unseen(own: &mut Half, peer: &mut Half, headers: &mut Headers) {
 
 /// Segments below the highest one sent: spurious, fast, out of order, or plainly retransmitted.
 #[inline(always)]
-fn sent_again(head: &FlowHead, own: &Half, peer: &Half, headers: &mut Headers, now: Ktime) {
+pub(crate) fn sent_again(
+    head: &FlowHead,
+    own: &Half,
+    peer: &Half,
+    headers: &mut Headers,
+    now: Ktime,
+) {
     let length = headers.payload_len;
-    let control = u32::from(headers.tcp_flags & (SYN | FIN) != 0);
+    let control = control(headers);
     if length + control == 0 || headers.classes & KEEP_ALIVE != 0 {
         return;
     }
@@ -260,10 +284,9 @@ fn sent_again(head: &FlowHead, own: &Half, peer: &Half, headers: &mut Headers, n
     headers.classes |= if late_by < threshold && !newest { OUT_OF_ORDER } else { RETRANSMISSION };
 }
 
-/// What the sender's half remembers of this segment.
+/// What the sender's half remembers of this segment, which takes `control` sequence numbers beside its payload.
 #[inline(always)]
-fn advance(own: &mut Half, headers: &Headers, now: Ktime) {
-    let control = u32::from(headers.tcp_flags & (SYN | FIN) != 0);
+pub(crate) fn advance(own: &mut Half, headers: &Headers, control: u32, now: Ktime) {
     let end = headers.sequence.wrapping_add(headers.payload_len).wrapping_add(control);
     if headers.classes & ZERO_WINDOW_PROBE == 0 {
         if own.next_sequence == 0 || after(end, own.next_sequence) {
@@ -282,7 +305,13 @@ fn advance(own: &mut Half, headers: &Headers, now: Ktime) {
 
 /// Window scaling and the handshake's round trip.
 #[inline(always)]
-fn handshake(head: &mut FlowHead, own: &mut Half, peer: &mut Half, headers: &Headers, now: Ktime) {
+pub(crate) fn handshake(
+    head: &mut FlowHead,
+    own: &mut Half,
+    peer: &mut Half,
+    headers: &Headers,
+    now: Ktime,
+) {
     let flags = headers.tcp_flags;
     if headers.window_scale_plus_one != 0 {
         own.window_scale = (headers.window_scale_plus_one & 0xff) as u8;
