@@ -22,7 +22,7 @@ const PORT: u16 = 6_500;
 const CLIENT_PORT: u16 = 33_333;
 
 /// A connection from a port of one's choice, though it was used a moment ago.
-fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
+fn connect_from(from: SocketAddr, to: SocketAddr) -> nix::Result<TcpStream> {
     let plain = |address: SocketAddr| match address {
         SocketAddr::V4(address) => SockaddrIn::from(address),
         SocketAddr::V6(_) => unreachable!("the lab's plan is IPv4 here"),
@@ -30,8 +30,16 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> TcpStream {
     let end = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setsockopt(&end, sockopt::ReuseAddr, &true).unwrap();
     bind(end.as_raw_fd(), &plain(from)).unwrap();
-    connect(end.as_raw_fd(), &plain(to)).unwrap();
-    end.into()
+    connect(end.as_raw_fd(), &plain(to))?;
+    Ok(end.into())
+}
+
+/// The same, once the kernel has let the tuple's last connection go.
+fn free(from: SocketAddr, to: SocketAddr) -> TcpStream {
+    support::wait_for("the tuple to be free", || match connect_from(from, to) {
+        Err(nix::errno::Errno::EADDRNOTAVAIL) => None,
+        other => Some(other.unwrap()),
+    })
 }
 
 fn figure(flow: &Value, half: &str, name: &str) -> u64 {
@@ -54,7 +62,7 @@ fn a_tuple_that_is_used_again_is_another_flow() {
     for round in 1..=ROUNDS {
         // Closed by a reset: the same tuple is free at once. Faster than any sweep.
         last.take();
-        let mut client = lab.client().run(|| connect_from(from, at)).unwrap();
+        let mut client = lab.client().run(|| free(from, at)).unwrap();
         let mut server = listener.accept().unwrap().0;
         client.write_all(&vec![7; 100 * round]).unwrap();
         server.read_exact(&mut vec![0; 100 * round]).unwrap();
