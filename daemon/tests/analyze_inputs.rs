@@ -100,7 +100,7 @@ fn frames_before_the_damage_are_told() {
 
 #[test]
 fn each_direction_of_a_tcp_flow_has_every_class() {
-    const COUNTERS: [&str; 16] = [
+    const COUNTERS: [&str; 17] = [
         "acked_unseen",
         "duplicate_acks",
         "fast_retransmissions",
@@ -112,6 +112,7 @@ fn each_direction_of_a_tcp_flow_has_every_class() {
         "reused_ports",
         "segments",
         "spurious_retransmissions",
+        "verdicts",
         "window_full",
         "window_updates",
         "zero_window_probe_acks",

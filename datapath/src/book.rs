@@ -56,6 +56,8 @@ pub fn book_known<T: Tables>(
     if rtt != RttTicks::NONE {
         measured(sample(entry, headers, rtt), frame, headers, counters, tables);
     }
+    #[cfg(not(target_arch = "bpf"))]
+    classified(frame, headers, tables);
     true
 }
 
@@ -125,6 +127,8 @@ pub fn book<T: Tables>(
     if rtt != RttTicks::NONE {
         measured(sample(entry, headers, rtt), frame, headers, counters, tables);
     }
+    #[cfg(not(target_arch = "bpf"))]
+    classified(frame, headers, tables);
     if grown {
         counters.promoted += 1;
         tables.promote(&headers.key);
@@ -150,6 +154,14 @@ fn measured<T: Tables>(
         let _offline = frame;
         counters.rtt.add(sample.rtt);
         tables.measured(&headers.key, sample);
+    }
+}
+
+/// Gives who asks for it a verdict on the segment.
+#[cfg(not(target_arch = "bpf"))]
+fn classified<T: Tables>(frame: &Frame, headers: &Headers, tables: &mut T) {
+    if headers.key.protocol == TCP && headers.analyzable != 0 {
+        tables.classified(headers, frame);
     }
 }
 

@@ -7,17 +7,19 @@ use crate::{
     embryonic::is_embryonic,
     flow_key::FlowKey,
     frame::Frame,
-    layout::{EMBRYONIC, FlowEntry, HookCounters, SERVICES_MAX, ServiceRtt},
+    layout::{EMBRYONIC, FlowEntry, HANDSHAKE_MEASURED, HookCounters, SERVICES_MAX, ServiceRtt},
     outcome::Outcome,
     parse::{
         Headers,
         fragment::{self, FirstFragment},
+        tcp::OPTION_TIMESTAMPS,
     },
     pipeline,
     rtt::RttTicks,
     rules::{HostRules, Rule, decide},
     service,
     tables::{Sample, Tables},
+    tcp::verdict::{FlowVerdicts, Segment, Verdicts},
     time::Ktime,
 };
 
@@ -38,6 +40,16 @@ pub struct ReplayFlow {
     pub first_frame: u64,
     /// Number of the flow in order of creation, from 0: one frame may open several.
     pub order: u64,
+    /// Boxed, since most flows of a flood and all that are not TCP have none.
+    verdicts: Option<Box<FlowVerdicts>>,
+}
+
+impl ReplayFlow {
+    /// Verdicts on the segments of each endpoint (0 lower, 1 upper), if the replay gives any.
+    #[must_use]
+    pub fn verdicts(&self) -> [Verdicts; 2] {
+        self.verdicts.as_deref().map(FlowVerdicts::counts).copied().unwrap_or_default()
+    }
 }
 
 /// The datapath on the host: one observation point, one direction, no capacity limit but the caller's.
@@ -58,6 +70,7 @@ struct ReplayTables {
     fragments: HashMap<FlowKey, FirstFragment>,
     rules: HostRules,
     flows_max: Option<usize>,
+    gives_verdicts: bool,
     frame: u64,
 }
 
@@ -69,6 +82,13 @@ impl Replay {
             tables: ReplayTables { flows_max: Some(flows_max), ..ReplayTables::default() },
             ..Self::default()
         }
+    }
+
+    /// Makes it give verdicts on the TCP segments that come.
+    #[must_use]
+    pub fn with_verdicts(mut self) -> Self {
+        self.tables.gives_verdicts = true;
+        self
     }
 
     /// Takes one frame through the pipeline.
@@ -176,7 +196,8 @@ impl Tables for ReplayTables {
             entry.initialize(now.0, headers);
             let order = *created;
             *created += 1;
-            ReplayFlow { entry, rtt: [Vec::new(), Vec::new()], first_frame: self.frame, order }
+            let rtt = [Vec::new(), Vec::new()];
+            ReplayFlow { entry, rtt, first_frame: self.frame, order, verdicts: None }
         });
         Some(&mut flow.entry)
     }
@@ -235,5 +256,36 @@ impl Tables for ReplayTables {
                 samples.push(sample.rtt);
             }
         }
+    }
+
+    fn classified(&mut self, headers: &Headers, frame: &Frame) {
+        if !self.gives_verdicts {
+            return;
+        }
+        let Some(flow) = self.flows.get_mut(&headers.key) else { return };
+        let segment = judged(headers, frame, &flow.entry);
+        flow.verdicts.get_or_insert_default().segment(headers.sender, &segment);
+    }
+}
+
+/// What a verdict needs of the segment in `headers`.
+fn judged(headers: &Headers, frame: &Frame, entry: &FlowEntry) -> Segment {
+    let head = &entry.head;
+    let is_measured = head.bits & HANDSHAKE_MEASURED != 0;
+    let receiver = &entry.halves[((headers.sender ^ 1) & 1) as usize];
+    Segment {
+        now: frame.now,
+        sequence: headers.sequence,
+        acknowledgment: headers.acknowledgment,
+        payload_len: headers.payload_len,
+        tcp_flags: headers.tcp_flags,
+        window: headers.window,
+        classes: headers.classes,
+        ip_id: (headers.ip_id & 0xffff) as u16,
+        timestamp: (headers.options & OPTION_TIMESTAMPS != 0).then_some(headers.timestamp),
+        selective: headers.selective,
+        segment_size: frame.segment_size,
+        handshake_ns: is_measured.then_some(head.handshake_rtt_ns),
+        round_trip_ns: RttTicks(receiver.rtt_last_ticks).as_ns(),
     }
 }

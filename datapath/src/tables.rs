@@ -1,5 +1,7 @@
 //! The few table operations that the pipeline may use, so that kernel maps and host tables can stand behind it.
 
+#[cfg(not(target_arch = "bpf"))]
+use crate::frame::Frame;
 use crate::{
     book, flow_key::FlowKey, layout::FlowEntry, parse::Headers, rtt::RttTicks, time::Ktime,
 };
@@ -68,4 +70,8 @@ pub trait Tables {
     /// this.
     #[cfg(not(target_arch = "bpf"))]
     fn measured(&mut self, key: &FlowKey, sample: Sample);
+
+    /// The whole TCP segment in `headers` was classified, and is in the entry of its flow: time for a verdict on it.
+    #[cfg(not(target_arch = "bpf"))]
+    fn classified(&mut self, headers: &Headers, frame: &Frame);
 }

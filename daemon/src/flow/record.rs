@@ -8,7 +8,7 @@ use datapath::{
     embryonic::is_embryonic,
     layout::{FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS},
     rtt::{RttTicks, bucket_bounds_ns},
-    tcp::classes::CLASSES,
+    tcp::{classes::CLASSES, verdict::Verdicts},
 };
 
 use super::{
@@ -89,6 +89,8 @@ pub struct HalfRecord {
     pub rtt: RttSummary,
     /// Segments by class, in the order of [`datapath::tcp::classes::NAMES`].
     pub classes: [u32; CLASSES],
+    /// linnet's own verdicts on them, offline.
+    pub verdicts: Option<Verdicts>,
     /// Wire packets per second over the last sweep interval.
     pub packets_per_second: f64,
     /// Bits per second over the last sweep interval.
@@ -271,6 +273,14 @@ impl FlowRecord {
         let originator = usize::from(head.originator & 1);
         self.from_originator.observe(observation, originator);
         self.from_responder.observe(observation, originator ^ 1);
+    }
+
+    /// Adds the verdicts by sender to what was observed.
+    pub const fn judge(&mut self, [lower, upper]: [Verdicts; 2]) {
+        let (originator, responder) =
+            if self.upper_originated { (upper, lower) } else { (lower, upper) };
+        self.from_originator.verdicts = Some(originator);
+        self.from_responder.verdicts = Some(responder);
     }
 }
 

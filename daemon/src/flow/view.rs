@@ -2,7 +2,12 @@
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
-use datapath::{Outcome, layout::HookCounters, parse::tunnel, tcp::classes};
+use datapath::{
+    Outcome,
+    layout::HookCounters,
+    parse::tunnel,
+    tcp::{classes, verdict::Verdicts},
+};
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
@@ -133,19 +138,32 @@ struct RateView {
     bits_per_second: f64,
 }
 
-/// Segments by Wireshark's classes.
+/// Segments by Wireshark's classes, and linnet's own verdicts where it gives any.
 #[derive(Clone, Debug)]
 struct TcpView {
     segments: u64,
     classes: [u32; classes::CLASSES],
+    verdicts: Option<VerdictsView>,
+}
+
+#[derive(Clone, Debug)]
+struct VerdictsView(Verdicts);
+
+impl Serialize for VerdictsView {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.named())
+    }
 }
 
 impl Serialize for TcpView {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(classes::CLASSES + 1))?;
+        let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("segments", &self.segments)?;
         for ((name, _), count) in classes::NAMES.iter().zip(self.classes) {
             map.serialize_entry(name, &count)?;
+        }
+        if let Some(verdicts) = &self.verdicts {
+            map.serialize_entry("verdicts", verdicts)?;
         }
         map.end()
     }
@@ -220,8 +238,11 @@ impl HalfView {
             bytes: half.bytes,
             payload_bytes: half.payload_bytes,
             rtt: RttView::new(&half.rtt),
-            tcp: (protocol == TCP)
-                .then_some(TcpView { segments: half.packets, classes: half.classes }),
+            tcp: (protocol == TCP).then_some(TcpView {
+                segments: half.packets,
+                classes: half.classes,
+                verdicts: half.verdicts.map(VerdictsView),
+            }),
             rate: live.then_some(RateView {
                 packets_per_second: half.packets_per_second,
                 bits_per_second: half.bits_per_second,

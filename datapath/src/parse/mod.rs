@@ -88,13 +88,16 @@ pub struct Headers {
     /// would walk what follows once for each of them.
     pub(crate) original_len: u32,
 
-    // For who cuts segments and puts fragments together, which the kernel does not.
+    // For who cuts segments, puts fragments together and gives verdicts, which the kernel does not.
     /// Where the network layer's header begins.
     #[cfg(not(target_arch = "bpf"))]
     pub(crate) network: u32,
     /// Where what carries the packet ends, as far as it says so.
     #[cfg(not(target_arch = "bpf"))]
     pub(crate) end: u32,
+    /// Blocks of the selective acknowledgment, from start to end; empty ones are none.
+    #[cfg(not(target_arch = "bpf"))]
+    pub(crate) selective: [[u32; 2]; crate::tcp::verdict::SELECTIVE_MAX],
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -271,6 +274,10 @@ fn start(headers: &mut Headers) {
     store(&mut headers.timestamp, 0);
     store(&mut headers.timestamp_echo, 0);
     store(&mut headers.options, 0);
+    #[cfg(not(target_arch = "bpf"))]
+    {
+        headers.selective = Default::default();
+    }
     store(&mut headers.ip_id, 0);
     store(&mut headers.classes, 0);
     store(&mut headers.fragment, WHOLE);

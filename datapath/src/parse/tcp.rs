@@ -141,5 +141,17 @@ fn option<P: PacketBytes + ?Sized>(
         headers.options |= OPTION_SACK_PERMITTED;
     } else if kind == SACK {
         headers.options |= OPTION_SACK;
+        #[cfg(not(target_arch = "bpf"))]
+        selective(packet, at, length, headers);
+    }
+}
+
+/// Blocks of a selective acknowledgment (RFC 2018, 3).
+#[cfg(not(target_arch = "bpf"))]
+fn selective<P: PacketBytes + ?Sized>(packet: &P, at: u32, length: u32, headers: &mut Headers) {
+    let starts = (at + 2..).step_by(8).take_while(|start| start + 8 <= at + length);
+    for (block, start) in headers.selective.iter_mut().zip(starts) {
+        let Some(edges) = packet.at::<8>(start as usize) else { return };
+        *block = [be32(edges, 0), be32(edges, 4)];
     }
 }
