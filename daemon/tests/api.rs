@@ -131,7 +131,7 @@ fn a_parameter_at_fault_is_named_and_a_cursor_keeps_its_order() {
 fn a_capture_runs_alone_and_its_file_is_whole() {
     let daemon = Daemon::start();
     let (status, answer) =
-        daemon.post("/api/v1/captures", &json!({ "filter": "tcp", "limits": { "packets": 20 } }));
+        daemon.post("/api/v1/captures", &json!({ "filter": "tcp", "limits": { "packets": 120 } }));
     assert_eq!(status, 201, "{answer}");
     let id = answer["capture"]["id"].as_str().unwrap().to_owned();
     let (status, problem) = daemon.post("/api/v1/captures", &json!({}));
@@ -145,14 +145,14 @@ fn a_capture_runs_alone_and_its_file_is_whole() {
     let capture = daemon.get(&format!("/api/v1/captures/{id}")).1["capture"].clone();
     assert_eq!(capture["state"], "finished", "{capture}");
     assert_eq!(capture["stop_reason"], "packet_limit");
-    assert_eq!(capture["written"], 20);
+    assert_eq!(capture["written"], 120);
     assert_eq!(capture["matched"], capture["written"]);
     let mut reader = captures::PacketReader::open(&file).unwrap();
     let mut packets = 0;
     while reader.next_packet().unwrap().is_some() {
         packets += 1;
     }
-    assert_eq!(packets, 20);
+    assert_eq!(packets, 120);
     let deleted = daemon.ask_unix(&["-X", "DELETE"], &format!("/api/v1/captures/{id}"));
     assert_eq!(deleted.status, 204);
     assert_eq!(daemon.get(&format!("/api/v1/captures/{id}")).0, 404);

@@ -26,6 +26,8 @@ const BODY_MAX: usize = 64 * 1024;
 const RULES_BODY_MAX: usize = 512 * 1024;
 /// The route that takes it.
 const RULES: &str = "/api/v1/rules";
+/// Bytes of a body that is too large that are read all the same.
+const PASSED_OVER_MAX: usize = 1024 * 1024;
 /// How long a request's body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -119,11 +121,13 @@ fn check_site(host: &str, headers: &HeaderMap) -> Result<(), String> {
 pub(super) async fn whole_body(request: Request, next: Next) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
     let most = if parts.uri.path() == RULES { RULES_BODY_MAX } else { BODY_MAX };
-    let body =
-        tokio::time::timeout(BODY_TIMEOUT, collect(body, most)).await.map_err(|_late| {
+    let waits = parts.headers.contains_key(header::EXPECT);
+    let body = tokio::time::timeout(BODY_TIMEOUT, collect(body, most, waits)).await.map_err(
+        |_late| {
             let detail = format!("the body did not arrive within {} s", BODY_TIMEOUT.as_secs());
             ApiError::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
-        })??;
+        },
+    )??;
     if !body.is_empty() && !is_json(&parts.headers) {
         let detail = "send the body as JSON, with `Content-Type: application/json`";
         let status = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -132,7 +136,17 @@ pub(super) async fn whole_body(request: Request, next: Next) -> Result<Response,
     Ok(next.run(Request::from_parts(parts, body.into())).await)
 }
 
-async fn collect(body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
+/// Reads on for a while: a client that cannot send does not look for an answer.
+async fn pass_over(mut chunks: axum::body::BodyDataStream) {
+    let mut left = PASSED_OVER_MAX;
+    while let Some(Ok(chunk)) = chunks.next().await {
+        let Some(less) = left.checked_sub(chunk.len()) else { return };
+        left = less;
+    }
+}
+
+/// `waits` where the client sends its body only when asked to.
+async fn collect(body: Body, most: usize, waits: bool) -> Result<Vec<u8>, ApiError> {
     use axum::body::HttpBody as _;
     let too_large = || {
         let detail = format!("a body has at most {most} bytes here");
@@ -140,6 +154,9 @@ async fn collect(body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
     };
     // What says its length is refused before it is sent (RFC 9110, 10.1.1).
     if body.size_hint().lower() > most as u64 {
+        if !waits {
+            pass_over(body.into_data_stream()).await;
+        }
         return Err(too_large());
     }
     let (mut chunks, mut whole) = (body.into_data_stream(), Vec::new());
@@ -149,6 +166,7 @@ async fn collect(body: Body, most: usize) -> Result<Vec<u8>, ApiError> {
             ApiError::new(StatusCode::BAD_REQUEST, "invalid_body", detail)
         })?;
         if whole.len() + chunk.len() > most {
+            pass_over(chunks).await;
             return Err(too_large());
         }
         whole.extend_from_slice(&chunk);
