@@ -27,9 +27,9 @@ fn connect_from(from: SocketAddr, to: SocketAddr) -> nix::Result<TcpStream> {
         SocketAddr::V4(address) => SockaddrIn::from(address),
         SocketAddr::V6(_) => unreachable!("the lab's plan is IPv4 here"),
     };
-    let end = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
-    setsockopt(&end, sockopt::ReuseAddr, &true).unwrap();
-    bind(end.as_raw_fd(), &plain(from)).unwrap();
+    let end = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    setsockopt(&end, sockopt::ReuseAddr, &true)?;
+    bind(end.as_raw_fd(), &plain(from))?;
     connect(end.as_raw_fd(), &plain(to))?;
     Ok(end.into())
 }
