@@ -6,11 +6,17 @@ use std::{
     collections::{BTreeMap, btree_map::Entry},
     fs::{self, File},
     io,
-    os::fd::{AsFd as _, FromRawFd as _, OwnedFd},
+    os::fd::OwnedFd,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use rustix::{
+    io::Errno,
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+
+use crate::live::holders;
 
 /// What the name of such a namespace begins with; its number follows.
 const PREFIX: &str = "pid:";
@@ -64,14 +70,14 @@ pub(in crate::live) fn namespace(pid: i32) -> io::Result<ByProcess> {
     Ok(ByProcess {
         process: Arc::clone(&found.process),
         namespace: Arc::clone(namespace),
-        ended: is_ended(&found.process)?,
+        ended: holders::has_ended(&found.process, Duration::ZERO)?,
     })
 }
 
 /// Linnet has left the namespace of a process that has ended.
 pub(in crate::live) fn leave(pid: i32) {
     if let Some(known) = known().get_mut(&pid)
-        && is_ended(&known.process).unwrap_or(false)
+        && holders::has_ended(&known.process, Duration::ZERO).unwrap_or(false)
     {
         known.namespace = None;
     }
@@ -79,7 +85,9 @@ pub(in crate::live) fn leave(pid: i32) {
 
 /// Whether it is known that the process has ended.
 pub(in crate::live) fn is_known_to_have_ended(pid: i32) -> bool {
-    known().get(&pid).is_some_and(|known| is_ended(&known.process).unwrap_or(false))
+    known()
+        .get(&pid)
+        .is_some_and(|known| holders::has_ended(&known.process, Duration::ZERO).unwrap_or(false))
 }
 
 /// The name for a record, which another run of linnet may read: it says which of all processes of that number.
@@ -113,7 +121,7 @@ impl Known {
         let namespace = File::open(format!("/proc/{pid}/ns/net")).map_err(may_not)?;
         let since_ticks = since_of(pid)?;
         // A number is free again only after its process: as long as that has not ended, the files are its own.
-        if is_ended(&process)? {
+        if holders::has_ended(&process, Duration::ZERO)? {
             return Err(has_ended());
         }
         Ok(Self { process: Arc::new(process), since_ticks, namespace: Some(Arc::new(namespace)) })
@@ -138,20 +146,11 @@ fn has_ended() -> io::Error {
 }
 
 fn open(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: a number and no flags.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    if fd < 0 {
-        let error = io::Error::last_os_error();
-        let is_gone = error.raw_os_error() == Some(libc::ESRCH);
-        return Err(if is_gone {
-            io::Error::new(io::ErrorKind::NotFound, "there is no such process")
-        } else {
-            error
-        });
-    }
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    let pid = Pid::from_raw(pid).ok_or(io::ErrorKind::InvalidInput)?;
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|errno| match errno {
+        Errno::SRCH => io::Error::new(io::ErrorKind::NotFound, "there is no such process"),
+        other => other.into(),
+    })
 }
 
 /// Field 22 of the process's stat, behind its name, which may hold anything.
@@ -160,11 +159,6 @@ fn since_of(pid: i32) -> io::Result<u64> {
     let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
     let since = fields.split_whitespace().nth(19).and_then(|field| field.parse().ok());
     since.ok_or_else(|| io::ErrorKind::InvalidData.into())
-}
-
-fn is_ended(process: &OwnedFd) -> io::Result<bool> {
-    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
-    Ok(poll(&mut fds, PollTimeout::ZERO)? > 0)
 }
 
 #[cfg(test)]

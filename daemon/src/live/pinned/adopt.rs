@@ -6,7 +6,7 @@
 //! is removed first. So `META` with a value stands for a whole set of maps, and a folder `moving-*` for a set that is
 //! half moved. A map of another capacity is complete before it takes the old one's name, in one step.
 
-use std::{fs, io, os::fd::AsFd as _, os::unix::fs::DirBuilderExt as _, path::Path};
+use std::{fs, os::fd::AsFd as _, path::Path};
 
 use aya::maps::MapData;
 use datapath::{
@@ -22,7 +22,7 @@ use crate::live::{
     batch::{self, BatchCursor},
     layout::{Found, Shape},
     objects,
-    pinned::{self, Leave, PinDir, failed},
+    pinned::{self, Leave, PinDir, failed, make_folder},
 };
 
 const META: &str = "META";
@@ -259,13 +259,6 @@ fn finish_moving(path: &Path, moving: &Path) -> Result<std::path::PathBuf, LiveE
     let backup = path.join(name.replacen(pinned::MOVING, pinned::BACKUP, 1));
     fs::rename(moving, &backup).map_err(|source| failed("move", moving, source))?;
     Ok(backup)
-}
-
-fn make_folder(path: &Path) -> Result<(), LiveError> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(|source| failed("create", path, source)),
-    }
 }
 
 fn warn_of(differences: &[String], backup: &Path) {

@@ -5,7 +5,6 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,7 +14,7 @@ use datapath::Direction;
 use crate::live::{
     LiveError,
     holders::{self, field},
-    pinned::failed,
+    pinned::{failed, make_folder},
     verb::Hook,
 };
 
@@ -171,13 +170,6 @@ pub(in crate::live) fn clear(folder: &Path, but: &BTreeSet<u32>) -> Result<usize
     // What is in it now is in use, or nothing of linnet's.
     let _kept = fs::remove_dir(folder);
     Ok(removed)
-}
-
-fn make_folder(path: &Path) -> Result<(), LiveError> {
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other.map_err(|source| failed("create", path, source)),
-    }
 }
 
 #[cfg(test)]

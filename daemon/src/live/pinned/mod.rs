@@ -266,6 +266,14 @@ fn clear(path: &Path) -> Result<Detached, LiveError> {
     Ok(Detached { pins, daemons: 0, links, backups, filters, kept })
 }
 
+/// Makes a folder that only its owner may look into, unless it is there.
+fn make_folder(path: &Path) -> Result<(), LiveError> {
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other.map_err(|source| failed("create", path, source)),
+    }
+}
+
 /// The names of linnet's pins, of whatever version: in this folder they are those in capitals.
 pub(in crate::live) fn pinned(path: &Path) -> Result<Vec<String>, LiveError> {
     let is_ours = |name: &String| {
