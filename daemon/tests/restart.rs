@@ -8,12 +8,7 @@
 
 mod support;
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use lab::{CLIENT_INTERFACE, Lab, Plan, SERVER_INTERFACE};
 use nix::{
@@ -176,38 +171,25 @@ fn figures_never_go_back_whoever_is_killed() {
     let kills = if support::full() { 50 } else { 8 };
     let mut random = Random(0x5eed);
     let mut took_ns = Vec::new();
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                pairs.iter_mut().for_each(|pair| pair.exchange(3, 200));
-                thread::sleep(Duration::from_millis(5));
+    Pair::busy_during(&mut pairs, 3, Duration::from_millis(5), || {
+        for number in 1..=kills {
+            if random.below(3) == 0 {
+                assert_eq!(linnet.post("/api/v1/captures", &json!({ "filter": "tcp" })).0, 201);
             }
-        });
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            for number in 1..=kills {
-                if random.below(3) == 0 {
-                    assert_eq!(linnet.post("/api/v1/captures", &json!({ "filter": "tcp" })).0, 201);
-                }
-                let whom = kill_somehow(&mut linnet, &mut random);
-                let started_ns = lab::clock::monotonic_ns();
-                match whom {
-                    "the daemon" => {}
-                    "the attacher" => linnet.adopt_again(""),
-                    _ => linnet.start_again(""),
-                }
-                if whom != "the daemon" {
-                    took_ns.push(lab::clock::monotonic_ns() - started_ns);
-                }
-                let after = Figures::of(&linnet, &spec);
-                after.assert_go_on_from(&before, &ports, &format!("kill {number}, {whom}"));
-                assert_eq!(linnet.see("/api/v1/rules", "rules"), rules["rules"], "kill {number}");
-                before = after;
+            let whom = kill_somehow(&mut linnet, &mut random);
+            let started_ns = lab::clock::monotonic_ns();
+            match whom {
+                "the daemon" => {}
+                "the attacher" => linnet.adopt_again(""),
+                _ => linnet.start_again(""),
             }
-        }));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = done {
-            std::panic::resume_unwind(panic);
+            if whom != "the daemon" {
+                took_ns.push(lab::clock::monotonic_ns() - started_ns);
+            }
+            let after = Figures::of(&linnet, &spec);
+            after.assert_go_on_from(&before, &ports, &format!("kill {number}, {whom}"));
+            assert_eq!(linnet.see("/api/v1/rules", "rules"), rules["rules"], "kill {number}");
+            before = after;
         }
     });
     took_ns.sort_unstable();

@@ -9,13 +9,7 @@
 mod support;
 
 use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::fs::MetadataExt as _,
-    process::Command,
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::Duration,
+    collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, process::Command, time::Duration,
 };
 
 use lab::{CLIENT_INTERFACE, Lab, Plan};
@@ -243,66 +237,46 @@ fn a_killed_daemon_is_back_with_its_counters_and_its_flows() {
     let rules = json!({ "rules": [{ "action": "ignore", "protocol": "udp", "port": "9" }] });
     assert_eq!(linnet.put("/api/v1/rules", &rules).0, 200);
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", linnet.pid())).unwrap().count();
-    let stop = AtomicBool::new(false);
     let kills = if support::full() { 50 } else { 10 };
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                pairs.iter_mut().for_each(|pair| pair.exchange(3, 200));
-                thread::sleep(Duration::from_millis(5));
+    Pair::busy_during(&mut pairs, 3, Duration::from_millis(5), || {
+        let first = flows_of(&linnet, &spec);
+        let (mut longest, mut held) = (0, None);
+        for number in 1..=kills {
+            // Every other time in the middle of a capture.
+            if number % 2 == 0 {
+                assert_eq!(linnet.post("/api/v1/captures", &json!({ "filter": "tcp" })).0, 201);
             }
-        });
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let first = flows_of(&linnet, &spec);
-            let (mut longest, mut held) = (0, None);
-            for number in 1..=kills {
-                // Every other time in the middle of a capture.
-                if number % 2 == 0 {
-                    assert_eq!(linnet.post("/api/v1/captures", &json!({ "filter": "tcp" })).0, 201);
-                }
-                let (before, daemon) = (counters(&linnet), daemon_of(&linnet));
-                let flows_before = flows_of(&linnet, &spec);
-                send(daemon, Signal::SIGKILL);
-                let killed_ns = lab::clock::monotonic_ns();
-                wait_for("the next daemon", || {
-                    let is_new = linnet.daemon_pid().is_some_and(|pid| pid != daemon);
-                    (is_new && linnet.get("/readyz").0 == 200).then_some(())
-                });
-                let away_ns = lab::clock::monotonic_ns() - killed_ns;
-                longest = longest.max(away_ns);
-                let after = counters(&linnet);
-                assert!(away_ns < lab::clock::nanos(BACK_MAX), "kill {number}: away {away_ns} ns");
+            let (before, daemon) = (counters(&linnet), daemon_of(&linnet));
+            let flows_before = flows_of(&linnet, &spec);
+            send(daemon, Signal::SIGKILL);
+            let killed_ns = lab::clock::monotonic_ns();
+            wait_for("the next daemon", || {
+                let is_new = linnet.daemon_pid().is_some_and(|pid| pid != daemon);
+                (is_new && linnet.get("/readyz").0 == 200).then_some(())
+            });
+            let away_ns = lab::clock::monotonic_ns() - killed_ns;
+            longest = longest.max(away_ns);
+            let after = counters(&linnet);
+            assert!(away_ns < lab::clock::nanos(BACK_MAX), "kill {number}: away {away_ns} ns");
+            assert!(before.iter().zip(after).all(|(b, a)| *b <= a), "{before:?} then {after:?}");
+            let flows = flows_of(&linnet, &spec);
+            for port in &ports {
+                let ((id, packets), (id_before, packets_before)) =
+                    (&flows[port], &flows_before[port]);
+                assert_eq!((id, id_before), (&first[port].0, &first[port].0), "kill {number}");
                 assert!(
-                    before.iter().zip(after).all(|(b, a)| *b <= a),
-                    "{before:?} then {after:?}"
+                    packets >= packets_before,
+                    "kill {number}: {packets} after {packets_before}"
                 );
-                let flows = flows_of(&linnet, &spec);
-                for port in &ports {
-                    let ((id, packets), (id_before, packets_before)) =
-                        (&flows[port], &flows_before[port]);
-                    assert_eq!((id, id_before), (&first[port].0, &first[port].0), "kill {number}");
-                    assert!(
-                        packets >= packets_before,
-                        "kill {number}: {packets} after {packets_before}"
-                    );
-                }
-                // The capture stage's programs were loaded with the first capture, and stay.
-                if number >= 2 {
-                    assert_eq!(
-                        descriptors(),
-                        *held.get_or_insert_with(descriptors),
-                        "the attacher's"
-                    );
-                }
-                let (_, answer) = linnet.get("/api/v1/status");
-                assert_eq!(answer["loss"]["evicted"], 0, "{answer}");
             }
-            println!("{kills} kills, away for at most {} ms", longest / 1_000_000);
-        }));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = done {
-            std::panic::resume_unwind(panic);
+            // The capture stage's programs were loaded with the first capture, and stay.
+            if number >= 2 {
+                assert_eq!(descriptors(), *held.get_or_insert_with(descriptors), "the attacher's");
+            }
+            let (_, answer) = linnet.get("/api/v1/status");
+            assert_eq!(answer["loss"]["evicted"], 0, "{answer}");
         }
+        println!("{kills} kills, away for at most {} ms", longest / 1_000_000);
     });
     assert_eq!(linnet.see("/api/v1/rules", "rules"), rules["rules"]);
     // What was killed during a capture has left a whole file.

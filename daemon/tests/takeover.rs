@@ -9,10 +9,7 @@
 
 mod support;
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    thread,
-};
+use std::{thread, time::Duration};
 
 use lab::{CLIENT_INTERFACE, Lab, Plan, SERVER_INTERFACE};
 use nix::{
@@ -48,23 +45,6 @@ fn frames(lab: &Lab, linnet: &Linnet) -> ([u64; 2], [u64; 2]) {
     })
 }
 
-/// Runs `work` while connections exchange data without a pause.
-fn under_traffic(pairs: &mut [Pair], work: impl FnOnce()) {
-    let stop = AtomicBool::new(false);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
-                pairs.iter_mut().for_each(|pair| pair.exchange(20, 200));
-            }
-        });
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
-        stop.store(true, Ordering::Relaxed);
-        if let Err(panic) = done {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
 /// Lets this many more frames pass.
 fn let_pass(lab: &Lab, count: u64) {
     let sent = || Counted::by(lab.client(), CLIENT_INTERFACE).tx_packets;
@@ -82,7 +62,7 @@ fn no_packet_is_missed(name: &str, choices: &str) {
     let hooks = |row: &Value| ["ingress", "egress"].map(|way| row[way]["hook"].clone());
     let before = row(&linnet);
     let rounds = if support::full() { 10 } else { 2 };
-    under_traffic(&mut pairs, || {
+    Pair::busy_during(&mut pairs, 20, Duration::ZERO, || {
         for _ in 0..rounds {
             linnet.kill_attacher();
             let_pass(&lab, 200);
@@ -285,7 +265,7 @@ fn a_start_that_is_stopped_leaves_a_daemon_what_it_needs() {
     for pause_ms in [30, 100, 200, 400] {
         linnet.kill_attacher();
         linnet.begin_again("");
-        thread::sleep(std::time::Duration::from_millis(pause_ms));
+        thread::sleep(Duration::from_millis(pause_ms));
         // Before it has begun to wait for signals it dies of this one.
         linnet.signal(Signal::SIGTERM);
         linnet.wait();

@@ -4,6 +4,9 @@
 use std::{
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
@@ -54,6 +57,30 @@ impl Pair {
             self.server.write_all(&vec![request[0] ^ 0xff; answer_bytes]).unwrap();
             self.client.read_exact(&mut received).unwrap();
         }
+    }
+
+    /// Does `work` while connections exchange so many rounds again and again, with a pause between.
+    pub(crate) fn busy_during(
+        pairs: &mut [Self],
+        rounds: usize,
+        pause: Duration,
+        work: impl FnOnce(),
+    ) {
+        let stop = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    pairs.iter_mut().for_each(|pair| pair.exchange(rounds, 200));
+                    thread::sleep(pause);
+                }
+            });
+            // Or else a failure would wait for the traffic, which does not end.
+            let done = catch_unwind(AssertUnwindSafe(work));
+            stop.store(true, Ordering::Relaxed);
+            if let Err(panic) = done {
+                resume_unwind(panic);
+            }
+        });
     }
 
     /// The client's port, which tells the connection apart.
