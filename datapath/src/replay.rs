@@ -19,7 +19,7 @@ use crate::{
     rules::{HostRules, Rule, decide},
     service,
     tables::{Sample, Tables},
-    tcp::verdict::{FlowVerdicts, Segment, Verdicts},
+    tcp::verdict::{FlowVerdicts, Segment, Verdict, Verdicts},
     time::Ktime,
 };
 
@@ -52,6 +52,25 @@ impl ReplayFlow {
     }
 }
 
+/// A TCP segment as classified and judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Classified {
+    /// [`ReplayFlow::order`] of its flow.
+    pub flow: u64,
+    /// Endpoint that sent it: 0 lower, 1 upper.
+    pub sender: u32,
+    /// The segment.
+    pub segment: Segment,
+    /// What its sender last heard of the receiver's timestamps, where there is the option.
+    pub timestamp_echo: u32,
+    /// Options that it had ([`crate::parse::tcp`]).
+    pub options: u32,
+    /// Shift of its window option plus one; 0 without one.
+    pub window_scale_plus_one: u32,
+    /// The verdict on it.
+    pub verdict: Verdict,
+}
+
 /// The datapath on the host: one observation point, one direction, no capacity limit but the caller's.
 #[derive(Debug, Default)]
 pub struct Replay {
@@ -71,6 +90,7 @@ struct ReplayTables {
     rules: HostRules,
     flows_max: Option<usize>,
     gives_verdicts: bool,
+    classified: Vec<Classified>,
     frame: u64,
 }
 
@@ -114,6 +134,14 @@ impl Replay {
     fn begin(&mut self) {
         self.frames += 1;
         self.tables.frame = self.frames;
+        self.tables.classified.clear();
+    }
+
+    /// The TCP segments in the last frame, from the outside in, if the replay gives verdicts. A frame has several in
+    /// tunnels.
+    #[must_use]
+    pub fn classified(&self) -> &[Classified] {
+        &self.tables.classified
     }
 
     /// What the last frame said.
@@ -264,7 +292,17 @@ impl Tables for ReplayTables {
         }
         let Some(flow) = self.flows.get_mut(&headers.key) else { return };
         let segment = judged(headers, frame, &flow.entry);
-        flow.verdicts.get_or_insert_default().segment(headers.sender, &segment);
+        let (flow_order, sender) = (flow.order, headers.sender);
+        let verdict = flow.verdicts.get_or_insert_default().segment(sender, &segment);
+        self.classified.push(Classified {
+            flow: flow_order,
+            sender,
+            segment,
+            timestamp_echo: headers.timestamp_echo,
+            options: headers.options,
+            window_scale_plus_one: headers.window_scale_plus_one,
+            verdict,
+        });
     }
 }
 

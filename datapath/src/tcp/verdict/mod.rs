@@ -84,6 +84,36 @@ impl Segment {
     }
 }
 
+/// The verdict on one segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// What it is: [`RETRANSMITTED`] and its companions; 0 for a segment about which there is nothing to say.
+    pub bits: u32,
+    /// Wire packets of it that were sent again, or late.
+    pub segments: u32,
+    /// Bytes of payload in them that had been sent before.
+    pub bytes: u32,
+}
+
+/// `Verdict::bits`: sent again.
+pub const RETRANSMITTED: u32 = 1 << 0;
+/// Overtaken on the way.
+pub const REORDERED: u32 = 1 << 1;
+/// The same packet captured again.
+pub const DUPLICATE_FRAME: u32 = 1 << 2;
+/// Of the retransmitted: after a time-out.
+pub const RTO: u32 = 1 << 3;
+/// After three duplicate acknowledgments, or a selective one of later data.
+pub const FAST: u32 = 1 << 4;
+/// The last segment, to make its receiver speak (RFC 8985, 7).
+pub const TAIL_LOSS_PROBE: u32 = 1 << 5;
+/// Without need: it had been acknowledged.
+pub const SPURIOUS: u32 = 1 << 6;
+/// In place of one lost between the sender and here.
+pub const LOST_UPSTREAM: u32 = 1 << 7;
+/// In place of one lost between here and the receiver.
+pub const LOST_DOWNSTREAM: u32 = 1 << 8;
+
 /// How many segments of one direction got which verdict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verdicts {
@@ -137,7 +167,7 @@ pub struct FlowVerdicts {
 
 impl FlowVerdicts {
     /// Takes a segment of `sender` into account, after the tracker has classified it.
-    pub fn segment(&mut self, sender: u32, segment: &Segment) {
+    pub fn segment(&mut self, sender: u32, segment: &Segment) -> Verdict {
         let [lower_counts, upper_counts] = &mut self.counts;
         let [lower, upper] = &mut self.sides;
         let (own, peer, counts, peer_counts) = if sender & 1 == 0 {
@@ -154,11 +184,11 @@ impl FlowVerdicts {
         own.copied_ns = own.copies.take(segment);
         if own.copied_ns.is_some() && segment.ip_id != 0 && own.identity.tells_copies() {
             counts.duplicate_frames += 1;
-            return;
+            return Verdict { bits: DUPLICATE_FRAME, segments: 1, bytes: segment.payload_len };
         }
         own.identity.take(segment.ip_id);
         if segment.tcp_flags & RST != 0 {
-            return;
+            return Verdict::default();
         }
         if segment.tcp_flags & ACK != 0
             && let Some(again) = own.acknowledge(peer, segment)
@@ -166,7 +196,9 @@ impl FlowVerdicts {
             peer_counts.arrived_twice(&again);
         }
         own.is_shut = segment.window == 0;
-        own.send(peer, segment, counts);
+        let verdict = own.send(peer, segment);
+        counts.add(verdict);
+        verdict
     }
 
     /// The verdicts on what each sent.
@@ -177,6 +209,22 @@ impl FlowVerdicts {
 }
 
 impl Verdicts {
+    const fn add(&mut self, verdict: Verdict) {
+        let Verdict { bits, segments, bytes } = verdict;
+        let segments = segments as u64;
+        if bits & RETRANSMITTED != 0 {
+            self.retransmitted_segments += segments;
+            self.retransmitted_bytes += bytes as u64;
+        }
+        self.reordered_segments += if bits & REORDERED != 0 { segments } else { 0 };
+        self.rto += if bits & RTO != 0 { segments } else { 0 };
+        self.fast += if bits & FAST != 0 { segments } else { 0 };
+        self.tail_loss_probe += if bits & TAIL_LOSS_PROBE != 0 { segments } else { 0 };
+        self.spurious += if bits & SPURIOUS != 0 { segments } else { 0 };
+        self.lost_upstream += if bits & LOST_UPSTREAM != 0 { segments } else { 0 };
+        self.lost_downstream += if bits & LOST_DOWNSTREAM != 0 { segments } else { 0 };
+    }
+
     /// Nothing was lost after all.
     fn arrived_twice(&mut self, again: &Again) {
         let segments = u64::from(again.segments);
@@ -290,23 +338,24 @@ impl Side {
     }
 
     /// Takes what a segment carries into account.
-    fn send(&mut self, peer: &Self, segment: &Segment, counts: &mut Verdicts) {
+    fn send(&mut self, peer: &Self, segment: &Segment) -> Verdict {
+        let mut verdict = Verdict::default();
         let control = u32::from(segment.tcp_flags & (SYN | FIN) != 0);
         let end = segment.sequence.wrapping_add(segment.payload_len).wrapping_add(control);
         if end == segment.sequence || is_probe(peer, segment, end) {
-            return;
+            return verdict;
         }
         let Some(next) = self.next else {
             if segment.tcp_flags & SYN == 0 {
                 self.holes = Holes::unsure_before(segment.sequence);
             }
             self.advance(segment, end);
-            return;
+            return verdict;
         };
         // One byte before the next sequence number may have been a keep-alive's.
         let overlaps_probe = segment.payload_len > 1 && segment.sequence == next.wrapping_sub(1);
         if before(segment.sequence, next) && !overlaps_probe {
-            self.late(peer, segment, end, next, counts);
+            verdict = self.late(peer, segment, end, next);
         } else if after(segment.sequence, next) {
             self.holes.open(next, segment.sequence, segment.now);
         }
@@ -314,6 +363,7 @@ impl Side {
             self.advance(segment, end);
         }
         self.sent_at = segment.now;
+        verdict
     }
 
     fn advance(&mut self, segment: &Segment, end: u32) {
@@ -324,18 +374,16 @@ impl Side {
     }
 
     /// Judges a segment that begins below the highest sequence number.
-    fn late(&mut self, peer: &Self, segment: &Segment, end: u32, next: u32, counts: &mut Verdicts) {
+    fn late(&mut self, peer: &Self, segment: &Segment, end: u32, next: u32) -> Verdict {
         let old_end = if after(end, next) { next } else { end };
-        let old_bytes = segment.payload_len.min(next.wrapping_sub(segment.sequence));
-        let segments = old_bytes.div_ceil(segment.segment_size.max(1)).max(1);
+        let bytes = segment.payload_len.min(next.wrapping_sub(segment.sequence));
+        let segments = bytes.div_ceil(segment.segment_size.max(1)).max(1);
         let segments = if segment.segment_size == 0 { 1 } else { segments };
         let coverage = self.holes.fill(segment.sequence, old_end);
-        match self.judge(segment, coverage) {
-            Late::Undecided => {}
-            Late::Reordered => counts.reordered_segments += u64::from(segments),
+        let bits = match self.judge(segment, coverage) {
+            Late::Undecided => return Verdict::default(),
+            Late::Reordered => REORDERED,
             Late::Retransmitted => {
-                counts.retransmitted_segments += u64::from(segments);
-                counts.retransmitted_bytes += u64::from(old_bytes);
                 let cause = self.cause(peer, segment, end, next);
                 let is_spurious = peer.acknowledged.is_some_and(|to| at_or_before(end, to));
                 let place = match coverage {
@@ -344,14 +392,14 @@ impl Side {
                     Coverage::Seen => Place::Downstream,
                     Coverage::Unsure => Place::Unknown,
                 };
-                counts.explain(u64::from(segments), cause, place);
-                if is_spurious {
-                    counts.spurious += u64::from(segments);
-                } else {
+                let spurious = if is_spurious { SPURIOUS } else { 0 };
+                if !is_spurious {
                     self.again.push(Again { start: segment.sequence, end, segments, place });
                 }
+                RETRANSMITTED | cause.bit() | place.bit() | spurious
             }
-        }
+        };
+        Verdict { bits, segments, bytes }
     }
 
     /// Retransmitted or reordered: by what the sender numbers its packets with, or else by what had passed here, and when.
@@ -425,19 +473,23 @@ impl Side {
     }
 }
 
-impl Verdicts {
-    /// Counts why, and in place of what lost where.
-    const fn explain(&mut self, segments: u64, cause: Cause, place: Place) {
-        match cause {
-            Cause::Timeout => self.rto += segments,
-            Cause::Fast => self.fast += segments,
-            Cause::TailLossProbe => self.tail_loss_probe += segments,
-            Cause::Unknown => {}
+impl Cause {
+    const fn bit(self) -> u32 {
+        match self {
+            Self::Timeout => RTO,
+            Self::Fast => FAST,
+            Self::TailLossProbe => TAIL_LOSS_PROBE,
+            Self::Unknown => 0,
         }
-        match place {
-            Place::Upstream => self.lost_upstream += segments,
-            Place::Downstream => self.lost_downstream += segments,
-            Place::Unknown => {}
+    }
+}
+
+impl Place {
+    const fn bit(self) -> u32 {
+        match self {
+            Self::Upstream => LOST_UPSTREAM,
+            Self::Downstream => LOST_DOWNSTREAM,
+            Self::Unknown => 0,
         }
     }
 }
