@@ -31,7 +31,8 @@ pub(crate) fn follow(own: &mut Trail, turn: u64, headers: &Headers, now: Ktime) 
         && own.bits & (NEXT_KNOWN | ACKNOWLEDGED_KNOWN) == NEXT_KNOWN | ACKNOWLEDGED_KNOWN
         && headers.tcp_flags & (SYN | RST | ACK) == ACK
         && headers.options & OPTION_SACK == 0
-        && !before(headers.acknowledgment, own.acknowledged);
+        && (after(headers.acknowledgment, own.acknowledged)
+            || (headers.acknowledgment == own.acknowledged && end != headers.sequence));
     if !is_usual {
         return true;
     }
