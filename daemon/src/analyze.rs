@@ -120,7 +120,6 @@ fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
             let mut record = FlowRecord::new(id, *key, community_id(key));
             let (entry, samples) = (&*flow.entry, Some(&flow.rtt));
             record.observe(Observation { entry, before: None, samples, timeouts });
-            record.judge(flow.verdicts());
             record.parent = tags.get(&entry.encapsulation.parent_tag).copied();
             record
         })

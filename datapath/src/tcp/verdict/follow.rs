@@ -132,12 +132,12 @@ fn hash(headers: &Headers) -> u32 {
     let hash = pair(headers.sequence, headers.acknowledgment).wrapping_mul(0x9e37_79b9_7f4a_7c15)
         ^ pair(headers.payload_len, names).wrapping_mul(0xc2b2_ae3d_27d4_eb4f)
         ^ pair(headers.window, stamp).wrapping_mul(0x1656_67b1_9e37_79f9);
-    ((hash >> 32) as u32 ^ hash as u32) | 1
+    ((hash >> 32 ^ hash) & 0xffff_ffff) as u32 | 1
 }
 
 #[inline(always)]
 fn remember(own: &mut Trail, turn: u64, hash: u32, now: Ktime) {
-    let slot = crate::hint::opaque(turn as usize) & (PASSED_MAX - 1);
+    let slot = crate::hint::opaque((turn & 0xffff) as usize) & (PASSED_MAX - 1);
     let passed = own.passed.as_mut_ptr();
     // SAFETY: the slot was just masked to be inside of the array; an index expression would link a panic.
     unsafe { *passed.add(slot) = Passed { hash, ticks: now.ticks() } };
@@ -182,9 +182,7 @@ pub(super) fn repeat(own: &mut Trail, headers: &Headers, now: Ktime) {
     let is_pure = headers.payload_len == 0 && headers.tcp_flags & (SYN | FIN) == 0;
     if is_pure && headers.acknowledgment == own.acknowledged {
         own.told_us = us(now);
-        if own.duplicates < u8::MAX {
-            own.duplicates += 1;
-        }
+        own.duplicates = own.duplicates.saturating_add(1);
     }
 }
 

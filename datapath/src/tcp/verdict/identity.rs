@@ -31,12 +31,12 @@ pub(super) fn number(own: &mut Trail, ip_id: u32) {
     }
     let step = ip_id.wrapping_sub(own.highest_ip_id).cast_signed();
     let is_first = own.highest_ip_id == 0;
-    if !is_first && own.run >= RUN_MIN && step < 0 && step >= -STEP_MAX {
+    if !is_first && own.run >= RUN_MIN && (-STEP_MAX..0).contains(&step) {
         // A late packet.
         return;
     }
     own.highest_ip_id = ip_id;
-    if is_first || step < 0 || step > STEP_MAX {
+    if is_first || !(0..=STEP_MAX).contains(&step) {
         own.run = 0;
     } else if step == 0 {
         own.run = 0;

@@ -112,13 +112,13 @@ pub(crate) fn complete(
 /// Time in units of 1,024 ns.
 #[inline(always)]
 const fn us(now: Ktime) -> u32 {
-    (now.0 >> 10) as u32
+    (now.0 >> 10 & 0xffff_ffff) as u32
 }
 
 /// A duration in the same units.
 #[inline(always)]
 const fn units(ns: u64) -> i32 {
-    (ns >> 10) as i32
+    (ns >> 10 & 0x7fff_ffff) as i32
 }
 
 /// The time from `earlier` to `later`, negative where it is not earlier.
