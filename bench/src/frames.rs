@@ -12,7 +12,7 @@ const SEQUENCE: u32 = 1_000;
 const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 0, 0, 0, 7, 0, 0, 0, 9];
 /// IPv4 option (RFC 2113).
 const ROUTER_ALERT: [u8; 4] = [0x94, 4, 0, 0];
-const FULL_SEGMENT: usize = 1_448;
+pub const FULL_SEGMENT: usize = 1_448;
 const VXLAN_PORT: u16 = 4_789;
 /// What a fragment carries in a packet of 1,500 bytes.
 const FRAGMENT: usize = 1_480;
@@ -150,6 +150,13 @@ pub fn all() -> Vec<Sample> {
 pub fn smallest_datagram() -> Sample {
     let datagrams = all().into_iter().filter(|sample| sample.path == Path::Datagram);
     datagrams.min_by_key(|sample| sample.bytes.len()).expect("one of the frames is a datagram")
+}
+
+/// A full segment of data, with timestamps.
+#[must_use]
+pub fn data() -> Sample {
+    let samples = all().into_iter().find(|sample| sample.path == Path::Retransmission);
+    samples.expect("data is among the frames")
 }
 
 /// A payload and the ethertype that announces it.

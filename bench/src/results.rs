@@ -91,8 +91,8 @@ are colder, and a tracked one makes an entry.
 const IN_TURN_TEXT: &str = "\
 The same with flows that take turns, each after all the others: the worst case for caches. {repeats} repetitions a \
 round, in a table with room for the flows' next power of two (65,536 at least), which holds them before. Programs that \
-are never attached make the frame the next flow's first, which is the floor of the lines below it; the frame is an old \
-ACK. The look-up alone waits for its bucket and the element's key, the counter for one line of the entry, the tracker \
+are never attached make the frame the next segment of the next flow first, which is the floor of the lines below it: so data \
+comes in order here, as nearly all of it does, and the column of one flow is what a packet of a hot flow costs. The look-up alone waits for its bucket and the element's key, the counter for one line of the entry, the tracker \
 for all that it touches: what the look-up takes more with many flows than with one is memory's latency, not work.
 ";
 

@@ -11,7 +11,7 @@ use datapath::{
 use crate::{
     BenchError,
     door::{Door, POINT},
-    frames::{self, Path},
+    frames,
     measure::{ROUNDS, Rounds},
 };
 
@@ -26,6 +26,9 @@ const PASS: u32 = 2;
 const SOURCES: u32 = 10 << 24;
 /// The source in a frame with Ethernet and IPv4 headers.
 const SOURCE_AT: usize = 14 + 12;
+/// The sequence number and the payload behind the header, which has timestamps.
+const SEQUENCE_AT: usize = 14 + 20 + 4;
+const PAYLOAD_AT: usize = 14 + 20 + 32;
 /// Flows that are looked at afterwards.
 const PROBES: u32 = 1_000;
 
@@ -42,6 +45,7 @@ pub struct Part {
 
 const EMPTY: &str = "linnet_xdp_nop";
 const TURN: &str = "linnet_xdp_turn_nop";
+const TRACKER: &str = "linnet_xdp_turn";
 
 /// Every line of the table, in the order of a round; the floors are among them.
 pub const PARTS: [Part; 6] = [
@@ -58,7 +62,7 @@ pub const PARTS: [Part; 6] = [
         program: "linnet_xdp_turn_count",
         floor: Some(TURN),
     },
-    Part { name: "the tracker", program: "linnet_xdp_turn", floor: Some(TURN) },
+    Part { name: "the tracker", program: TRACKER, floor: Some(TURN) },
 ];
 
 /// The times of all programs with so many flows.
@@ -97,13 +101,16 @@ fn with(flows: u32) -> Result<InTurn, BenchError> {
     for program in programs {
         door.load(program, 1)?;
     }
-    let scene = Scene::new(flows);
+    let mut scene = Scene::new(flows);
     door.settle((0..flows).map(|number| (scene.key(number), &scene.entry)))?;
     let before = door.counters()?;
     let mut rounds: Vec<_> = programs.iter().map(|program| (*program, Rounds::default())).collect();
     for round in 0..=ROUNDS {
         for (program, rounds) in &mut rounds {
             let run = door.run(program, &scene.frame, REPEATS)?;
+            if *program == TRACKER {
+                scene.advance();
+            }
             if run.returned != PASS {
                 let (program, frame) = (*program, scene.name);
                 let (returned, expected) = (run.returned, PASS);
@@ -128,23 +135,32 @@ struct Scene {
 }
 
 impl Scene {
-    /// The frame carries whose turn it is in place of its Ethernet addresses (`datapath::kernel::turn`).
+    /// The frame carries whose turn it is in its payload (`datapath::kernel::turn`).
     fn new(flows: u32) -> Self {
-        let sample = frames::all().into_iter().find(|sample| sample.path == Path::OldAck);
-        let mut sample = sample.expect("an old ACK is among the frames");
-        let mut host = Replay::default();
-        for bytes in sample.earlier.iter_mut().chain([&mut sample.bytes]) {
-            for (place, word) in [flows, step(flows), 0].into_iter().enumerate() {
-                bytes[place * 4..place * 4 + 4].copy_from_slice(&word.to_ne_bytes());
-            }
-            bytes[SOURCE_AT..SOURCE_AT + 4].copy_from_slice(&SOURCES.to_be_bytes());
-            let length = u32::try_from(bytes.len()).expect("frames here are short");
-            let frame = Frame { point: u32::from(POINT), ..Frame::plain(Ktime(1), length) };
-            let _outcome = host.frame(bytes.as_slice(), &frame);
+        let mut sample = frames::data();
+        let payload = u32::try_from(frames::FULL_SEGMENT).expect("a segment is short");
+        for (place, word) in [flows, step(flows), 0, 0, payload].into_iter().enumerate() {
+            let at = PAYLOAD_AT + place * 4;
+            sample.bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
         }
+        sample.bytes[SOURCE_AT..SOURCE_AT + 4].copy_from_slice(&SOURCES.to_be_bytes());
+        let mut host = Replay::default();
+        let length = u32::try_from(sample.bytes.len()).expect("frames here are short");
+        let frame = Frame { point: u32::from(POINT), ..Frame::plain(Ktime(1), length) };
+        let _outcome = host.frame(sample.bytes.as_slice(), &frame);
         let key = host.headers().key;
-        let entry = *host.flow(&key).expect("an ACK has a flow").entry;
+        let entry = *host.flow(&key).expect("a segment has a flow").entry;
         Self { name: sample.name, flows, frame: sample.bytes, key, entry }
+    }
+
+    /// The next run begins where the last one ended.
+    fn advance(&mut self) {
+        let sent = REPEATS / self.flows;
+        let sequence: &mut [u8; 4] =
+            (&mut self.frame[SEQUENCE_AT..SEQUENCE_AT + 4]).try_into().expect("four bytes");
+        let payload = u32::try_from(frames::FULL_SEGMENT).expect("a segment is short");
+        let next = u32::from_be_bytes(*sequence).wrapping_add(sent.wrapping_mul(payload));
+        *sequence = next.to_be_bytes();
     }
 
     fn key(&self, number: u32) -> FlowKey {
@@ -167,6 +183,8 @@ impl Scene {
             let flow = door.flow(&self.key(probe * (self.flows / probes)))?;
             let found = flow.map_or(0, |flow| flow.halves[0].packets);
             self.equal("packets in a flow entry", found, packets)?;
+            let flagged = flow.map_or(0, |flow| flow.halves[0].classes.iter().sum());
+            self.equal("flagged segments", u64::from(flagged), 0)?;
         }
         Ok(())
     }
@@ -175,7 +193,7 @@ impl Scene {
         if found == expected {
             return Ok(());
         }
-        let program = "linnet_xdp_turn".to_owned();
+        let program = TRACKER.to_owned();
         Err(BenchError::NotTracked { what, program, frame: self.name, found, expected })
     }
 }

@@ -1,5 +1,5 @@
-//! For the bench alone: makes each repetition of one frame a packet of another flow, and what a look at such a flow
-//! costs by itself. Never part of a program that is attached: these write into the frame.
+//! For the bench alone: makes each repetition of one frame the next segment of another flow, and what a look at such a
+//! flow costs by itself. Never part of a program that is attached: these write into the frame.
 
 use super::maps::FLOWS;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     hint::opaque,
 };
 
-/// Where a frame says whose turn it is: instead of its Ethernet addresses, which the datapath does not read.
+/// Where a frame says whose turn it is: at the start of its payload, which the datapath does not read.
 #[repr(C, packed)]
 struct Turn {
     /// Flows that take turns.
@@ -17,18 +17,25 @@ struct Turn {
     step: u32,
     /// The last one.
     at: u32,
+    /// Flows whose turn it is before the first one's comes again.
+    left: u32,
+    /// Bytes of payload: what a flow's sequence number advances by each time.
+    payload: u32,
 }
 
 /// The network whose addresses are the flows.
 const SOURCES: u32 = 10 << 24;
-/// Ethernet, and IPv4 without options.
+/// Ethernet, IPv4 without options, TCP with timestamps alone.
+const IP_ID_AT: usize = 14 + 4;
 const SOURCE_AT: usize = 14 + 12;
 const DESTINATION_AT: usize = SOURCE_AT + 4;
 const PORTS_AT: usize = DESTINATION_AT + 4;
-const READ_TO: usize = PORTS_AT + 4;
+const SEQUENCE_AT: usize = PORTS_AT + 4;
+const PAYLOAD_AT: usize = PORTS_AT + 32;
+const READ_TO: usize = PAYLOAD_AT + size_of::<Turn>();
 const TCP: u8 = 6;
 
-/// Makes the frame of IPv4 the next flow's. Leaves a shorter one alone.
+/// Makes the segment of data the next one of the next flow. Leaves a shorter frame alone.
 #[inline(always)]
 pub fn next(start: usize, end: usize) {
     let start = opaque(start);
@@ -37,7 +44,7 @@ pub fn next(start: usize, end: usize) {
     }
     // SAFETY: the bytes up to `READ_TO` were just compared with the end of the packet, and belong to this run.
     unsafe {
-        let turn = start as *mut Turn;
+        let turn = (start + PAYLOAD_AT) as *mut Turn;
         let flows = (*turn).flows;
         let mut at = (*turn).at.wrapping_add((*turn).step);
         if at >= flows {
@@ -46,6 +53,16 @@ pub fn next(start: usize, end: usize) {
         (*turn).at = at;
         let source = (start + SOURCE_AT) as *mut u32;
         source.write_unaligned((SOURCES | at).to_be());
+        let mut left = (*turn).left;
+        if left == 0 {
+            left = flows;
+            let sequence = (start + SEQUENCE_AT) as *mut u32;
+            let next = u32::from_be(sequence.read_unaligned()).wrapping_add((*turn).payload);
+            sequence.write_unaligned(next.to_be());
+            let ip_id = (start + IP_ID_AT) as *mut u16;
+            ip_id.write_unaligned(u16::from_be(ip_id.read_unaligned()).wrapping_add(1).to_be());
+        }
+        (*turn).left = left - 1;
     }
 }
 
