@@ -65,5 +65,6 @@ pub fn frame(read: &ReadPacket<'_>) -> Frame {
         segments: 1,
         segment_size: 0,
         vlan: NO_VLAN,
+        from_socket: 0,
     }
 }

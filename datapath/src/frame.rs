@@ -93,6 +93,8 @@ pub struct Frame {
     pub segment_size: u32,
     /// VLAN id that the hook keeps outside of the bytes, or [`NO_VLAN`].
     pub vlan: u32,
+    /// 1 where it is on its way out of a socket of this host: nothing can have changed its order yet, or made a copy.
+    pub from_socket: u32,
 }
 
 impl Frame {
@@ -108,6 +110,7 @@ impl Frame {
             segments: 1,
             segment_size: 0,
             vlan: NO_VLAN,
+            from_socket: 0,
         }
     }
 }

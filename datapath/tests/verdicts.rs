@@ -136,11 +136,41 @@ fn timestamps_decide_where_there_are_no_identifications() {
     };
     assert_eq!(told(69).reordered_segments, 1);
     assert_eq!(told(71), Verdicts { lost_upstream: 1, ..retransmitted(1) });
-    assert_eq!(told(70).reordered_segments, 1, "undecided; but within the round trip");
+    assert_eq!(told(70).reordered_segments, 1, "undecided; but well within the round trip");
 }
 
 #[test]
-fn without_numbers_only_what_comes_within_the_round_trip_is_reordered() {
+fn it_is_the_packet_that_opened_the_hole_that_decides_and_not_the_newest() {
+    for forgotten in [0, 6] {
+        let mut connection = Connection { timestamp: Some(70), ..Connection::bare() };
+        connection.data(0, 1000);
+        connection.data(MS, 1200);
+        for later in 0..forgotten {
+            connection.data(MS, 1400 + later * 200);
+        }
+        connection.timestamp = Some(75);
+        connection.data(5 * MS, 9000);
+        connection.data(6 * MS, 1100);
+        assert_eq!(connection.counts().retransmitted_segments, 1, "as new as the newest");
+    }
+}
+
+#[test]
+fn what_leaves_a_socket_of_this_host_is_no_copy_and_not_late() {
+    let mut connection = Connection::numbered();
+    connection.data(20 * MS, 2100);
+    let last =
+        Segment { sequence: 1900, ip_id: 509, payload_len: LENGTH, ..connection.segment(9 * MS) };
+    for sequence in [1900, 2000] {
+        connection.take(0, Segment { sequence, from_socket: true, ..last });
+    }
+    let twice = connection.counts();
+    assert_eq!((twice.retransmitted_segments, twice.duplicate_frames), (2, 0), "{twice:?}");
+    assert_eq!(twice.reordered_segments, 0);
+}
+
+#[test]
+fn without_numbers_only_what_comes_well_within_the_round_trip_is_reordered() {
     let told = |handshake_ns, at| {
         let mut connection = Connection { handshake_ns, ..Connection::bare() };
         connection.data(0, 1000);
@@ -151,7 +181,8 @@ fn without_numbers_only_what_comes_within_the_round_trip_is_reordered() {
     };
     let shaken = Some(ROUND_TRIP_MS * MS);
     let filled = Verdicts { lost_upstream: 1, ..retransmitted(1) };
-    assert_eq!(told(shaken, 40 * MS).reordered_segments, 1);
+    assert_eq!(told(shaken, 10 * MS).reordered_segments, 1);
+    assert_eq!(told(shaken, 20 * MS), Verdicts::default(), "nothing decides");
     assert_eq!(told(shaken, 41 * MS), filled, "since the hole opened, not since the last segment");
     assert_eq!(told(None, 3 * MS), Verdicts::default(), "nothing decides");
     assert_eq!(told(None, 4 * MS), filled);
@@ -430,6 +461,7 @@ fn whatever_comes_no_count_exceeds_what_came() {
                 classes: random(1 << 15),
                 ip_id: u16::try_from(random(1 << 16)).unwrap() >> random(16),
                 timestamp: (random(2) == 0).then(|| random(9)),
+                from_socket: false,
                 segment_size: random(3) * 100,
                 handshake_ns: (random(2) == 0).then(|| u64::from(random(1 << 24)) << random(41)),
                 round_trip_ns: u64::from(random(1 << 24)) << random(41),

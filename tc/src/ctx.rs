@@ -65,6 +65,7 @@ pub(crate) fn frame(
         // SAFETY: the helper only reads a clock. `skb.tstamp` is no clock: TCP keeps its departure time there.
         (unsafe { bpf_ktime_get_ns() }, context.len())
     };
+    let from_socket = from_socket(skb, direction);
     let frame = Frame {
         now: Ktime(now),
         point: u32::from(point.id),
@@ -74,8 +75,22 @@ pub(crate) fn frame(
         segments,
         segment_size,
         vlan: if tagged != 0 { tci & 0xfff } else { NO_VLAN },
+        from_socket,
     };
     (window, frame)
+}
+
+/// Whether the packet is on its way out of a socket of this host: what is forwarded has none any more.
+#[inline(always)]
+fn from_socket(skb: *mut __sk_buff, direction: Direction) -> u32 {
+    if is_virtual() {
+        // A test run makes a socket for every packet; the mark says whether it is to count.
+        // SAFETY: as in `ifindex`.
+        return unsafe { (*skb).mark };
+    }
+    // SAFETY: as in `ifindex`; the pointer is only compared.
+    let has_socket = !unsafe { (*skb).__bindgen_anon_2.sk }.is_null();
+    if has_socket && direction as u32 == Direction::Egress as u32 { 1 } else { 0 }
 }
 
 /// The context and the direction, for the functions of this door.

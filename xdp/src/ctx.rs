@@ -64,6 +64,7 @@ pub(crate) fn frame(context: &XdpContext, point: Point) -> (Window<Md>, Frame) {
         segments: 1,
         segment_size: 0,
         vlan: NO_VLAN,
+        from_socket: 0,
     };
     (window, frame)
 }

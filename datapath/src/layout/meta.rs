@@ -7,7 +7,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 use super::{
     ABI_VERSION, Again, CaptureConfig, CaptureRecord, CaptureStats, Encapsulation, EndedFlow,
     Event, EventHead, FlowEntry, FlowHead, Half, Hole, HookCounters, IcmpErrors, Kept, NetworkKey,
-    Outstanding, Passed, Point, RegisterRow, RttHistogram, RulePair, RuleRow, RulesConfig,
+    Opened, Outstanding, Passed, Point, RegisterRow, RttHistogram, RulePair, RuleRow, RulesConfig,
     SeenBefore, ServiceRtt, Trail, Trouble, TroubleSide, Untracked, VerdictCounts,
 };
 use crate::flow_key::FlowKey;
@@ -95,8 +95,9 @@ pub const LAYOUT_HASH: u64 = hash_of! {
     }
     Passed { hash, ticks }
     Trouble { first_seen_ns, sides }
-    TroubleSide { holes, timer_start, timer_silence_us, selective_end, bits, again }
-    Hole { start, end, opened_us }
+    TroubleSide { holes, timer_start, timer_silence_us, selective_end, bits, forgotten, again }
+    Hole { start, end, opened }
+    Opened { us, timestamp, ip_id, timestamped }
     Again { start, end, what }
     Event {
         key, first_seen_ns, time_ns, sequence, acknowledgment, payload_len, window, classes, verdict,

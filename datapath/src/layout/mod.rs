@@ -37,8 +37,8 @@ pub use rules::{
 };
 
 pub use trail::{
-    AGAIN_MAX, Again, HOLES_MAX, Hole, PASSED_MAX, Passed, TROUBLES_DEFAULT, Trail, Trouble,
-    TroubleSide, VERDICTS, VerdictCounts,
+    AGAIN_MAX, Again, HOLES_MAX, Hole, Opened, PASSED_MAX, Passed, TROUBLES_DEFAULT, Trail,
+    Trouble, TroubleSide, VERDICTS, VerdictCounts,
 };
 
 /// Version of every layout in this module; pinned maps of another version are never read.

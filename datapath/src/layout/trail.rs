@@ -11,7 +11,7 @@ pub const PASSED_MAX: usize = 4;
 pub const HOLES_MAX: usize = 4;
 /// Segments of one direction that were sent again, and may yet turn out to have arrived twice.
 pub const AGAIN_MAX: usize = 8;
-/// Flows with a [`Trouble`] at a time: 16,384 of 424 bytes are 7 MB.
+/// Flows with a [`Trouble`] at a time: 16,384 of 512 bytes are 8 MB.
 pub const TROUBLES_DEFAULT: u32 = 16_384;
 /// Verdicts that are counted.
 pub const VERDICTS: usize = 10;
@@ -91,6 +91,8 @@ pub struct TroubleSide {
     pub selective_end: u32,
     /// Bits of the verdicts, and from the eighth on how many were sent again.
     pub bits: u32,
+    /// The last one of the holes that were forgotten; of time 0 where there is none.
+    pub forgotten: Opened,
     /// What was sent again last.
     pub again: [Again; AGAIN_MAX],
 }
@@ -104,7 +106,21 @@ pub struct Hole {
     /// After the last.
     pub end: u32,
     /// Since when that is known.
-    pub opened_us: u32,
+    pub opened: Opened,
+}
+
+/// The packet that showed that something did not pass.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Opened {
+    /// When.
+    pub us: u32,
+    /// Its timestamp value.
+    pub timestamp: u32,
+    /// Its identification.
+    pub ip_id: u16,
+    /// 1 where it had the timestamp option.
+    pub timestamped: u16,
 }
 
 /// A range that was sent again; free where it is empty.
@@ -138,11 +154,42 @@ impl Trail {
     };
 }
 
+impl Trouble {
+    /// Of what the sender (0 lower, 1 upper) sent, and of what the other one did.
+    #[inline(always)]
+    pub(crate) fn split(&mut self, sender: u32) -> (&mut TroubleSide, &mut TroubleSide) {
+        let sent = crate::hint::opaque(sender as usize) & 1;
+        let sides = core::ptr::from_mut(&mut self.sides).cast::<TroubleSide>();
+        // SAFETY: both indices are 0 or 1 and differ, so the two references are inside of the array and disjoint.
+        unsafe { (&mut *sides.add(sent), &mut *sides.add(sent ^ 1)) }
+    }
+}
+
+impl TroubleSide {
+    /// Remembers a range that was sent again, in place of the one that was `number` before by [`AGAIN_MAX`].
+    #[inline(always)]
+    pub(crate) fn remember(&mut self, number: u32, again: Again) {
+        let slot = crate::hint::opaque(number as usize) & (AGAIN_MAX - 1);
+        // SAFETY: the slot was just masked to be inside of the array; an index expression would link a panic.
+        unsafe { *self.again.as_mut_ptr().add(slot) = again };
+    }
+}
+
+impl Trail {
+    /// Remembers packet number `turn`, in place of the one before by [`PASSED_MAX`].
+    #[inline(always)]
+    pub(crate) fn remember(&mut self, turn: u64, passed: Passed) {
+        let slot = crate::hint::opaque((turn & 0xffff) as usize) & (PASSED_MAX - 1);
+        // SAFETY: as above.
+        unsafe { *self.passed.as_mut_ptr().add(slot) = passed };
+    }
+}
+
 impl VerdictCounts {
     /// Nothing was found.
     pub const NONE: Self = Self { counts: [0; VERDICTS] };
 }
 
 const _: () = assert!(size_of::<Trail>() == 64);
-const _: () = assert!(size_of::<TroubleSide>() == 160);
-const _: () = assert!(size_of::<Trouble>() == 328);
+const _: () = assert!(size_of::<TroubleSide>() == 204);
+const _: () = assert!(size_of::<Trouble>() == 416);

@@ -22,6 +22,7 @@ use crate::{
     flow_key::FlowKey,
     frame::{Frame, NO_VLAN},
     hint::{forget, store},
+    layout::Opened,
     outcome::Outcome,
 };
 
@@ -79,6 +80,8 @@ pub struct Headers {
     pub outcome: u32,
     /// Payload of each wire packet of a super-packet; 0 where it is none.
     pub segment_size: u32,
+    /// 1 where it is on its way out of a socket of this host.
+    pub from_socket: u32,
     /// Blocks of a selective acknowledgment from start to end, where `options` has one.
     pub selective: [[u32; 2]; SELECTIVE_MAX],
     /// How many of them there are.
@@ -105,8 +108,8 @@ pub struct Headers {
     pub(crate) told_more: u32,
     /// What was known of its place.
     pub(crate) coverage: u32,
-    /// Since when.
-    pub(crate) opened_us: u32,
+    /// Since when, and by which packet: that opened the hole, or the last forgotten one.
+    pub(crate) opened: Opened,
     /// What is left of a hole that it splits.
     pub(crate) split_start: u32,
     /// Its end.
@@ -121,7 +124,6 @@ pub struct Headers {
     pub(crate) option_offset: u32,
     pub(crate) selective_offset: u32,
     pub(crate) bundle: u32,
-    pub(crate) _pad: u32,
     /// [`Frame::original_len`], here for the verifier's sake: comparisons would teach it bounds of a register, and it
     /// would walk what follows once for each of them.
     pub(crate) original_len: u32,
@@ -288,6 +290,7 @@ fn reset(frame: &Frame, headers: &mut Headers) {
     store(&mut headers.offset, 0);
     store(&mut headers.original_len, frame.original_len);
     store(&mut headers.segment_size, frame.segment_size);
+    store(&mut headers.from_socket, frame.from_socket);
     #[cfg(not(target_arch = "bpf"))]
     store(&mut headers.end, frame.original_len);
     store(&mut headers.key.observation_point, frame.point);

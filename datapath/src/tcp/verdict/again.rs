@@ -5,8 +5,8 @@ use super::{
     DOWNSTREAM_COUNT, ONE_AGAIN, SELECTIVE_KNOWN, SPURIOUS_COUNT, UPSTREAM_COUNT, follow::repeat,
 };
 use crate::{
-    hint::{forget, opaque, store},
-    layout::{AGAIN_MAX, Again, Trail, TroubleSide, VerdictCounts},
+    hint::{forget, store},
+    layout::{Again, Trail, TroubleSide, VerdictCounts},
     parse::Headers,
     tcp::{after, at_or_before, before},
     time::Ktime,
@@ -87,11 +87,11 @@ fn reaches(own: &Trail, side: &mut TroubleSide, headers: &mut Headers, [start, e
 /// Remembers a segment that was sent again and is not known to be spurious.
 #[inline(always)]
 pub(super) fn push(side: &mut TroubleSide, start: u32, end: u32, segments: u32, place: u32) {
-    let slot = opaque((side.bits / ONE_AGAIN) as usize) & (AGAIN_MAX - 1);
+    side.remember(
+        side.bits / ONE_AGAIN,
+        Again { start, end, what: segments << PLACE_BITS | place },
+    );
     side.bits = side.bits.wrapping_add(ONE_AGAIN);
-    let again = side.again.as_mut_ptr();
-    // SAFETY: the slot was just masked to be inside of the array; an index expression would link a panic.
-    unsafe { *again.add(slot) = Again { start, end, what: segments << PLACE_BITS | place } };
 }
 
 /// `start` to `end` arrived twice: of what was sent again in there, or around it, the first is found.

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     hint::{forget, store},
-    layout::{FlowEntry, Half, PASSED_MAX, Passed, Sides, Trail},
+    layout::{FlowEntry, Half, Passed, Sides, Trail},
     parse::{
         Headers,
         tcp::{ACK, FIN, OPTION_SACK, OPTION_TIMESTAMPS, RST, SYN},
@@ -90,7 +90,7 @@ pub(crate) fn notice(entry: &mut FlowEntry, headers: &mut Headers, now: Ktime) {
     let headers = forget(headers);
     if headers.copied_ticks == NEVER {
         remember(own, own_half.skbs, hash, now);
-    } else if headers.ip_id != 0 && own.bits & IDS_REPEAT == 0 {
+    } else if headers.ip_id != 0 && own.bits & IDS_REPEAT == 0 && headers.from_socket == 0 {
         headers.verdict = DUPLICATE_FRAME;
         count(own_counts, headers);
         return;
@@ -137,10 +137,7 @@ fn hash(headers: &Headers) -> u32 {
 
 #[inline(always)]
 fn remember(own: &mut Trail, turn: u64, hash: u32, now: Ktime) {
-    let slot = crate::hint::opaque((turn & 0xffff) as usize) & (PASSED_MAX - 1);
-    let passed = own.passed.as_mut_ptr();
-    // SAFETY: the slot was just masked to be inside of the array; an index expression would link a panic.
-    unsafe { *passed.add(slot) = Passed { hash, ticks: now.ticks() } };
+    own.remember(turn, Passed { hash, ticks: now.ticks() });
 }
 
 /// Leaves in `headers.copied_ticks` how long ago the same packet passed. Also where time goes backwards: two clocks may

@@ -4,9 +4,9 @@
 use super::UNSURE_KNOWN;
 use crate::{
     hint::{forget, store},
-    layout::{Hole, Trail, TroubleSide},
+    layout::{Hole, Opened, Trail, TroubleSide},
     parse::Headers,
-    tcp::{after, at_or_before, before},
+    tcp::{after, before},
 };
 
 /// `Headers::coverage`: all of it had passed here.
@@ -49,13 +49,14 @@ pub(super) fn fill(
 ) {
     let is_unsure = own.bits & UNSURE_KNOWN != 0 && before(start, own.unsure_before);
     store(&mut headers.coverage, if is_unsure { UNSURE } else { SEEN });
+    copy(&mut headers.opened, &side.forgotten);
     store(&mut headers.split_end, 0);
     store(&mut headers.split_start, 0);
     let headers = forget(headers);
     each_hole!(side, |hole| {
         if hole.start != hole.end && before(hole.start, end) && before(start, hole.end) {
-            if headers.coverage != MISSING || after(hole.opened_us, headers.opened_us) {
-                store(&mut headers.opened_us, hole.opened_us);
+            if headers.coverage != MISSING || after(hole.opened.us, headers.opened.us) {
+                copy(&mut headers.opened, &hole.opened);
             }
             store(&mut headers.coverage, MISSING);
             if before(hole.start, start) {
@@ -74,44 +75,64 @@ pub(super) fn fill(
     let headers = forget(headers);
     if headers.split_start != headers.split_end {
         // At most one hole has something left on both sides.
-        open(own, side, headers.split_start, headers.split_end, headers.opened_us);
+        open(own, side, headers.split_start, headers.split_end, &headers.opened);
     }
 }
 
-/// `start` to `end` did not pass before what follows it did. In place of the lowest hole where there is no room.
+/// `start` to `end` did not pass before what follows it did, by which it was `opened`. Takes the place of the lowest hole
+/// where there is no room.
 #[inline(always)]
-pub(super) fn open(own: &mut Trail, side: &mut TroubleSide, start: u32, end: u32, opened_us: u32) {
+pub(super) fn open(own: &mut Trail, side: &mut TroubleSide, start: u32, end: u32, opened: &Opened) {
     each_hole!(side, |hole| {
         if hole.start == hole.end {
-            store(hole, Hole { start, end, opened_us });
-            return;
+            return set(hole, start, end, opened);
         }
     });
-    // The lowest one ends up in the first place.
-    let [first, second, third, fourth] = &mut side.holes;
-    lower(first, second);
-    lower(first, third);
-    lower(first, fourth);
-    let forgotten = if before(first.start, start) {
-        let end_of_first = first.end;
-        store(first, Hole { start, end, opened_us });
-        end_of_first
-    } else {
-        end
-    };
-    if own.bits & UNSURE_KNOWN == 0 || !at_or_before(forgotten, own.unsure_before) {
-        own.unsure_before = forgotten;
-        own.bits |= UNSURE_KNOWN;
+    let lowest = lower(
+        lower(side.holes[0].start, side.holes[1].start),
+        lower(side.holes[2].start, side.holes[3].start),
+    );
+    if !before(lowest, start) {
+        return forget_hole(own, &mut side.forgotten, end, opened);
     }
+    each_hole!(side, |hole| {
+        if hole.start == lowest {
+            forget_hole(own, &mut side.forgotten, hole.end, &hole.opened);
+            return set(hole, start, end, opened);
+        }
+    });
 }
 
-/// Puts the lower of two holes into the first place.
 #[inline(always)]
-fn lower(first: &mut Hole, other: &mut Hole) {
-    if before(other.start, first.start) {
-        let held = *first;
-        store(first, *other);
-        store(other, held);
+const fn lower(one: u32, other: u32) -> u32 {
+    if before(one, other) { one } else { other }
+}
+
+#[inline(always)]
+fn set(hole: &mut Hole, start: u32, end: u32, opened: &Opened) {
+    store(&mut hole.start, start);
+    store(&mut hole.end, end);
+    copy(&mut hole.opened, opened);
+}
+
+/// Word by word: a copy of the whole would pass through the stack.
+#[inline(always)]
+fn copy(to: &mut Opened, from: &Opened) {
+    store(&mut to.us, from.us);
+    store(&mut to.timestamp, from.timestamp);
+    store(&mut to.ip_id, from.ip_id);
+    store(&mut to.timestamped, from.timestamped);
+}
+
+/// Nothing is known any more about what lies below `end`.
+#[inline(always)]
+fn forget_hole(own: &mut Trail, last: &mut Opened, end: u32, opened: &Opened) {
+    if own.bits & UNSURE_KNOWN == 0 || after(end, own.unsure_before) {
+        own.unsure_before = end;
+        own.bits |= UNSURE_KNOWN;
+    }
+    if last.us == 0 || after(opened.us, last.us) {
+        copy(last, opened);
     }
 }
 
@@ -119,7 +140,7 @@ fn lower(first: &mut Hole, other: &mut Hole) {
 mod tests {
     use super::*;
 
-    const AT: u32 = 5;
+    const AT: Opened = Opened { us: 5, timestamp: 0, ip_id: 0, timestamped: 0 };
 
     struct Holes {
         own: Trail,
@@ -132,13 +153,13 @@ mod tests {
         }
 
         fn open(&mut self, start: u32, end: u32) {
-            open(&mut self.own, &mut self.side, start, end, AT);
+            open(&mut self.own, &mut self.side, start, end, &AT);
         }
 
         fn fill(&mut self, start: u32, end: u32) -> u32 {
             let mut headers = Headers::default();
             fill(&mut self.own, &mut self.side, start, end, &mut headers);
-            assert!(headers.coverage != MISSING || headers.opened_us == AT);
+            assert!(headers.coverage != MISSING || headers.opened.us == AT.us);
             headers.coverage
         }
     }

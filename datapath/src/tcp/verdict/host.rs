@@ -38,6 +38,8 @@ pub struct Segment {
     pub selective: [[u32; 2]; SELECTIVE_MAX],
     /// Payload of each wire packet of a super-packet; 0 where it is none.
     pub segment_size: u32,
+    /// It is on its way out of a socket of this host.
+    pub from_socket: bool,
     /// The handshake's round trip, where it was seen.
     pub handshake_ns: Option<u64>,
     /// The last round trip from here to the receiver and back; 0 before the first.
@@ -67,6 +69,7 @@ impl Segment {
             timestamp: (headers.options & OPTION_TIMESTAMPS != 0).then_some(headers.timestamp),
             selective,
             segment_size: headers.segment_size,
+            from_socket: headers.from_socket != 0,
             handshake_ns: is_measured.then_some(head.handshake_rtt_ns),
             round_trip_ns: RttTicks(receiver.rtt_last_ticks).as_ns(),
         }
@@ -91,6 +94,7 @@ impl Segment {
             selective,
             selective_len: u32::try_from(blocks.len()).unwrap_or(0),
             segment_size: self.segment_size,
+            from_socket: u32::from(self.from_socket),
             ..Headers::default()
         }
     }

@@ -3,7 +3,8 @@
 
 use super::{IDS_REPEAT, TIMESTAMPED};
 use crate::{
-    layout::Trail,
+    hint::store,
+    layout::{Opened, Trail},
     parse::{Headers, tcp::OPTION_TIMESTAMPS},
     tcp::{after, before},
 };
@@ -49,22 +50,41 @@ pub(super) fn number(own: &mut Trail, ip_id: u32) {
     }
 }
 
-/// When the segment in `headers` was sent, compared with the one that holds the highest sequence number.
+/// Takes the packet that holds the highest sequence number for the one that opened the hole.
 #[inline(always)]
-pub(super) fn age(own: &Trail, headers: &Headers) -> u32 {
+pub(super) fn by_newest(own: &Trail, opened: &mut Opened, at_us: u32) {
+    store(&mut opened.us, at_us);
+    store(&mut opened.timestamp, own.newest_timestamp);
+    store(&mut opened.ip_id, own.newest_ip_id);
+    store(&mut opened.timestamped, if own.bits & TIMESTAMPED != 0 { 1 } else { 0 });
+}
+
+/// The packet at hand opens a hole.
+#[inline(always)]
+pub(super) fn by_this(headers: &mut Headers, at_us: u32) {
+    let timestamped = if headers.options & OPTION_TIMESTAMPS != 0 { 1 } else { 0 };
+    store(&mut headers.opened.us, at_us);
+    store(&mut headers.opened.timestamp, headers.timestamp);
+    store(&mut headers.opened.ip_id, (headers.ip_id & 0xffff) as u16);
+    store(&mut headers.opened.timestamped, timestamped);
+}
+
+/// When the segment in `headers` was sent, compared with another one of its sender.
+#[inline(always)]
+pub(super) fn age(own: &Trail, headers: &Headers, other: &Opened) -> u32 {
     let ip_id = (headers.ip_id & 0xffff) as u16;
-    if own.run >= RUN_MIN && ip_id != 0 && own.newest_ip_id != 0 {
-        let step = ip_id.wrapping_sub(own.newest_ip_id).cast_signed();
+    if own.run >= RUN_MIN && ip_id != 0 && other.ip_id != 0 {
+        let step = ip_id.wrapping_sub(other.ip_id).cast_signed();
         if step != 0 {
             return if step > 0 { NEWER } else { OLDER };
         }
     }
-    if headers.options & OPTION_TIMESTAMPS == 0 || own.bits & TIMESTAMPED == 0 {
+    if headers.options & OPTION_TIMESTAMPS == 0 || other.timestamped == 0 {
         return UNKNOWN;
     }
-    if after(headers.timestamp, own.newest_timestamp) {
+    if after(headers.timestamp, other.timestamp) {
         NEWER
-    } else if before(headers.timestamp, own.newest_timestamp) {
+    } else if before(headers.timestamp, other.timestamp) {
         OLDER
     } else {
         // The clock has not ticked in between.
@@ -82,9 +102,16 @@ mod tests {
         trail
     }
 
+    fn of_newest(own: &Trail) -> Opened {
+        let mut opened = Opened::default();
+        by_newest(own, &mut opened, 0);
+        opened
+    }
+
     fn aged(ids: impl IntoIterator<Item = u16>, newest: u16, ip_id: u16) -> u32 {
         let trail = Trail { newest_ip_id: newest, ..after_ids(ids) };
-        age(&trail, &Headers { ip_id: u32::from(ip_id), ..Headers::default() })
+        let headers = Headers { ip_id: u32::from(ip_id), ..Headers::default() };
+        age(&trail, &headers, &of_newest(&trail))
     }
 
     #[test]
@@ -113,12 +140,13 @@ mod tests {
     #[test]
     fn timestamps_decide_where_identifications_do_not() {
         let trail = Trail { newest_timestamp: 5, bits: TIMESTAMPED, ..Trail::EMPTY };
+        let age = |headers: &Headers| age(&trail, headers, &of_newest(&trail));
         let at =
             |timestamp| Headers { timestamp, options: OPTION_TIMESTAMPS, ..Headers::default() };
-        assert_eq!(age(&trail, &at(6)), NEWER);
-        assert_eq!(age(&trail, &at(4)), OLDER);
-        assert_eq!(age(&trail, &at(5)), UNKNOWN);
-        assert_eq!(age(&trail, &Headers { timestamp: 6, ..Headers::default() }), UNKNOWN);
+        assert_eq!(age(&at(6)), NEWER);
+        assert_eq!(age(&at(4)), OLDER);
+        assert_eq!(age(&at(5)), UNKNOWN);
+        assert_eq!(age(&Headers { timestamp: 6, ..Headers::default() }), UNKNOWN);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     count,
     follow::{advance, end},
     holes::{self, MISSING, SEEN},
-    identity::{self, NEWER, OLDER},
+    identity::{NEWER, OLDER, age, by_newest, by_this},
     since, units, us,
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(crate) fn read_selective(
     now: Ktime,
 ) {
     let Sides { own, peer_counts, .. } = entry.sides(headers.sender);
-    let (side, peer_side) = sides(trouble, headers.sender);
+    let (side, peer_side) = trouble.split(headers.sender);
     again::selective(own, side, peer_side, peer_counts, headers, now);
 }
 
@@ -41,7 +41,7 @@ pub(crate) fn judge(
     now: Ktime,
 ) {
     let Sides { head, own_half, own, .. } = entry.sides(headers.sender);
-    let (side, _) = sides(trouble, headers.sender);
+    let (side, _) = trouble.split(headers.sender);
     let headers = forget(headers);
     if before(headers.sequence, own.next) {
         let end = end(headers);
@@ -50,7 +50,10 @@ pub(crate) fn judge(
         holes::fill(own, side, headers.sequence, old_end, headers);
         late(head, own, own_half, forget(headers), now);
     } else {
-        holes::open(own, side, own.next, headers.sequence, us(now));
+        by_this(headers, us(now));
+        let headers = forget(headers);
+        let end = headers.sequence;
+        holes::open(own, side, own.next, end, &headers.opened);
     }
 }
 
@@ -63,7 +66,7 @@ pub(crate) fn explain(
     now: Ktime,
 ) {
     let Sides { head, peer_half, own, peer, own_counts, .. } = entry.sides(headers.sender);
-    let (side, peer_side) = sides(trouble, headers.sender);
+    let (side, peer_side) = trouble.split(headers.sender);
     let headers = forget(headers);
     if headers.verdict & RETRANSMITTED != 0 {
         let round_trip = crate::rtt::RttTicks(peer_half.rtt_last_ticks).as_ns();
@@ -89,15 +92,6 @@ pub(crate) fn claim(entry: &mut FlowEntry, trouble: &mut Trouble) {
     ready(&mut entry.trails[1], &mut trouble.sides[1], is_ours);
 }
 
-/// Of what the sender sent, and of what the other one did.
-#[inline(always)]
-fn sides(trouble: &mut Trouble, sender: u32) -> (&mut TroubleSide, &mut TroubleSide) {
-    let sent = crate::hint::opaque(sender as usize) & 1;
-    let sides = core::ptr::from_mut(&mut trouble.sides).cast::<TroubleSide>();
-    // SAFETY: both indices are 0 or 1 and differ, so the two references are inside of the array and disjoint.
-    unsafe { (&mut *sides.add(sent), &mut *sides.add(sent ^ 1)) }
-}
-
 #[inline(always)]
 fn ready(trail: &mut Trail, side: &mut TroubleSide, is_ours: bool) {
     if is_ours && trail.bits & TROUBLED != 0 {
@@ -110,6 +104,7 @@ fn ready(trail: &mut Trail, side: &mut TroubleSide, is_ours: bool) {
     }
     trail.bits |= TROUBLED;
     store(&mut side.bits, 0);
+    store(&mut side.forgotten.us, 0);
     macro_rules! free {
         ($($list:ident $slot:literal)*) => {
             $({
@@ -138,34 +133,39 @@ fn size(own: &Trail, headers: &mut Headers) {
 /// Retransmitted or reordered: by what the sender numbers its packets with, or else by what had passed here, and when.
 #[inline(always)]
 fn late(head: &FlowHead, own: &Trail, own_half: &Half, headers: &mut Headers, now: Ktime) {
+    if headers.from_socket != 0 {
+        // Nothing is between its sender and here.
+        headers.verdict = RETRANSMITTED;
+        return;
+    }
+    let coverage = headers.coverage;
+    if coverage == SEEN || headers.opened.us == 0 {
+        let reached_us = us(Ktime(own_half.next_sequence_ns));
+        by_newest(own, &mut headers.opened, reached_us);
+    }
+    let headers = forget(headers);
     let handshake = handshake_us(head);
     let least = if handshake >= 0 { handshake } else { units(OUT_OF_ORDER_NS.cast_unsigned()) };
-    let age = identity::age(own, headers);
-    let coverage = headers.coverage;
-    if age == NEWER {
-        headers.verdict = RETRANSMITTED;
+    let age = age(own, headers, &headers.opened);
+    let late_by = since(us(now), headers.opened.us);
+    headers.verdict = if age == NEWER {
+        RETRANSMITTED
     } else if age == OLDER {
         // Two copies of one range, and the second one is older than what followed: the network's doing, or both.
-        headers.verdict = if coverage == SEEN { 0 } else { REORDERED };
+        if coverage == SEEN { 0 } else { REORDERED }
     } else if coverage == SEEN {
         // Nobody sends again what cannot have been answered yet; but without identifications it may be.
         let elapsed = headers.copied_ticks >> 4;
         let is_copy = headers.copied_ticks != NEVER && elapsed < least.cast_unsigned();
-        headers.verdict = if is_copy { 0 } else { RETRANSMITTED };
+        if is_copy { 0 } else { RETRANSMITTED }
+    } else if late_by >= least {
+        RETRANSMITTED
+    } else if late_by >= 0 && handshake >= 0 && coverage == MISSING && late_by < handshake / 4 {
+        // Nobody can have asked for it, and been heard, in so much less than a round trip.
+        REORDERED
     } else {
-        let reached_us = us(Ktime(own_half.next_sequence_ns));
-        let known_us = if coverage == MISSING { headers.opened_us } else { reached_us };
-        let late_by = since(us(now), known_us);
-        // Nobody can have asked for it, and been heard, in less than a round trip.
-        let is_early = late_by >= 0 && handshake >= 0 && coverage == MISSING;
-        headers.verdict = if late_by >= least {
-            RETRANSMITTED
-        } else if is_early {
-            REORDERED
-        } else {
-            0
-        };
-    }
+        0
+    };
 }
 
 /// Where the segment was lost that this one replaces.
