@@ -21,28 +21,42 @@ struct Held {
     release_ns: u64,
     number: u64,
     frame: Vec<u8>,
+    is_first: bool,
+}
+
+/// A frame whose time has come.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    pub frame: Vec<u8>,
+    /// When it was due.
+    pub release_ns: u64,
+    /// Frames before it in the order in which they came.
+    pub number: u64,
+    /// As given to [`DelayLine::hold`].
+    pub is_first: bool,
 }
 
 impl DelayLine {
-    /// Keeps `frame` until `release_ns`; false where there is no room.
-    pub(super) fn hold(&mut self, frame: Vec<u8>, release_ns: u64) -> bool {
+    /// Keeps `frame` until `release_ns`; false where there is no room. `is_first` tells whether it has
+    /// data that came for the first time.
+    pub(super) fn hold(&mut self, frame: Vec<u8>, release_ns: u64, is_first: bool) -> bool {
         if self.held_bytes + frame.len() > HELD_BYTES_MAX {
             return false;
         }
         self.held_bytes += frame.len();
-        self.heap.push(Reverse(Held { release_ns, number: self.next_number, frame }));
+        self.heap.push(Reverse(Held { release_ns, number: self.next_number, frame, is_first }));
         self.next_number += 1;
         true
     }
 
-    /// The next frame whose time has come, and that time.
-    pub(super) fn take_due(&mut self, now_ns: u64) -> Option<(Vec<u8>, u64)> {
+    /// The next frame whose time has come.
+    pub(super) fn take_due(&mut self, now_ns: u64) -> Option<Due> {
         if self.next_release_ns()? > now_ns {
             return None;
         }
-        let Reverse(held) = self.heap.pop()?;
-        self.held_bytes -= held.frame.len();
-        Some((held.frame, held.release_ns))
+        let Reverse(Held { release_ns, number, frame, is_first }) = self.heap.pop()?;
+        self.held_bytes -= frame.len();
+        Some(Due { frame, release_ns, number, is_first })
     }
 
     pub(super) fn next_release_ns(&self) -> Option<u64> {
@@ -62,21 +76,21 @@ mod tests {
     fn frames_leave_at_their_time_and_equals_in_order() {
         let mut line = DelayLine::default();
         for (byte, at) in [(1, 20), (2, 10), (3, 10)] {
-            assert!(line.hold(vec![byte], at));
+            assert!(line.hold(vec![byte], at, false));
         }
         assert_eq!(line.take_due(9), None);
         assert_eq!(line.next_release_ns(), Some(10));
         let order: Vec<u8> =
-            std::iter::from_fn(|| line.take_due(20)).flat_map(|(frame, _)| frame).collect();
+            std::iter::from_fn(|| line.take_due(20)).flat_map(|due| due.frame).collect();
         assert_eq!(order, [2, 3, 1]);
     }
 
     #[test]
     fn a_full_line_refuses_and_makes_room_again() {
         let mut line = DelayLine::default();
-        assert!(line.hold(vec![0; HELD_BYTES_MAX], 1));
-        assert!(!line.hold(vec![0], 1));
+        assert!(line.hold(vec![0; HELD_BYTES_MAX], 1, false));
+        assert!(!line.hold(vec![0], 1, false));
         line.take_due(1);
-        assert!(line.hold(vec![0], 1));
+        assert!(line.hold(vec![0], 1, false));
     }
 }

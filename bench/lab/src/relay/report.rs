@@ -44,6 +44,10 @@ pub struct DirectionReport {
     pub duplicated: u64,
     /// Frames held back so that others overtake them.
     pub reordered: u64,
+    /// Segments whose data came for the first time, and which data that came later had overtaken
+    /// when they were sent on. Of the reordered ones, those that were not sent again and behind
+    /// which something came in time.
+    pub overtaken: u64,
     /// How much later than planned frames were sent, on average and at worst; part of every
     /// measured delay.
     pub late_mean_ns: u64,
