@@ -284,6 +284,7 @@ fn wrong(cell: &Cell, outcome: &Outcome) -> Vec<String> {
     let overtaken = outcome.wire.overtaken;
     let [live_sent, live_received] = outcome.live;
     let [file_sent, file_received] = outcome.file;
+    hold("the relay, sent again", outcome.wire.again, again);
     // A super-packet is one in the classes, and in a file it has no segment size.
     if !cell.offload {
         hold("live, sender, classes", live_sent.classes, again);
@@ -302,6 +303,10 @@ fn wrong(cell: &Cell, outcome: &Outcome) -> Vec<String> {
         }
     }
     for (place, verdicts, is_sender) in places {
+        if !is_sender {
+            let in_sight = outcome.wire.again_in_sight;
+            hold(&format!("{place}, retransmitted"), verdicts.retransmitted, in_sight);
+        }
         let here = |count| if is_sender { 0 } else { count };
         hold(&format!("{place}, reordered"), verdicts.reordered, here(overtaken));
         // Nothing tells copies apart without identifications.
@@ -316,10 +321,12 @@ fn wrong(cell: &Cell, outcome: &Outcome) -> Vec<String> {
 fn row(cell: &Cell, outcome: &Outcome) -> String {
     let Outcome { sender, wire, live, file, .. } = outcome;
     let mut row = format!(
-        "{:<42} {:>5} sent, {:>4} again by TCP_INFO; wire: {:>4} lost, {:>4} overtaken, {:>4} copied;",
+        "{:<42} {:>5} sent, {:>4} again by TCP_INFO; wire: {:>4} again, {:>4} in sight, {:>4} lost, {:>4} overtaken, {:>4} copied;",
         cell.name(),
         live[0].segments,
         sender.total_retrans,
+        wire.again,
+        wire.again_in_sight,
         wire.dropped_loss + wire.dropped_queue,
         wire.overtaken,
         wire.duplicated,

@@ -4,6 +4,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use super::order::Carries;
+
 /// Bytes that one direction may hold at once; what comes beyond is counted as dropped from the
 /// queue.
 pub(crate) const HELD_BYTES_MAX: usize = 64 << 20;
@@ -21,7 +23,7 @@ struct Held {
     release_ns: u64,
     number: u64,
     frame: Vec<u8>,
-    is_first: bool,
+    carries: Carries,
 }
 
 /// A frame whose time has come.
@@ -33,18 +35,17 @@ pub(super) struct Due {
     /// Frames before it in the order in which they came.
     pub number: u64,
     /// As given to [`DelayLine::hold`].
-    pub is_first: bool,
+    pub carries: Carries,
 }
 
 impl DelayLine {
-    /// Keeps `frame` until `release_ns`; false where there is no room. `is_first` tells whether it has
-    /// data that came for the first time.
-    pub(super) fn hold(&mut self, frame: Vec<u8>, release_ns: u64, is_first: bool) -> bool {
+    /// Keeps `frame` until `release_ns`; false where there is no room.
+    pub(super) fn hold(&mut self, frame: Vec<u8>, release_ns: u64, carries: Carries) -> bool {
         if self.held_bytes + frame.len() > HELD_BYTES_MAX {
             return false;
         }
         self.held_bytes += frame.len();
-        self.heap.push(Reverse(Held { release_ns, number: self.next_number, frame, is_first }));
+        self.heap.push(Reverse(Held { release_ns, number: self.next_number, frame, carries }));
         self.next_number += 1;
         true
     }
@@ -54,9 +55,9 @@ impl DelayLine {
         if self.next_release_ns()? > now_ns {
             return None;
         }
-        let Reverse(Held { release_ns, number, frame, is_first }) = self.heap.pop()?;
+        let Reverse(Held { release_ns, number, frame, carries }) = self.heap.pop()?;
         self.held_bytes -= frame.len();
-        Some(Due { frame, release_ns, number, is_first })
+        Some(Due { frame, release_ns, number, carries })
     }
 
     pub(super) fn next_release_ns(&self) -> Option<u64> {
@@ -76,7 +77,7 @@ mod tests {
     fn frames_leave_at_their_time_and_equals_in_order() {
         let mut line = DelayLine::default();
         for (byte, at) in [(1, 20), (2, 10), (3, 10)] {
-            assert!(line.hold(vec![byte], at, false));
+            assert!(line.hold(vec![byte], at, Carries::Nothing));
         }
         assert_eq!(line.take_due(9), None);
         assert_eq!(line.next_release_ns(), Some(10));
@@ -88,9 +89,9 @@ mod tests {
     #[test]
     fn a_full_line_refuses_and_makes_room_again() {
         let mut line = DelayLine::default();
-        assert!(line.hold(vec![0; HELD_BYTES_MAX], 1, false));
-        assert!(!line.hold(vec![0], 1, false));
+        assert!(line.hold(vec![0; HELD_BYTES_MAX], 1, Carries::Nothing));
+        assert!(!line.hold(vec![0], 1, Carries::Nothing));
         line.take_due(1);
-        assert!(line.hold(vec![0], 1, false));
+        assert!(line.hold(vec![0], 1, Carries::Nothing));
     }
 }

@@ -26,7 +26,7 @@ use nix::sys::time::{TimeSpec, TimeValLike};
 
 use self::delay_line::{DelayLine, Due};
 use self::impair::{Facts, Fate, Impairer};
-use self::order::Order;
+use self::order::{Carries, Leaves, Order};
 pub use self::report::{
     DROPPED_MAX, DirectionReport, DropCause, DroppedFrame, DroppedSegment, LabReport,
 };
@@ -126,8 +126,7 @@ struct Worker {
     sender: Sender,
     impairer: Impairer,
     line: DelayLine,
-    /// Where frames are reordered.
-    order: Option<Order>,
+    order: Order,
     report: Arc<Mutex<DirectionReport>>,
     last_arrival_ns: u64,
     offload_retry_ns: u64,
@@ -155,14 +154,13 @@ impl Worker {
     ) -> Self {
         let impairer = Impairer::new(way.impairment.clone(), way.seed);
         let line = DelayLine::default();
-        let order = way.impairment.reorder.map(|_| Order::default());
         Self {
             way,
             receiver,
             sender,
             impairer,
             line,
-            order,
+            order: Order::default(),
             report,
             last_arrival_ns: 0,
             offload_retry_ns: 0,
@@ -211,7 +209,8 @@ impl Worker {
 
     /// Sends what is due.
     fn release(&mut self) {
-        let (mut forwarded, mut refused, mut late_max_ns, mut overtaken) = (0, 0, 0, 0);
+        let (mut forwarded, mut refused, mut late_max_ns) = (0, 0, 0);
+        let (mut overtaken, mut again_in_sight) = (0, 0);
         loop {
             let now_ns = monotonic_ns();
             let Some(due) = self.line.take_due(now_ns) else { break };
@@ -219,7 +218,11 @@ impl Worker {
                 Ok(()) => forwarded += 1,
                 Err(_) => refused += 1,
             }
-            overtaken += u64::from(self.was_overtaken(&due));
+            match self.leaves(&due) {
+                Leaves::InOrder => {}
+                Leaves::Overtaken => overtaken += 1,
+                Leaves::AgainInSight => again_in_sight += 1,
+            }
             self.late_sum_ns += now_ns - due.release_ns;
             late_max_ns = late_max_ns.max(now_ns - due.release_ns);
         }
@@ -230,14 +233,18 @@ impl Worker {
             report.forwarded += forwarded;
             report.send_errors += refused;
             report.overtaken += overtaken;
+            report.again_in_sight += again_in_sight;
             report.held = u64::try_from(self.line.len()).unwrap_or(u64::MAX);
         }
     }
 
-    fn was_overtaken(&mut self, due: &Due) -> bool {
-        let Some(order) = self.order.as_mut().filter(|_| due.is_first) else { return false };
+    fn leaves(&mut self, due: &Due) -> Leaves {
+        if due.carries == Carries::Nothing {
+            return Leaves::InOrder;
+        }
         let segment = wire::ip_frame(&due.frame).and_then(|ip| wire::tcp_segment(&due.frame, &ip));
-        segment.is_some_and(|segment| order.left(&segment, due.number))
+        segment
+            .map_or(Leaves::InOrder, |segment| self.order.left(&segment, due.carries, due.number))
     }
 
     /// Takes one batch of frames; returns how many.
@@ -300,10 +307,8 @@ impl Worker {
             seq: tcp.seq,
             len: tcp.payload_bytes,
         });
-        let is_first = match (&mut self.order, &tcp) {
-            (Some(order), Some(tcp)) => order.came(tcp),
-            _ => false,
-        };
+        let carries = tcp.as_ref().map_or(Carries::Nothing, |tcp| self.order.came(tcp));
+        report.again += u64::from(carries == Carries::Again);
         let wall_ns = arrival.wall_ns;
         let dropped = |cause| DroppedFrame { cause, wall_ns, frame_bytes, segment };
         match self.impairer.fate(facts, arrival.monotonic_ns) {
@@ -311,13 +316,14 @@ impl Worker {
             Fate::QueueFull => report.list(dropped(DropCause::Queue)),
             Fate::Sent { release_ns, duplicated, reordered } => {
                 let copy = duplicated.then(|| frame.clone());
-                if !self.line.hold(frame, release_ns, is_first) {
+                if !self.line.hold(frame, release_ns, carries) {
                     report.list(dropped(DropCause::Queue));
                     return;
                 }
                 report.reordered += u64::from(reordered);
                 if let Some(copy) = copy {
-                    report.duplicated += u64::from(self.line.hold(copy, release_ns, false));
+                    report.duplicated +=
+                        u64::from(self.line.hold(copy, release_ns, Carries::Nothing));
                 }
             }
         }

@@ -1,5 +1,5 @@
-//! Which data segments were overtaken on their way through the relay: the truth about reordering. Never looks at the plan,
-//! only at what came and left; what is sent again is never overtaken here.
+//! What data of each flow came to the relay and left it in which order: the truth about what is sent again and what is
+//! overtaken. Never looks at the plan.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -9,7 +9,28 @@ use crate::wire::{TcpSegment, flag};
 
 type FlowEnds = (SocketAddr, SocketAddr);
 
-/// The order of data in every flow of one direction. When there are too many flows, all are forgotten.
+/// Whether what a frame carries came before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Carries {
+    /// No SYN and no data; or a copy that the relay made.
+    Nothing,
+    /// What came for the first time.
+    New,
+    /// What begins before the end of what had come: it is sent again.
+    Again,
+}
+
+/// What becomes of a frame at the relay's end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leaves {
+    InOrder,
+    /// New data, behind data that came after it.
+    Overtaken,
+    /// What is sent again, behind data of higher sequence numbers: an observer can know.
+    AgainInSight,
+}
+
+/// The order of every flow of one direction. When there are too many flows, all are forgotten.
 #[derive(Debug, Default)]
 pub(super) struct Order {
     /// One after the highest sequence number that came.
@@ -19,40 +40,51 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// A segment comes in; whether all its data comes for the first time.
-    pub(super) fn came(&mut self, segment: &TcpSegment) -> bool {
+    /// A segment comes in.
+    pub(super) fn came(&mut self, segment: &TcpSegment) -> Carries {
         let ends = (segment.src, segment.dst);
-        if segment.flags & flag::SYN != 0 {
+        let Some(end) = end(segment) else { return Carries::Nothing };
+        let is_syn = segment.flags & flag::SYN != 0;
+        if is_syn && self.came.get(&ends).is_some_and(|highest| *highest != end) {
             self.came.remove(&ends);
             self.left.remove(&ends);
-        }
-        if segment.payload_bytes == 0 {
-            return false;
         }
         if self.came.len() >= FLOWS_MAX && !self.came.contains_key(&ends) {
             self.came.clear();
             self.left.clear();
         }
-        let end = segment.seq.wrapping_add(segment.payload_bytes);
         let highest = self.came.entry(ends).or_insert(segment.seq);
-        let is_first = !is_before(segment.seq, *highest);
+        let is_again = is_before(segment.seq, *highest);
         if is_before(*highest, end) {
             *highest = end;
         }
-        is_first
+        if is_again { Carries::Again } else { Carries::New }
     }
 
-    /// A segment whose data came for the first time, as the frame of this number, leaves; whether data that came after
-    /// it has left before.
-    pub(super) fn left(&mut self, segment: &TcpSegment, number: u64) -> bool {
-        let end = segment.seq.wrapping_add(segment.payload_bytes);
-        let ends = (segment.src, segment.dst);
-        let highest = self.left.entry(ends).or_insert((end, number));
-        if is_before(highest.0, end) {
+    /// A segment leaves as the frame of this number.
+    pub(super) fn left(&mut self, segment: &TcpSegment, carries: Carries, number: u64) -> Leaves {
+        let (Some(end), true) = (end(segment), carries != Carries::Nothing) else {
+            return Leaves::InOrder;
+        };
+        let highest = self.left.entry((segment.src, segment.dst)).or_insert((segment.seq, number));
+        let (before, by) = *highest;
+        if is_before(before, end) {
             *highest = (end, number);
         }
-        number < highest.1
+        match carries {
+            Carries::New if number < by && is_before(segment.seq, before) => Leaves::Overtaken,
+            Carries::Again if is_before(segment.seq, before) => Leaves::AgainInSight,
+            _ => Leaves::InOrder,
+        }
     }
+}
+
+/// One after the last sequence number of what has to be acknowledged. A FIN that is sent again is told apart by nobody
+/// here.
+fn end(segment: &TcpSegment) -> Option<u32> {
+    let syn = u32::from(segment.flags & flag::SYN != 0);
+    let length = segment.payload_bytes + syn;
+    (length > 0).then(|| segment.seq.wrapping_add(length))
 }
 
 fn is_before(a: u32, b: u32) -> bool {
@@ -63,19 +95,36 @@ fn is_before(a: u32, b: u32) -> bool {
 mod tests {
     use super::*;
 
-    fn segment(seq: u32) -> TcpSegment {
+    fn segment(seq: u32, flags: u8, payload_bytes: u32) -> TcpSegment {
         let end = |port| SocketAddr::from(([10, 0, 0, 1], port));
         let (src, dst) = (end(1), end(2));
-        TcpSegment { src, dst, seq, flags: flag::ACK, payload_bytes: 10, header: 34, data: 54 }
+        TcpSegment { src, dst, seq, flags, payload_bytes, header: 34, data: 54 }
     }
 
     #[test]
     fn what_later_data_left_before_was_overtaken() {
         let mut order = Order::default();
-        assert!([0, 10, 20, 30].into_iter().all(|seq| order.came(&segment(seq))));
-        assert!(!order.came(&segment(10)), "sent again");
+        let data = |seq| segment(seq, flag::ACK, 10);
+        assert!([0, 10, 20, 30].iter().all(|seq| order.came(&data(*seq)) == Carries::New));
         let left = [(0, 1), (20, 3), (10, 2), (30, 4)];
-        let overtaken = left.map(|(seq, number)| order.left(&segment(seq), number));
-        assert_eq!(overtaken, [false, false, true, false]);
+        let leaves = left.map(|(seq, number)| order.left(&data(seq), Carries::New, number));
+        let wanted = [Leaves::InOrder, Leaves::InOrder, Leaves::Overtaken, Leaves::InOrder];
+        assert_eq!(leaves, wanted);
+    }
+
+    #[test]
+    fn what_came_before_is_sent_again_and_seen_behind_what_is_higher() {
+        let mut order = Order::default();
+        let syn = segment(99, flag::SYN, 0);
+        assert_eq!([order.came(&syn), order.came(&syn)], [Carries::New, Carries::Again]);
+        assert_eq!(order.left(&syn, Carries::Again, 1), Leaves::InOrder, "the first was lost");
+        let (lost, next) = (segment(100, flag::ACK, 10), segment(110, flag::ACK, 10));
+        assert_eq!(order.came(&lost), Carries::New);
+        assert_eq!(order.came(&next), Carries::New);
+        assert_eq!(order.left(&next, Carries::New, 3), Leaves::InOrder);
+        assert_eq!(order.came(&lost), Carries::Again);
+        assert_eq!(order.left(&lost, Carries::Again, 4), Leaves::AgainInSight);
+        let other = segment(5_000, flag::SYN, 0);
+        assert_eq!(order.came(&other), Carries::New, "another connection");
     }
 }
