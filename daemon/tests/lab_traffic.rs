@@ -10,6 +10,7 @@
 mod support;
 
 use std::{
+    ffi::OsString,
     io::{Read as _, Write as _},
     path::Path,
     sync::Arc,
@@ -41,7 +42,10 @@ use lab::{
         request_response::{self, RequestResponse},
     },
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use support::pair::Pair;
+
+const BLOAT_BYTES: usize = 6_000_000;
 
 /// linnet on some of a lab's interfaces, in this process.
 struct Watch {
@@ -182,22 +186,31 @@ fn round_trips_in_a_deep_queue_are_those_that_the_kernel_smooths() {
         return;
     }
     let mut plan = Plan::new("bloat").with_rtt(Duration::from_millis(10));
-    // 48 ms of queue.
-    (plan.to_server.rate_bits_per_s, plan.to_server.queue_bytes) = (Some(10_000_000), 60_000);
+    // 160 ms of queue, in which all that the receiver's window lets out has room.
+    (plan.to_server.rate_bits_per_s, plan.to_server.queue_bytes) = (Some(10_000_000), 200_000);
+    plan.to_client.jitter = Duration::from_millis(2);
     let lab = Lab::build(plan).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("client.pcap");
     let tcpdump = Tcpdump::start(lab.client(), lab::CLIENT_INTERFACE, &file, "tcp").unwrap();
     let Pair { mut client, mut server } = Pair::open(&lab, 5_200);
+    setsockopt(&server, sockopt::RcvBuf, &60_000).unwrap();
+    // Cubic leaves slow start before there is a queue.
+    setsockopt(&client, sockopt::TcpCongestion, &OsString::from("reno")).unwrap();
     let sender = client.try_clone().unwrap();
-    let mut smoothed = Vec::new();
+    let (mut smoothed, mut next_ns) = (Vec::new(), 0);
     thread::scope(|scope| {
-        scope.spawn(move || client.write_all(&vec![7; 6_000_000]).unwrap());
-        // As often as a segment arrives, which is the pace of the bottleneck and so of the acknowledgments.
+        scope.spawn(move || client.write_all(&vec![7; BLOAT_BYTES]).unwrap());
         let mut received = 0;
-        while received < 6_000_000 {
+        while received < BLOAT_BYTES {
             received += server.read(&mut [0; 1_448]).unwrap();
-            smoothed.push(u64::from(TcpFacts::of(&sender).unwrap().srtt_us) * 1_000);
+            // A few times in a round trip, as linnet measures.
+            let now_ns = lab::clock::monotonic_ns();
+            if now_ns >= next_ns {
+                let srtt_ns = u64::from(TcpFacts::of(&sender).unwrap().srtt_us) * 1_000;
+                next_ns = now_ns + srtt_ns / 4;
+                smoothed.push(srtt_ns);
+            }
         }
     });
     assert_eq!(tcpdump.stop().unwrap().dropped_by_kernel, 0);

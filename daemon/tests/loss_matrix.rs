@@ -43,8 +43,8 @@ const SEND_MAX: Duration = Duration::from_secs(6);
 const READ_SLICE: Duration = Duration::from_millis(50);
 /// Longest wait for a byte that was sent.
 const REPAIR_MAX: Duration = Duration::from_secs(120);
-/// Runs of a cell until no packet was contended.
-const RUNS_MAX: usize = 4;
+/// Runs of a cell until no packet was contended, and none overtaken before it came to the relay.
+const RUNS_MAX: usize = 6;
 /// Cells at a time: most of their time they wait for time-outs.
 const CELLS_AT_ONCE: usize = 3;
 
@@ -420,13 +420,18 @@ fn has_congestion(name: &str) -> bool {
     setsockopt(&pair.client, sockopt::TcpCongestion, &OsString::from(name)).is_ok()
 }
 
-/// Runs a cell until no packet was contended, and returns what is wrong.
+/// Runs a cell until nothing but the relay was in the way, and returns what is wrong.
 fn hold(cell: &Cell, number: usize) -> Vec<String> {
     for attempt in 0..RUNS_MAX {
         let folder = tempfile::tempdir().unwrap();
         let outcome = run(cell, &cell.label(number * RUNS_MAX + attempt), folder.path());
         if outcome.contended {
             println!("{}: a packet was contended", cell.name());
+            continue;
+        }
+        // Two processors may hand what one sender sends to the relay in another order.
+        if outcome.wire.again > u64::from(outcome.sender.total_retrans) {
+            println!("{}: this machine itself reordered segments", cell.name());
             continue;
         }
         println!("{}", row(cell, &outcome));
@@ -436,7 +441,10 @@ fn hold(cell: &Cell, number: usize) -> Vec<String> {
         }
         return wrong.into_iter().map(|what| format!("{}: {what}", cell.name())).collect();
     }
-    vec![format!("{}: packets were contended in each of {RUNS_MAX} runs", cell.name())]
+    vec![format!(
+        "{}: packets were contended or in disorder in each of {RUNS_MAX} runs",
+        cell.name()
+    )]
 }
 
 fn keep(cell: &Cell, folder: &Path) {
