@@ -18,7 +18,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::{ErrorKind, Read as _, Write as _},
-    net::TcpStream,
+    net::{Shutdown, TcpStream},
     path::Path,
     process::Command,
     sync::{
@@ -59,9 +59,21 @@ enum Trouble {
     Duplication,
 }
 
+/// How the sender sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writes {
+    /// As much as there is room for.
+    Bulk,
+    /// Segments that are not full, which the kernel may merge when it sends them again.
+    Small,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Cell {
     trouble: Trouble,
+    writes: Writes,
+    /// One way, ms.
+    delay: u64,
     congestion: &'static str,
     /// Segmentation offload at the ends: TC sees super-packets.
     offload: bool,
@@ -82,7 +94,10 @@ impl Cell {
         let gso = if self.offload { "gso" } else { "no-gso" };
         let family = if self.family == Family::V4 { "v4" } else { "v6" };
         let way = if self.down { "down" } else { "up" };
-        format!("{trouble} {} {gso} {family} {way} seed {}", self.congestion, self.seed)
+        let writes = if self.writes == Writes::Small { " small" } else { "" };
+        let delay = if self.delay == 0 { " lan" } else { "" };
+        let seed = self.seed;
+        format!("{trouble}{writes}{delay} {} {gso} {family} {way} seed {seed}", self.congestion)
     }
 
     /// The name with what a namespace may be called.
@@ -97,7 +112,7 @@ impl Cell {
     }
 
     fn plan(&self, label: &str) -> Plan {
-        let delay = Duration::from_millis(5);
+        let delay = Duration::from_millis(self.delay);
         let mut forth = Impairment { delay, ..Impairment::default() };
         let mut back = forth.clone();
         match self.trouble {
@@ -122,6 +137,7 @@ impl Cell {
 
     const fn bytes(&self) -> u64 {
         match self.trouble {
+            _ if matches!(self.writes, Writes::Small) => 300_000,
             Trouble::Loss(1) => 3_000_000,
             Trouble::Loss(5) => 1_000_000,
             Trouble::Loss(_) => 100_000,
@@ -195,22 +211,24 @@ fn transfer(cell: &Cell, pair: &mut Pair) -> TcpFacts {
     // How many there will be, once that is known.
     let sent = AtomicU64::new(u64::MAX);
     thread::scope(|scope| {
-        scope.spawn(|| sent.store(send(from, cell.bytes()), Ordering::Relaxed));
+        scope.spawn(|| sent.store(send(cell, from), Ordering::Relaxed));
         receive(to, &sent);
     });
+    // Its end may be lost too.
+    from.shutdown(Shutdown::Write).unwrap();
     wait_for("the last acknowledgment", || {
         let facts = TcpFacts::of(from).unwrap();
         (facts.unacked == 0).then_some(facts)
     })
 }
 
-fn send(stream: &mut TcpStream, bytes: u64) -> u64 {
-    let (chunk, start) = ([7; 16 << 10], Instant::now());
-    let mut sent = 0;
-    while sent < bytes && start.elapsed() < SEND_MAX {
-        let length = usize::try_from(bytes - sent).unwrap_or(chunk.len()).min(chunk.len());
-        stream.write_all(&chunk[..length]).unwrap();
-        sent += u64::try_from(length).unwrap();
+/// Returns how many bytes it sent.
+fn send(cell: &Cell, stream: &mut TcpStream) -> u64 {
+    let chunk = vec![7; if cell.writes == Writes::Small { 300 } else { 10_000 }];
+    let (mut sent, start) = (0, Instant::now());
+    while sent < cell.bytes() && start.elapsed() < SEND_MAX {
+        stream.write_all(&chunk).unwrap();
+        sent += u64::try_from(chunk.len()).unwrap();
     }
     sent
 }
@@ -366,18 +384,21 @@ fn cells(full: bool, seeds: &[u64]) -> Vec<Cell> {
     ];
     let mut cells = Vec::new();
     for seed in seeds {
+        let usual = Cell {
+            trouble: Trouble::Loss(5),
+            writes: Writes::Bulk,
+            delay: 5,
+            congestion: "cubic",
+            offload: false,
+            family: Family::V4,
+            down: false,
+            seed: *seed,
+        };
         for (index, trouble) in troubles.into_iter().enumerate() {
             for (congestion, offload) in
                 [("cubic", false), ("cubic", true), ("bbr", false), ("bbr", true)]
             {
-                let cell = Cell {
-                    trouble,
-                    congestion,
-                    offload,
-                    family: Family::V4,
-                    down: false,
-                    seed: *seed,
-                };
+                let cell = Cell { trouble, congestion, offload, ..usual };
                 // Every trouble with and without offload, and with both congestion controls.
                 let is_of_short_run = (congestion == "bbr") == (offload == (index % 2 == 0));
                 if full || is_of_short_run {
@@ -389,15 +410,19 @@ fn cells(full: bool, seeds: &[u64]) -> Vec<Cell> {
             }
         }
         // Without identifications, only time and timestamps tell.
-        for trouble in [Trouble::Loss(5), Trouble::Overflow, Trouble::Reordering] {
-            let (congestion, family) = ("cubic", Family::V6);
-            for down in [false, true] {
-                if full || (trouble == Trouble::Overflow) == down {
-                    let offload = false;
-                    cells.push(Cell { trouble, congestion, offload, family, down, seed: *seed });
-                }
-            }
+        let mut others = vec![
+            Cell { family: Family::V6, down: true, ..usual },
+            Cell { family: Family::V6, trouble: Trouble::Overflow, ..usual },
+            Cell { family: Family::V6, trouble: Trouble::Reordering, ..usual },
+            Cell { family: Family::V6, delay: 0, trouble: Trouble::Loss(1), ..usual },
+            Cell { delay: 0, trouble: Trouble::Loss(1), ..usual },
+            Cell { writes: Writes::Small, offload: true, ..usual },
+        ];
+        if full {
+            others.extend(others.clone().iter().map(|cell| Cell { down: !cell.down, ..*cell }));
+            others.extend(others.clone().iter().map(|cell| Cell { congestion: "bbr", ..*cell }));
         }
+        cells.extend(others);
     }
     let wanted = env::var("LINNET_CELLS").unwrap_or_default();
     let wanted: Vec<_> = wanted.split(',').map(str::trim).collect();

@@ -12,7 +12,7 @@ type FlowEnds = (SocketAddr, SocketAddr);
 /// Whether what a frame carries came before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Carries {
-    /// No SYN and no data; or a copy that the relay made.
+    /// No SYN, no FIN and no data; or a copy that the relay made.
     Nothing,
     /// What came for the first time.
     New,
@@ -26,7 +26,8 @@ pub(super) enum Leaves {
     InOrder,
     /// New data, behind data that came after it.
     Overtaken,
-    /// What is sent again, behind data of higher sequence numbers: an observer can know.
+    /// What is sent again, behind data of higher sequence numbers and not overtaken itself: an observer
+    /// can know.
     AgainInSight,
 }
 
@@ -73,17 +74,16 @@ impl Order {
         }
         match carries {
             Carries::New if number < by && is_before(segment.seq, before) => Leaves::Overtaken,
-            Carries::Again if is_before(segment.seq, before) => Leaves::AgainInSight,
-            _ => Leaves::InOrder,
+            Carries::Again if number > by && is_before(segment.seq, before) => Leaves::AgainInSight,
+            Carries::Nothing | Carries::New | Carries::Again => Leaves::InOrder,
         }
     }
 }
 
-/// One after the last sequence number of what has to be acknowledged. A FIN that is sent again is told apart by nobody
-/// here.
+/// One after the last sequence number of what has to be acknowledged.
 fn end(segment: &TcpSegment) -> Option<u32> {
-    let syn = u32::from(segment.flags & flag::SYN != 0);
-    let length = segment.payload_bytes + syn;
+    let control = u32::from(segment.flags & (flag::SYN | flag::FIN) != 0);
+    let length = segment.payload_bytes + control;
     (length > 0).then(|| segment.seq.wrapping_add(length))
 }
 

@@ -47,10 +47,10 @@ pub struct DirectionReport {
     /// Segments whose data came for the first time and left behind data that had come later. Not all
     /// that were held back: not what was sent again, nor what nothing came behind in time.
     pub overtaken: u64,
-    /// SYN and data segments that came again: sent again by an end, not copied here.
+    /// Segments with data, SYN or FIN that came again: sent again by an end, not copied here.
     pub again: u64,
-    /// Those of them that were sent on behind what has higher sequence numbers, so that whoever sees
-    /// only what was sent on can know that they are not new.
+    /// Those of them that were sent on behind what has higher sequence numbers and had come earlier, so
+    /// that whoever sees only what was sent on can know that they are not new.
     pub again_in_sight: u64,
     /// How much later than planned frames were sent, on average and at worst; part of every
     /// measured delay.
