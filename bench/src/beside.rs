@@ -22,7 +22,7 @@ pub const ROUNDS: usize = 7;
 pub const LARGEST: usize = 4;
 /// The synthetic capture, which is larger than any of the corpus.
 pub const SCENE: Scene =
-    Scene { seconds: 900, seed: 1, flows: 6_000, start_wall_ns: 1_735_689_600_000_000_000 };
+    Scene { seconds: 120, seed: 1, flows: 1_500, start_wall_ns: 1_735_689_600_000_000_000 };
 
 /// What tshark has to print of a flagged frame: its classes, as `linnet analyze --frames` has them.
 const CLASSES: [&str; 15] = [
