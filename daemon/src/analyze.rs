@@ -89,7 +89,7 @@ fn read(input: impl Read, path: &Path, flows_max: usize) -> Result<Analysis, Ana
     let mut fingerprint = Fingerprint::default();
     let mut reader = PacketReader::new(Fingerprinted { input, fingerprint: &mut fingerprint })
         .map_err(|source| AnalyzeError::Read { path: path.to_owned(), source })?;
-    let mut replay = Replay::with_flows_max(flows_max).with_verdicts();
+    let mut replay = Replay::with_flows_max(flows_max).with_segments();
     let mut packets = 0;
     let damage = loop {
         match reader.next_packet() {
@@ -120,7 +120,6 @@ fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
             let mut record = FlowRecord::new(id, *key, community_id(key));
             let (entry, samples) = (&*flow.entry, Some(&flow.rtt));
             record.observe(Observation { entry, before: None, samples, timeouts });
-            record.judge(flow.verdicts());
             record.parent = tags.get(&entry.encapsulation.parent_tag).copied();
             record
         })

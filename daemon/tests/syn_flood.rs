@@ -313,7 +313,7 @@ fn in_the_table(linnet: &Linnet) -> u64 {
     let count = |name: &str| {
         let map = MapData::from_pin(linnet.pins().join(name)).unwrap();
         let map = aya::maps::Map::from_map_data(map).unwrap();
-        let map: aya::maps::HashMap<_, [u8; 48], [u8; 608]> = map.try_into().unwrap();
+        let map: aya::maps::HashMap<_, [u8; 48], [u8; 800]> = map.try_into().unwrap();
         map.keys().map(Result::unwrap).count() as u64
     };
     count("FLOWS") + count("EMBRYONIC")

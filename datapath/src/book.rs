@@ -10,7 +10,7 @@ use crate::{
     embryonic::{self, is_embryonic},
     frame::{Frame, NO_VLAN},
     hint::forget,
-    layout::{FlowEntry, FlowHead, HookCounters, SYN_SEEN},
+    layout::{ANSWERED, FlowEntry, FlowHead, HookCounters, SYN_REPEATED, SYN_SEEN},
     outcome::Outcome,
     parse::{
         Headers, NOTHING, fragment,
@@ -19,7 +19,7 @@ use crate::{
     rtt::{self, RttTicks},
     rules,
     tables::{Sample, Tables},
-    tcp::{self, classes::REUSED_PORTS},
+    tcp::{self, classes::REUSED_PORTS, verdict},
     time::Ktime,
 };
 
@@ -157,9 +157,9 @@ fn measured<T: Tables>(
     }
 }
 
-/// Gives who asks for it a verdict on the segment.
+/// Completes the verdict on the segment, in the kernel a function of its own does that.
 #[cfg(not(target_arch = "bpf"))]
-fn classified<T: Tables>(frame: &Frame, headers: &Headers, tables: &mut T) {
+fn classified<T: Tables>(frame: &Frame, headers: &mut Headers, tables: &mut T) {
     if headers.key.protocol == TCP && headers.analyzable != 0 {
         tables.classified(headers, frame);
     }
@@ -308,13 +308,43 @@ pub(crate) fn update(
         }
     }
     own.last_seen_ns = now.0;
+    let headers = forget(headers);
+    if held && headers.key.protocol == TCP && headers.analyzable != 0 {
+        answer(entry, headers, now);
+        judge(entry, headers, now);
+    }
+    let headers = forget(headers);
     if held {
+        let (head, own, peer) = entry.split(headers.sender);
         grown = embryonic::has_grown(head, own, peer, headers, now);
         if !grown {
             unlock(&mut head.lock);
         }
     }
     Booked { rtt, grown }
+}
+
+/// Splits the handshake's round trip at its first answer.
+#[inline(always)]
+fn answer(entry: &mut FlowEntry, headers: &Headers, now: Ktime) {
+    let head = &mut entry.head;
+    let is_first = head.bits & (SYN_SEEN | SYN_REPEATED | ANSWERED) == SYN_SEEN;
+    if is_first && headers.tcp_flags & (SYN | ACK) == SYN | ACK {
+        entry.answered_ns = now.since(Ktime(head.syn_ns)).cast_unsigned();
+        head.bits |= ANSWERED;
+    }
+}
+
+/// linnet's own verdict on the segment. On the host, [`classified`] completes it.
+#[inline(always)]
+fn judge(entry: &mut FlowEntry, headers: &mut Headers, now: Ktime) {
+    let turn = entry.split(headers.sender).1.skbs;
+    let own = entry.sides(headers.sender).own;
+    if verdict::follow(own, turn, headers, now) {
+        headers.unusual = 1;
+        #[cfg(target_arch = "bpf")]
+        crate::kernel::notice(entry, now);
+    }
 }
 
 /// Who opened the flow: the first packet's sender, until a SYN says otherwise.

@@ -7,19 +7,18 @@ use crate::{
     embryonic::is_embryonic,
     flow_key::FlowKey,
     frame::Frame,
-    layout::{EMBRYONIC, FlowEntry, HANDSHAKE_MEASURED, HookCounters, SERVICES_MAX, ServiceRtt},
+    layout::{EMBRYONIC, FlowEntry, HookCounters, SERVICES_MAX, ServiceRtt, Trouble},
     outcome::Outcome,
     parse::{
         Headers,
         fragment::{self, FirstFragment},
-        tcp::OPTION_TIMESTAMPS,
     },
     pipeline,
     rtt::RttTicks,
     rules::{HostRules, Rule, decide},
     service,
     tables::{Sample, Tables},
-    tcp::verdict::{FlowVerdicts, Segment, Verdict, Verdicts},
+    tcp::verdict::{self, Segment, Verdict, Verdicts},
     time::Ktime,
 };
 
@@ -40,15 +39,15 @@ pub struct ReplayFlow {
     pub first_frame: u64,
     /// Number of the flow in order of creation, from 0: one frame may open several.
     pub order: u64,
-    /// Boxed, since most flows of a flood and all that are not TCP have none.
-    verdicts: Option<Box<FlowVerdicts>>,
+    /// What the kernel keeps in a table of its own.
+    trouble: Option<Box<Trouble>>,
 }
 
 impl ReplayFlow {
-    /// Verdicts on the segments of each endpoint (0 lower, 1 upper), if the replay gives any.
+    /// Verdicts on the segments of each endpoint (0 lower, 1 upper).
     #[must_use]
     pub fn verdicts(&self) -> [Verdicts; 2] {
-        self.verdicts.as_deref().map(FlowVerdicts::counts).copied().unwrap_or_default()
+        self.entry.verdicts.map(Verdicts::from)
     }
 }
 
@@ -89,7 +88,7 @@ struct ReplayTables {
     fragments: HashMap<FlowKey, FirstFragment>,
     rules: HostRules,
     flows_max: Option<usize>,
-    gives_verdicts: bool,
+    tells_segments: bool,
     classified: Vec<Classified>,
     frame: u64,
 }
@@ -104,10 +103,10 @@ impl Replay {
         }
     }
 
-    /// Makes it give verdicts on the TCP segments that come.
+    /// Makes it tell the TCP segments that come ([`Replay::classified`]).
     #[must_use]
-    pub fn with_verdicts(mut self) -> Self {
-        self.tables.gives_verdicts = true;
+    pub fn with_segments(mut self) -> Self {
+        self.tables.tells_segments = true;
         self
     }
 
@@ -137,7 +136,7 @@ impl Replay {
         self.tables.classified.clear();
     }
 
-    /// The TCP segments in the last frame, from the outside in, if the replay gives verdicts. A frame has several in
+    /// The TCP segments in the last frame, from the outside in, if the replay tells them. A frame has several in
     /// tunnels.
     #[must_use]
     pub fn classified(&self) -> &[Classified] {
@@ -225,7 +224,7 @@ impl Tables for ReplayTables {
             let order = *created;
             *created += 1;
             let rtt = [Vec::new(), Vec::new()];
-            ReplayFlow { entry, rtt, first_frame: self.frame, order, verdicts: None }
+            ReplayFlow { entry, rtt, first_frame: self.frame, order, trouble: None }
         });
         Some(&mut flow.entry)
     }
@@ -286,44 +285,25 @@ impl Tables for ReplayTables {
         }
     }
 
-    fn classified(&mut self, headers: &Headers, frame: &Frame) {
-        if !self.gives_verdicts {
-            return;
-        }
+    fn classified(&mut self, headers: &mut Headers, frame: &Frame) {
         let Some(flow) = self.flows.get_mut(&headers.key) else { return };
-        let segment = judged(headers, frame, &flow.entry);
-        let (flow_order, sender) = (flow.order, headers.sender);
-        let verdict = flow.verdicts.get_or_insert_default().segment(sender, &segment);
-        self.classified.push(Classified {
-            flow: flow_order,
-            sender,
-            segment,
-            timestamp_echo: headers.timestamp_echo,
-            options: headers.options,
-            window_scale_plus_one: headers.window_scale_plus_one,
-            verdict,
-        });
-    }
-}
-
-/// What a verdict needs of the segment in `headers`.
-fn judged(headers: &Headers, frame: &Frame, entry: &FlowEntry) -> Segment {
-    let head = &entry.head;
-    let is_measured = head.bits & HANDSHAKE_MEASURED != 0;
-    let receiver = &entry.halves[((headers.sender ^ 1) & 1) as usize];
-    Segment {
-        now: frame.now,
-        sequence: headers.sequence,
-        acknowledgment: headers.acknowledgment,
-        payload_len: headers.payload_len,
-        tcp_flags: headers.tcp_flags,
-        window: headers.window,
-        classes: headers.classes,
-        ip_id: (headers.ip_id & 0xffff) as u16,
-        timestamp: (headers.options & OPTION_TIMESTAMPS != 0).then_some(headers.timestamp),
-        selective: headers.selective,
-        segment_size: frame.segment_size,
-        handshake_ns: is_measured.then_some(head.handshake_rtt_ns),
-        round_trip_ns: RttTicks(receiver.rtt_last_ticks).as_ns(),
+        if headers.unusual != 0 {
+            verdict::notice(&mut flow.entry, headers, frame.now);
+            if headers.due != 0 {
+                let trouble = flow.trouble.get_or_insert_default();
+                verdict::complete(&mut flow.entry, trouble, headers, frame.now);
+            }
+        }
+        if self.tells_segments {
+            self.classified.push(Classified {
+                flow: flow.order,
+                sender: headers.sender,
+                segment: Segment::of(headers, &flow.entry, frame.now),
+                timestamp_echo: headers.timestamp_echo,
+                options: headers.options,
+                window_scale_plus_one: headers.window_scale_plus_one,
+                verdict: Verdict::of(headers),
+            });
+        }
     }
 }

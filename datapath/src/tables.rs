@@ -71,7 +71,8 @@ pub trait Tables {
     #[cfg(not(target_arch = "bpf"))]
     fn measured(&mut self, key: &FlowKey, sample: Sample);
 
-    /// The whole TCP segment in `headers` was classified, and is in the entry of its flow: time for a verdict on it.
+    /// The whole TCP segment in `headers` was classified, and is in the entry of its flow: time to complete the verdict on
+    /// it. In the kernel a function of its own does this.
     #[cfg(not(target_arch = "bpf"))]
-    fn classified(&mut self, headers: &Headers, frame: &Frame);
+    fn classified(&mut self, headers: &mut Headers, frame: &Frame);
 }

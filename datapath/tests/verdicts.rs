@@ -176,10 +176,10 @@ fn the_same_packet_again_is_a_copy_wherever_it_was_captured() {
     let mut connection = Connection::numbered();
     connection.data_with_id(12 * MS, 1900, 509);
     connection.data_with_id(11 * MS, 1700, 507);
-    // Three of its acknowledgments.
+    // Three times one of its acknowledgments.
     let copied = Segment { acknowledgment: 7, sequence: 2000, ip_id: 510, ..connection.segment(0) };
-    for at in 13..16 {
-        connection.take(0, Segment { now: Ktime(copied.now.0 + at * MS), ..copied });
+    for (at, classes) in [(13, 0), (14, DUPLICATE_ACK), (15, DUPLICATE_ACK)] {
+        connection.take(0, Segment { now: Ktime(copied.now.0 + at * MS), classes, ..copied });
     }
     let copies = Verdicts { duplicate_frames: 4, ..Verdicts::default() };
     assert_eq!(connection.counts(), copies, "also out of order, and where time goes backwards");

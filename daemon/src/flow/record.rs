@@ -89,7 +89,7 @@ pub struct HalfRecord {
     pub rtt: RttSummary,
     /// Segments by class, in the order of [`datapath::tcp::classes::NAMES`].
     pub classes: [u32; CLASSES],
-    /// linnet's own verdicts on them, offline.
+    /// linnet's own verdicts on them; of TCP alone.
     pub verdicts: Option<Verdicts>,
     /// Wire packets per second over the last sweep interval.
     pub packets_per_second: f64,
@@ -274,14 +274,6 @@ impl FlowRecord {
         self.from_originator.observe(observation, originator);
         self.from_responder.observe(observation, originator ^ 1);
     }
-
-    /// Adds the verdicts by sender to what was observed.
-    pub const fn judge(&mut self, [lower, upper]: [Verdicts; 2]) {
-        let (originator, responder) =
-            if self.upper_originated { (upper, lower) } else { (lower, upper) };
-        self.from_originator.verdicts = Some(originator);
-        self.from_responder.verdicts = Some(responder);
-    }
 }
 
 impl HalfRecord {
@@ -289,6 +281,7 @@ impl HalfRecord {
     fn observe(&mut self, observation: Observation<'_>, endpoint: usize) {
         let half = &observation.entry.halves[endpoint];
         let acknowledger = &observation.entry.halves[endpoint ^ 1];
+        self.verdicts = Some(observation.entry.verdicts[endpoint].into());
         if let Some((before, elapsed_ns)) = observation.before
             && elapsed_ns > 0
         {

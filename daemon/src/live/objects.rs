@@ -1,6 +1,7 @@
 //! The kernel programs as built into this binary, or why they are not; and loading them.
 
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel, maps::MapData};
+use datapath::layout::EVENTS_MAX;
 
 use super::{LiveError, MapSizes, attach, layout::SHARED, pinned::PinDir};
 
@@ -39,24 +40,35 @@ impl Object {
 }
 
 /// Maps whose capacity is configured, or the machine's.
-const WITH_CAPACITY: [&str; 6] =
-    ["FLOWS", "EMBRYONIC", "ENDED", "FRAGMENTS", "CAPTURE_RING", "CAPTURE_SCRATCH"];
+const WITH_CAPACITY: [&str; 8] = [
+    "FLOWS",
+    "EMBRYONIC",
+    "ENDED",
+    "FRAGMENTS",
+    "CAPTURE_RING",
+    "CAPTURE_SCRATCH",
+    "EVENTS",
+    "EVENT_HEADS",
+];
 
 /// What those are made with.
-pub(super) fn capacities(sizes: MapSizes) -> Result<[(&'static str, u32); 6], LiveError> {
+pub(super) fn capacities(sizes: MapSizes) -> Result<[(&'static str, u32); 8], LiveError> {
     let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
         what: "read",
         path: "/sys/devices/system/cpu/possible".into(),
         source,
     })?;
-    let [flows, embryonic, ended, fragments, ring, scratch] = WITH_CAPACITY;
+    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
+    let [flows, embryonic, ended, fragments, ring, scratch, events, heads] = WITH_CAPACITY;
     Ok([
         (flows, sizes.flows),
         (embryonic, sizes.embryonic),
         (ended, sizes.ended()),
         (fragments, sizes.fragments),
         (ring, sizes.capture_ring_bytes),
-        (scratch, u32::try_from(cpus).unwrap_or(u32::MAX)),
+        (scratch, cpus),
+        (events, cpus.saturating_mul(EVENTS_MAX)),
+        (heads, cpus),
     ])
 }
 

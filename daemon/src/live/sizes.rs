@@ -67,7 +67,7 @@ mod tests {
     fn the_documented_sizes_are_true() {
         let sizes = MapSizes::default();
         assert_eq!(sizes.ended(), datapath::layout::ENDED_DEFAULT);
-        assert_eq!(sizes.flow_bytes() / 1_000_000, 64);
+        assert_eq!(sizes.flow_bytes() / 1_000_000, 82);
         assert_eq!(sizes.fragment_bytes(), 4_096 * 128);
         let small = MapSizes { flows: 1, ..sizes };
         assert_eq!(small.ended(), ENDED_MIN);

@@ -9,27 +9,31 @@ use crate::{
     flow_key::FlowKey,
     frame::Frame,
     layout::{
-        self, EMBRYONIC_DEFAULT, ENDED_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT,
-        FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX, KEPT_RULES_BYTES, Kept, Meta, POINTS_MAX,
-        Point, RULE_ACTIONS_MAX, RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX,
-        RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS, RULE_SETS, RegisterRow, RulePair, RuleRow,
-        RulesConfig, SERVICES_MAX, ServiceRtt, UNTRACKED_DEFAULT, Untracked,
+        self, EMBRYONIC_DEFAULT, ENDED_DEFAULT, EVENTS_MAX, EndedFlow, Event, EventHead,
+        FLOWS_DEFAULT, FRAGMENTS_DEFAULT, FlowEntry, HOOKS_MAX, HookCounters, IFINDEX_MAX,
+        KEPT_RULES_BYTES, Kept, Meta, POINTS_MAX, Point, RULE_ACTIONS_MAX,
+        RULE_ADDRESS_CLASSES_MAX, RULE_NETWORKS_MAX, RULE_PORT_CLASSES_MAX, RULE_PORT_WORDS,
+        RULE_SETS, RegisterRow, RulePair, RuleRow, RulesConfig, SERVICES_MAX, ServiceRtt,
+        TROUBLES_DEFAULT, Trouble, UNTRACKED_DEFAULT, Untracked,
     },
     parse::{Headers, fragment::FirstFragment},
 };
 
+/// `BPF_F_MMAPABLE`.
+const MMAPABLE: u32 = 1 << 10;
+
 /// Flow key -> entry of what has proved to be a flow. The programs write; the daemon reads in batches and removes what
-/// has ended. Shared by both objects of every namespace. 65,536 x 720 B = 47 MB.
+/// has ended. Shared by both objects of every namespace. 65,536 x 896 B = 59 MB.
 #[map]
 pub static FLOWS: LruHashMap<FlowKey, FlowEntry> = LruHashMap::with_max_entries(FLOWS_DEFAULT, 0);
 
-/// The same for what has not, or not yet. 16,384 x 720 B = 12 MB.
+/// The same for what has not, or not yet. 16,384 x 896 B = 15 MB.
 #[map]
 pub static EMBRYONIC: LruHashMap<FlowKey, FlowEntry> =
     LruHashMap::with_max_entries(EMBRYONIC_DEFAULT, 0);
 
 /// Flows that ended at once, for the daemon, which takes them out. Full, the flow is lost to history and counts as
-/// evicted. 8,192 x 728 B = 6 MB.
+/// evicted. 8,192 x 904 B = 7 MB.
 #[map]
 pub static ENDED: HashMap<EndedFlow, FlowEntry> = HashMap::with_max_entries(ENDED_DEFAULT, 0);
 
@@ -89,9 +93,28 @@ pub static FRAME: PerCpuArray<Frame> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 pub static ENDED_KEY: PerCpuArray<EndedFlow> = PerCpuArray::with_max_entries(1, 0);
 
-/// Scratch: the entry that a new flow starts from, too large for the stack. 608 B per CPU.
+/// Scratch: the entry that a new flow starts from, too large for the stack. 800 B per CPU.
 #[map]
 pub static FLOW_TEMPLATE: PerCpuArray<FlowEntry> = PerCpuArray::with_max_entries(1, 0);
+
+/// Flow key -> what its verdicts need beyond its entry, once something is missing or late. The programs write and read.
+/// Shared. 16,384 x 424 B = 7 MB.
+#[map]
+pub static TROUBLES: LruHashMap<FlowKey, Trouble> =
+    LruHashMap::with_max_entries(TROUBLES_DEFAULT, 0);
+
+/// Scratch: what a new one starts from. 328 B per CPU.
+#[map]
+pub static TROUBLE_TEMPLATE: PerCpuArray<Trouble> = PerCpuArray::with_max_entries(1, 0);
+
+/// CPU and slot -> flagged segments. The programs of that CPU write, the daemon reads it as memory. The daemon sets the
+/// number of CPUs. Shared. 4,096 x 104 B = 426 kB per CPU.
+#[map]
+pub static EVENTS: Array<Event> = Array::with_max_entries(EVENTS_MAX, MMAPABLE);
+
+/// CPU -> how far its log has come. The same. 64 B per CPU.
+#[map]
+pub static EVENT_HEADS: Array<EventHead> = Array::with_max_entries(1, MMAPABLE);
 
 /// Which rules are in force. The daemon writes, the programs read with each packet. Shared. 16 B.
 #[map]

@@ -5,6 +5,7 @@ pub mod maps;
 mod rules;
 mod tables;
 pub mod turn;
+mod verdict;
 
 use crate::{
     book::{self, Booked, Size},
@@ -21,6 +22,7 @@ use crate::{
 };
 use maps::{EMBRYONIC, FLOWS, FRAME, HEADERS, HOOKS, POINTS, SERVICE_RTT};
 use tables::KernelTables;
+pub(crate) use verdict::notice;
 
 /// The verifier wants a bound. No header that the parser asks for lies beyond ([`crate::parse`] sees to that).
 const OFFSET_MASK: usize = 0x7fff;

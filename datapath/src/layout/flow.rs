@@ -5,6 +5,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::{Trail, VerdictCounts};
 use crate::{parse::Headers, tcp::classes::CLASSES};
 
 /// Segments in flight whose acknowledgment is awaited, per direction; the oldest are kept.
@@ -20,6 +21,10 @@ pub const SYN_SEEN: u8 = 1 << 1;
 pub const EMBRYONIC: u8 = 1 << 2;
 /// `FlowHead::bits`: a SYN made the tracker start over while the connection before had not closed.
 pub const RESTARTED: u8 = 1 << 3;
+/// `FlowHead::bits`: there was more than one SYN, so that nobody knows which one was answered.
+pub const SYN_REPEATED: u8 = 1 << 4;
+/// `FlowHead::bits`: `answered_ns` is valid.
+pub const ANSWERED: u8 = 1 << 5;
 
 /// `Half::window_scale`: the handshake showed that windows are not scaled.
 pub const WINDOW_SCALE_NONE: u8 = u8::MAX;
@@ -42,8 +47,12 @@ pub struct FlowEntry {
     pub service: u32,
     /// Always 0.
     pub _pad: u32,
-    /// Always 0: keeps the elements of the table whole cache lines, and room for what is to come.
-    pub _reserved: [u64; 3],
+    /// Segments of each endpoint by linnet's own verdict.
+    pub verdicts: [VerdictCounts; 2],
+    /// From the SYN to its first answer, ns: the responder's part of the handshake; valid with [`ANSWERED`].
+    pub answered_ns: u64,
+    /// What verdicts are made from. In the kernel each is a cache line of its own.
+    pub trails: [Trail; 2],
 }
 
 /// ICMP errors that quoted a packet of the flow.
@@ -93,7 +102,7 @@ pub struct FlowHead {
     pub state: u8,
     /// Endpoint that opened the flow: 0 lower, 1 upper.
     pub originator: u8,
-    /// `HANDSHAKE_MEASURED`, `SYN_SEEN`, `EMBRYONIC`, `RESTARTED`.
+    /// `HANDSHAKE_MEASURED`, `SYN_SEEN`, `EMBRYONIC`, `RESTARTED`, `SYN_REPEATED`, `ANSWERED`.
     pub bits: u8,
     /// 1 where a packet was counted but not analyzed, so that later classes can be off. Written without the lock.
     pub contended: u8,
@@ -179,7 +188,8 @@ pub struct Half {
 
 const _: () = assert!(size_of::<FlowHead>() == 32);
 const _: () = assert!(size_of::<Half>() == 256);
-const _: () = assert!(size_of::<FlowEntry>() == 608);
+const _: () = assert!(size_of::<FlowEntry>() == 800);
+const _: () = assert!((96 + core::mem::offset_of!(FlowEntry, trails)) % 64 == 0);
 const _: () = assert!(core::mem::offset_of!(Half, outstanding) == 64);
 const _: () = assert!(core::mem::offset_of!(Half, classes) == 128);
 const _: () = assert!(core::mem::offset_of!(Half, rtt_buckets) == 192);
@@ -233,7 +243,9 @@ impl FlowEntry {
         icmp: IcmpErrors { count: 0, last: 0, _pad: 0 },
         service: 0,
         _pad: 0,
-        _reserved: [0; 3],
+        verdicts: [VerdictCounts::NONE; 2],
+        answered_ns: 0,
+        trails: [Trail::EMPTY; 2],
     };
 
     /// Makes a zeroed entry one that has seen nothing, embryonic and first seen at `now_ns` in the packet of `headers`. The kernel
@@ -249,6 +261,27 @@ impl FlowEntry {
         self.halves[1].window = WINDOW_UNKNOWN;
     }
 
+    /// Everything by who sent a segment.
+    #[inline(always)]
+    pub(crate) fn sides(&mut self, sender: u32) -> Sides<'_> {
+        let sent = crate::hint::opaque(sender as usize) & 1;
+        let halves = core::ptr::from_mut(&mut self.halves).cast::<Half>();
+        let trails = core::ptr::from_mut(&mut self.trails).cast::<Trail>();
+        let verdicts = core::ptr::from_mut(&mut self.verdicts).cast::<VerdictCounts>();
+        // SAFETY: as in `split`, for each of the three arrays.
+        unsafe {
+            Sides {
+                head: &mut self.head,
+                peer_half: &*halves.add(sent ^ 1),
+                own_half: &*halves.add(sent),
+                own: &mut *trails.add(sent),
+                peer: &mut *trails.add(sent ^ 1),
+                own_counts: &mut *verdicts.add(sent),
+                peer_counts: &mut *verdicts.add(sent ^ 1),
+            }
+        }
+    }
+
     /// The half of the endpoint that sent (0 lower, 1 upper) and the half of the other one, beside the head.
     #[inline(always)]
     pub fn split(&mut self, sender: u32) -> (&mut FlowHead, &mut Half, &mut Half) {
@@ -259,4 +292,15 @@ impl FlowEntry {
         let (own, peer) = unsafe { (&mut *halves.add(sent), &mut *halves.add(sent ^ 1)) };
         (&mut self.head, own, peer)
     }
+}
+
+/// An entry, seen from a segment's sender.
+pub(crate) struct Sides<'a> {
+    pub(crate) head: &'a mut FlowHead,
+    pub(crate) own_half: &'a Half,
+    pub(crate) peer_half: &'a Half,
+    pub(crate) own: &'a mut Trail,
+    pub(crate) peer: &'a mut Trail,
+    pub(crate) own_counts: &'a mut VerdictCounts,
+    pub(crate) peer_counts: &'a mut VerdictCounts,
 }

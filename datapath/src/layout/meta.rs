@@ -5,9 +5,10 @@ use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    ABI_VERSION, CaptureConfig, CaptureRecord, CaptureStats, Encapsulation, EndedFlow, FlowEntry,
-    FlowHead, Half, HookCounters, IcmpErrors, Kept, NetworkKey, Outstanding, Point, RegisterRow,
-    RttHistogram, RulePair, RuleRow, RulesConfig, SeenBefore, ServiceRtt, Untracked,
+    ABI_VERSION, Again, CaptureConfig, CaptureRecord, CaptureStats, Encapsulation, EndedFlow,
+    Event, EventHead, FlowEntry, FlowHead, Half, Hole, HookCounters, IcmpErrors, Kept, NetworkKey,
+    Outstanding, Passed, Point, RegisterRow, RttHistogram, RulePair, RuleRow, RulesConfig,
+    SeenBefore, ServiceRtt, Trail, Trouble, TroubleSide, Untracked, VerdictCounts,
 };
 use crate::flow_key::FlowKey;
 
@@ -74,7 +75,7 @@ macro_rules! hash_of {
 /// Hash of every layout that kernel and user space share.
 pub const LAYOUT_HASH: u64 = hash_of! {
     FlowKey { lower, upper, lower_port, upper_port, protocol, flags, vlan, observation_point, vni }
-    FlowEntry { head, halves, encapsulation, icmp, service, _pad, _reserved }
+    FlowEntry { head, halves, encapsulation, icmp, service, _pad, verdicts, answered_ns, trails }
     FlowHead {
         first_seen_ns, syn_ns, handshake_rtt_ns, lock, state, originator, bits, contended,
     }
@@ -87,6 +88,21 @@ pub const LAYOUT_HASH: u64 = hash_of! {
     Outstanding { start, end, sent_ticks }
     Encapsulation { parent_tag, id, kind, _pad }
     IcmpErrors { count, last, _pad }
+    VerdictCounts { counts }
+    Trail {
+        passed, next, acknowledged, unsure_before, sent_us, told_us, newest_timestamp, newest_ip_id,
+        highest_ip_id, bits, run, duplicates, _pad,
+    }
+    Passed { hash, ticks }
+    Trouble { first_seen_ns, sides }
+    TroubleSide { holes, timer_start, timer_silence_us, selective_end, bits, again }
+    Hole { start, end, opened_us }
+    Again { start, end, what }
+    Event {
+        key, first_seen_ns, time_ns, sequence, acknowledgment, payload_len, window, classes, verdict,
+        segments, bytes, silence_us, tcp_flags, sender, _pad,
+    }
+    EventHead { produced, _pad }
     EndedFlow { key, first_seen_ns }
     HookCounters { seen, outcomes, packets, bytes, created, promoted, contended, rtt }
     RttHistogram { buckets }

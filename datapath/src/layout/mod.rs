@@ -4,19 +4,23 @@
 
 mod capture;
 mod ended;
+mod event;
 mod flow;
 mod histogram;
 mod hook;
 mod kept;
 mod meta;
 mod rules;
+mod trail;
 
 pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
 pub use ended::EndedFlow;
+pub use event::{EVENTS_MAX, Event, EventHead};
+pub(crate) use flow::Sides;
 pub use flow::{
-    EMBRYONIC, Encapsulation, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, IcmpErrors,
-    OUTSTANDING_MAX, Outstanding, RESTARTED, RTT_BUCKETS, SYN_SEEN, WINDOW_SCALE_NONE,
-    WINDOW_UNKNOWN,
+    ANSWERED, EMBRYONIC, Encapsulation, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, IcmpErrors,
+    OUTSTANDING_MAX, Outstanding, RESTARTED, RTT_BUCKETS, SYN_REPEATED, SYN_SEEN,
+    WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
 };
 pub use histogram::{HISTOGRAM_BUCKETS, RttHistogram, SUB_BUCKETS, ServiceRtt, bucket_ticks};
 pub use hook::{HookCounters, Point};
@@ -32,12 +36,17 @@ pub use rules::{
     Untracked, set_of,
 };
 
-/// Version of every layout in this module; pinned maps of another version are never read.
-pub const ABI_VERSION: u32 = 4;
+pub use trail::{
+    AGAIN_MAX, Again, HOLES_MAX, Hole, PASSED_MAX, Passed, TROUBLES_DEFAULT, Trail, Trouble,
+    TroubleSide, VERDICTS, VerdictCounts,
+};
 
-/// Flows in the table unless configured otherwise: 65,536 entries of 720 bytes are 47 MB.
+/// Version of every layout in this module; pinned maps of another version are never read.
+pub const ABI_VERSION: u32 = 5;
+
+/// Flows in the table unless configured otherwise: 65,536 entries of 896 bytes are 59 MB.
 pub const FLOWS_DEFAULT: u32 = 65_536;
-/// Embryonic flows in their table unless configured otherwise: 12 MB.
+/// Embryonic flows in their table unless configured otherwise: 15 MB.
 pub const EMBRYONIC_DEFAULT: u32 = 16_384;
 /// Flows that ended at once and wait for the next sweep, unless the table of flows is of another size: an eighth of it.
 pub const ENDED_DEFAULT: u32 = FLOWS_DEFAULT / 8;

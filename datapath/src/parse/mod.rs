@@ -25,6 +25,9 @@ use crate::{
     outcome::Outcome,
 };
 
+/// Blocks of a selective acknowledgment that a header has room for.
+pub const SELECTIVE_MAX: usize = 4;
+
 /// What one frame says about its flow. Every field is set by [`parse`]; nothing is kept from the frame before.
 #[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -74,6 +77,40 @@ pub struct Headers {
     /// What was counted about the frame: [`Outcome`] as a number. Kept here rather than in a register, where the
     /// verifier would walk the rest of the program once for each value.
     pub outcome: u32,
+    /// Payload of each wire packet of a super-packet; 0 where it is none.
+    pub segment_size: u32,
+    /// Blocks of a selective acknowledgment from start to end, where `options` has one.
+    pub selective: [[u32; 2]; SELECTIVE_MAX],
+    /// How many of them there are.
+    pub selective_len: u32,
+
+    // The verdict on the segment ([`crate::tcp::verdict`]), where `unusual` is not 0.
+    /// Whether the segment is for [`crate::tcp::verdict::notice`].
+    pub(crate) unusual: u32,
+    /// What is left to do on it.
+    pub(crate) due: u32,
+    /// What it is.
+    pub verdict: u32,
+    /// Wire packets of it that were sent again, or late.
+    pub verdict_segments: u32,
+    /// Bytes in them.
+    pub verdict_bytes: u32,
+    /// How long nobody had said anything before it, in units of 1,024 ns; where it was sent again.
+    pub silence_us: u32,
+    /// How long ago the same packet passed, in ticks of 64 ns.
+    pub(crate) copied_ticks: u32,
+    /// Whether it acknowledges something new.
+    pub(crate) advanced: u32,
+    /// Whether it acknowledges something selectively.
+    pub(crate) told_more: u32,
+    /// What was known of its place.
+    pub(crate) coverage: u32,
+    /// Since when.
+    pub(crate) opened_us: u32,
+    /// What is left of a hole that it splits.
+    pub(crate) split_start: u32,
+    /// Its end.
+    pub(crate) split_end: u32,
 
     // Cursor of the parser.
     pub(crate) offset: u32,
@@ -82,22 +119,20 @@ pub struct Headers {
     pub(crate) transport_len: u32,
     pub(crate) fragment: u32,
     pub(crate) option_offset: u32,
+    pub(crate) selective_offset: u32,
     pub(crate) bundle: u32,
     pub(crate) _pad: u32,
     /// [`Frame::original_len`], here for the verifier's sake: comparisons would teach it bounds of a register, and it
     /// would walk what follows once for each of them.
     pub(crate) original_len: u32,
 
-    // For who cuts segments, puts fragments together and gives verdicts, which the kernel does not.
+    // For who cuts segments and puts fragments together, which the kernel does not.
     /// Where the network layer's header begins.
     #[cfg(not(target_arch = "bpf"))]
     pub(crate) network: u32,
     /// Where what carries the packet ends, as far as it says so.
     #[cfg(not(target_arch = "bpf"))]
     pub(crate) end: u32,
-    /// Blocks of the selective acknowledgment, from start to end; empty ones are none.
-    #[cfg(not(target_arch = "bpf"))]
-    pub(crate) selective: [[u32; 2]; crate::tcp::verdict::SELECTIVE_MAX],
 }
 
 #[cfg(not(target_arch = "bpf"))]
@@ -252,6 +287,7 @@ fn reset(frame: &Frame, headers: &mut Headers) {
     store(&mut headers.pending, NOTHING);
     store(&mut headers.offset, 0);
     store(&mut headers.original_len, frame.original_len);
+    store(&mut headers.segment_size, frame.segment_size);
     #[cfg(not(target_arch = "bpf"))]
     store(&mut headers.end, frame.original_len);
     store(&mut headers.key.observation_point, frame.point);
@@ -274,10 +310,7 @@ fn start(headers: &mut Headers) {
     store(&mut headers.timestamp, 0);
     store(&mut headers.timestamp_echo, 0);
     store(&mut headers.options, 0);
-    #[cfg(not(target_arch = "bpf"))]
-    {
-        headers.selective = Default::default();
-    }
+    store(&mut headers.unusual, 0);
     store(&mut headers.ip_id, 0);
     store(&mut headers.classes, 0);
     store(&mut headers.fragment, WHOLE);

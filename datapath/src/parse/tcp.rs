@@ -2,7 +2,7 @@
 
 use crate::{
     bytes::{PacketBytes, be16, be32, wire16},
-    hint::forget,
+    hint::{forget, store},
     outcome::Outcome,
     parse::{Headers, WHOLE, missing, transport},
 };
@@ -31,6 +31,9 @@ pub const OPTIONS_MAX: u32 = 40;
 const HEADER_MIN: u32 = 20;
 /// NOP, NOP, timestamps of length 10: the layout of nearly every data segment (RFC 7323, appendix A).
 const ALIGNED_TIMESTAMPS: u32 = 0x0101_080a;
+
+/// Bytes of a block of a selective acknowledgment.
+const BLOCK_LEN: u32 = 8;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
@@ -92,9 +95,19 @@ fn find_options<P: PacketBytes>(packet: &P, header_len: u32, headers: &mut Heade
     packet.tcp_options(forget(headers));
 }
 
-/// Reads options one by one; what is cut off or contradicts its length ends the reading, as in every stack.
+/// Reads options; what is cut off or contradicts its length ends the reading, as in every stack.
 #[inline(always)]
 pub fn options<P: PacketBytes + ?Sized>(packet: &P, headers: &mut Headers) {
+    store(&mut headers.selective_len, 0);
+    each_option(packet, headers);
+    let headers = forget(headers);
+    if headers.options & OPTION_SACK != 0 {
+        selective(packet, headers);
+    }
+}
+
+#[inline(always)]
+fn each_option<P: PacketBytes + ?Sized>(packet: &P, headers: &mut Headers) {
     let mut read = 0;
     while read < OPTIONS_MAX {
         let at = headers.option_offset;
@@ -141,17 +154,28 @@ fn option<P: PacketBytes + ?Sized>(
         headers.options |= OPTION_SACK_PERMITTED;
     } else if kind == SACK {
         headers.options |= OPTION_SACK;
-        #[cfg(not(target_arch = "bpf"))]
-        selective(packet, at, length, headers);
+        headers.selective_offset = at + 2;
+        headers.selective_len = (length - 2) / BLOCK_LEN;
     }
 }
 
-/// Blocks of a selective acknowledgment (RFC 2018, 3).
-#[cfg(not(target_arch = "bpf"))]
-fn selective<P: PacketBytes + ?Sized>(packet: &P, at: u32, length: u32, headers: &mut Headers) {
-    let starts = (at + 2..).step_by(8).take_while(|start| start + 8 <= at + length);
-    for (block, start) in headers.selective.iter_mut().zip(starts) {
-        let Some(edges) = packet.at::<8>(start as usize) else { return };
-        *block = [be32(edges, 0), be32(edges, 4)];
+/// Blocks of a selective acknowledgment (RFC 2018, 3), as far as they can be read.
+#[inline(always)]
+fn selective<P: PacketBytes + ?Sized>(packet: &P, headers: &mut Headers) {
+    macro_rules! each {
+        ($($block:literal)*) => {
+            $({
+                let headers = forget(headers);
+                if headers.selective_len > $block {
+                    let at = headers.selective_offset + $block * BLOCK_LEN;
+                    let Some(edges) = packet.at::<8>(at as usize) else {
+                        headers.selective_len = $block;
+                        return;
+                    };
+                    headers.selective[$block] = [be32(edges, 0), be32(edges, 4)];
+                }
+            })*
+        };
     }
+    each!(0 1 2 3);
 }

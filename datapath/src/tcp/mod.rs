@@ -3,7 +3,6 @@
 pub mod classes;
 mod sequence;
 pub(crate) mod tracker;
-#[cfg(not(target_arch = "bpf"))]
 pub mod verdict;
 
 pub use sequence::{after, at_or_before, before};

@@ -9,8 +9,8 @@ use crate::{
     conntrack::ConntrackState,
     hint::{forget, store},
     layout::{
-        EMBRYONIC, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, RESTARTED, SYN_SEEN,
-        WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
+        ANSWERED, EMBRYONIC, FlowEntry, FlowHead, HANDSHAKE_MEASURED, Half, RESTARTED,
+        SYN_REPEATED, SYN_SEEN, WINDOW_SCALE_NONE, WINDOW_UNKNOWN,
     },
     parse::{
         Headers,
@@ -124,7 +124,7 @@ pub(crate) fn begin_anew(head: &mut FlowHead, own: &mut Half, peer: &mut Half) {
     restart(peer);
     head.syn_ns = 0;
     head.handshake_rtt_ns = 0;
-    head.bits &= !(HANDSHAKE_MEASURED | SYN_SEEN);
+    head.bits &= !(HANDSHAKE_MEASURED | SYN_SEEN | SYN_REPEATED | ANSWERED);
     head.bits |= RESTARTED;
 }
 
@@ -325,7 +325,7 @@ pub(crate) fn handshake(
         }
         if flags & ACK == 0 {
             head.syn_ns = now.0;
-            head.bits |= SYN_SEEN;
+            head.bits |= if head.bits & SYN_SEEN == 0 { SYN_SEEN } else { SYN_REPEATED };
         }
         own.bits |= FIRST_ACK_DUE;
     } else if flags & ACK != 0 {

@@ -1,52 +1,128 @@
-//! The last segments of one direction that were sent again, until a selective acknowledgment tells that one of them
-//! arrived twice (D-SACK, RFC 2883).
+//! Selective acknowledgments: how far they reach, and which segments that were sent again arrived twice (D-SACK, RFC
+//! 2883). Each of those counts once, however often it is told.
 
-use crate::tcp::at_or_before;
+use super::{
+    DOWNSTREAM_COUNT, ONE_AGAIN, SELECTIVE_KNOWN, SPURIOUS_COUNT, UPSTREAM_COUNT, follow::repeat,
+};
+use crate::{
+    hint::{forget, opaque, store},
+    layout::{AGAIN_MAX, Again, Trail, TroubleSide, VerdictCounts},
+    parse::Headers,
+    tcp::{after, at_or_before, before},
+    time::Ktime,
+};
 
-/// Segments that are remembered.
-const AGAIN_MAX: usize = 8;
+/// `Again::what`: nothing tells where the segment was lost that is replaced, or it was not lost.
+pub(super) const PLACE_UNKNOWN: u32 = 0;
+/// Between its sender and here.
+pub(super) const UPSTREAM: u32 = 1;
+/// Between here and its receiver.
+pub(super) const DOWNSTREAM: u32 = 2;
+/// Bits of the place.
+const PLACE_BITS: u32 = 2;
 
-/// Where the segment that is replaced was lost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// Between its sender and here.
-    Upstream,
-    /// Between here and its receiver.
-    Downstream,
-    /// Nothing tells, or it was not lost.
-    Unknown,
-}
-
-/// One that was sent again.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Again {
-    pub(super) start: u32,
-    pub(super) end: u32,
-    pub(super) segments: u32,
-    pub(super) place: Place,
-}
-
-/// The last ones of one direction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SentAgain {
-    list: [Option<Again>; AGAIN_MAX],
-    oldest: u8,
-}
-
-impl SentAgain {
-    /// Remembers one that is not known to be spurious.
-    pub(super) fn push(&mut self, again: Again) {
-        self.list[usize::from(self.oldest) % AGAIN_MAX] = Some(again);
-        self.oldest = self.oldest.wrapping_add(1);
+/// Takes the blocks of the segment's selective acknowledgment into account: `own` and `side` are its sender's,
+/// `peer_side` and `counts` of what they acknowledge.
+#[inline(always)]
+pub(super) fn selective(
+    own: &mut Trail,
+    side: &mut TroubleSide,
+    peer_side: &mut TroubleSide,
+    counts: &mut VerdictCounts,
+    headers: &mut Headers,
+    now: Ktime,
+) {
+    store(&mut headers.told_more, 0);
+    let headers = forget(headers);
+    let [first, second, third, fourth] = headers.selective;
+    let blocks = headers.selective_len;
+    let acknowledgment = headers.acknowledgment;
+    if blocks > 0 && before(first[0], first[1]) {
+        // RFC 2883, 4: the first block, below what is acknowledged or within the second one.
+        let is_within = blocks > 1
+            && before(second[0], second[1])
+            && at_or_before(second[0], first[0])
+            && at_or_before(first[1], second[1]);
+        if at_or_before(first[1], acknowledgment) || is_within {
+            arrived_twice(peer_side, counts, first[0], first[1]);
+        } else {
+            reaches(own, side, headers, first);
+        }
     }
+    let headers = forget(headers);
+    if blocks > 1 {
+        reaches(own, side, headers, second);
+    }
+    let headers = forget(headers);
+    if blocks > 2 {
+        reaches(own, side, headers, third);
+    }
+    let headers = forget(headers);
+    if blocks > 3 {
+        reaches(own, side, headers, fourth);
+    }
+    let headers = forget(headers);
+    let is_counted = headers.advanced != 0
+        || headers.classes & crate::tcp::classes::DUPLICATE_ACK != 0
+        || headers.told_more == 0;
+    if !is_counted {
+        repeat(own, headers, now);
+    }
+}
 
-    /// `start` to `end` arrived twice: takes out what was sent again of that. Each counts once, however often it is told.
-    pub(super) fn arrived_twice(&mut self, start: u32, end: u32) -> Option<Again> {
-        let lies_within = |again: &Again| {
-            let contains = at_or_before(start, again.start) && at_or_before(again.end, end);
-            let is_part = at_or_before(again.start, start) && at_or_before(end, again.end);
-            contains || is_part
+/// One block.
+#[inline(always)]
+fn reaches(own: &Trail, side: &mut TroubleSide, headers: &mut Headers, [start, end]: [u32; 2]) {
+    if at_or_before(end, start) || !after(start, headers.acknowledgment) {
+        return;
+    }
+    store(&mut headers.told_more, 1);
+    let stands = side.bits & SELECTIVE_KNOWN != 0 && after(side.selective_end, own.acknowledged);
+    if !stands || after(end, side.selective_end) {
+        side.selective_end = end;
+        side.bits |= SELECTIVE_KNOWN;
+    }
+}
+
+/// Remembers a segment that was sent again and is not known to be spurious.
+#[inline(always)]
+pub(super) fn push(side: &mut TroubleSide, start: u32, end: u32, segments: u32, place: u32) {
+    let slot = opaque((side.bits / ONE_AGAIN) as usize) & (AGAIN_MAX - 1);
+    side.bits = side.bits.wrapping_add(ONE_AGAIN);
+    let again = side.again.as_mut_ptr();
+    // SAFETY: the slot was just masked to be inside of the array; an index expression would link a panic.
+    unsafe { *again.add(slot) = Again { start, end, what: segments << PLACE_BITS | place } };
+}
+
+/// `start` to `end` arrived twice: of what was sent again in there, or around it, the first is found.
+#[inline(always)]
+fn arrived_twice(side: &mut TroubleSide, counts: &mut VerdictCounts, start: u32, end: u32) {
+    macro_rules! each {
+        ($($slot:literal)*) => {
+            $({
+                let again = &mut side.again[$slot];
+                let contains = at_or_before(start, again.start) && at_or_before(again.end, end);
+                let is_part = at_or_before(again.start, start) && at_or_before(end, again.end);
+                if again.start != again.end && (contains || is_part) {
+                    store(&mut again.end, again.start);
+                    not_lost(counts, again.what);
+                    return;
+                }
+            })*
         };
-        self.list.iter_mut().find(|slot| slot.as_ref().is_some_and(lies_within))?.take()
+    }
+    each!(0 1 2 3 4 5 6 7);
+}
+
+/// Nothing was lost after all.
+#[inline(always)]
+fn not_lost(counts: &mut VerdictCounts, what: u32) {
+    let (segments, place) = (what >> PLACE_BITS, what & ((1 << PLACE_BITS) - 1));
+    let counts = &mut counts.counts;
+    counts[SPURIOUS_COUNT] = counts[SPURIOUS_COUNT].wrapping_add(segments);
+    if place == UPSTREAM {
+        counts[UPSTREAM_COUNT] = counts[UPSTREAM_COUNT].wrapping_sub(segments);
+    } else if place == DOWNSTREAM {
+        counts[DOWNSTREAM_COUNT] = counts[DOWNSTREAM_COUNT].wrapping_sub(segments);
     }
 }

@@ -1,92 +1,117 @@
 //! What of one direction's sequence space did not pass here, as ranges below the highest sequence number. Where there
-//! are more than it has room for, it is unsure about what lies below, and says so.
+//! are more than there is room for, what lies below the highest of them is unsure, and is said to be.
 
+use super::UNSURE_KNOWN;
 use crate::{
+    hint::{forget, store},
+    layout::{Hole, Trail, TroubleSide},
+    parse::Headers,
     tcp::{after, at_or_before, before},
-    time::Ktime,
 };
 
-/// Ranges that are remembered.
-pub(super) const HOLES_MAX: usize = 4;
+/// `Headers::coverage`: all of it had passed here.
+pub(super) const SEEN: u32 = 0;
+/// Some of it had not; since when that is known is in `Headers::opened_us`.
+pub(super) const MISSING: u32 = 1;
+/// It lies before the first segment that was seen, or below forgotten holes.
+pub(super) const UNSURE: u32 = 2;
 
-/// A range that did not pass here.
-#[derive(Clone, Copy, Debug)]
-struct Hole {
+macro_rules! each_hole {
+    ($side:ident, |$hole:ident| $body:block) => {{
+        {
+            let $hole = &mut $side.holes[0];
+            $body
+        }
+        {
+            let $hole = &mut $side.holes[1];
+            $body
+        }
+        {
+            let $hole = &mut $side.holes[2];
+            $body
+        }
+        {
+            let $hole = &mut $side.holes[3];
+            $body
+        }
+    }};
+}
+
+/// A segment passes from `start` to `end`, below the highest sequence number. Leaves in `headers` what was known of its
+/// place.
+#[inline(always)]
+pub(super) fn fill(
+    own: &mut Trail,
+    side: &mut TroubleSide,
     start: u32,
     end: u32,
-    opened: Ktime,
-}
-
-/// What is known of a segment's place in the sequence space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coverage {
-    /// All of it had passed here.
-    Seen,
-    /// Some of it had not; since when that is known.
-    Missing(Ktime),
-    /// It lies before the first segment of the capture, or below forgotten holes.
-    Unsure,
-}
-
-/// The holes of one direction.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Holes {
-    holes: [Option<Hole>; HOLES_MAX],
-    unsure_before: Option<u32>,
-}
-
-impl Holes {
-    /// Of a direction whose first segment begins at `sequence`, with what came before it unknown.
-    pub(super) fn unsure_before(sequence: u32) -> Self {
-        Self { unsure_before: Some(sequence), ..Self::default() }
-    }
-
-    /// `start` to `end` did not pass before what follows it did.
-    pub(super) fn open(&mut self, start: u32, end: u32, opened: Ktime) {
-        self.keep(Hole { start, end, opened });
-    }
-
-    /// A segment passes that lies below the highest sequence number; what was known of its place.
-    pub(super) fn fill(&mut self, start: u32, end: u32) -> Coverage {
-        let mut since: Option<Ktime> = None;
-        for slot in 0..HOLES_MAX {
-            let Some(hole) = self.holes[slot] else { continue };
-            if at_or_before(end, hole.start) || at_or_before(hole.end, start) {
-                continue;
+    headers: &mut Headers,
+) {
+    let is_unsure = own.bits & UNSURE_KNOWN != 0 && before(start, own.unsure_before);
+    store(&mut headers.coverage, if is_unsure { UNSURE } else { SEEN });
+    store(&mut headers.split_end, 0);
+    store(&mut headers.split_start, 0);
+    let headers = forget(headers);
+    each_hole!(side, |hole| {
+        if hole.start != hole.end && before(hole.start, end) && before(start, hole.end) {
+            if headers.coverage != MISSING || after(hole.opened_us, headers.opened_us) {
+                store(&mut headers.opened_us, hole.opened_us);
             }
-            since = Some(since.map_or(hole.opened, |at| at.max(hole.opened)));
-            self.holes[slot] = None;
+            store(&mut headers.coverage, MISSING);
             if before(hole.start, start) {
-                self.holes[slot] = Some(Hole { end: start, ..hole });
-            }
-            if after(hole.end, end) {
-                self.keep(Hole { start: end, ..hole });
+                if after(hole.end, end) {
+                    store(&mut headers.split_start, end);
+                    store(&mut headers.split_end, hole.end);
+                }
+                store(&mut hole.end, start);
+            } else if after(hole.end, end) {
+                store(&mut hole.start, end);
+            } else {
+                store(&mut hole.end, hole.start);
             }
         }
-        match since {
-            Some(opened) => Coverage::Missing(opened),
-            None if self.unsure_before.is_some_and(|first| before(start, first)) => {
-                Coverage::Unsure
-            }
-            None => Coverage::Seen,
-        }
+    });
+    let headers = forget(headers);
+    if headers.split_start != headers.split_end {
+        // At most one hole has something left on both sides.
+        open(own, side, headers.split_start, headers.split_end, headers.opened_us);
     }
+}
 
-    /// Keeps a hole, in place of the lowest one where there is no room.
-    fn keep(&mut self, hole: Hole) {
-        if let Some(free) = self.holes.iter_mut().find(|slot| slot.is_none()) {
-            *free = Some(hole);
+/// `start` to `end` did not pass before what follows it did. In place of the lowest hole where there is no room.
+#[inline(always)]
+pub(super) fn open(own: &mut Trail, side: &mut TroubleSide, start: u32, end: u32, opened_us: u32) {
+    each_hole!(side, |hole| {
+        if hole.start == hole.end {
+            store(hole, Hole { start, end, opened_us });
             return;
         }
-        let mut lowest = hole;
-        for slot in self.holes.iter_mut().flatten() {
-            if before(slot.start, lowest.start) {
-                core::mem::swap(slot, &mut lowest);
-            }
-        }
-        if self.unsure_before.is_none_or(|first| before(first, lowest.end)) {
-            self.unsure_before = Some(lowest.end);
-        }
+    });
+    // The lowest one ends up in the first place.
+    let [first, second, third, fourth] = &mut side.holes;
+    lower(first, second);
+    lower(first, third);
+    lower(first, fourth);
+    let forgotten = if before(first.start, start) {
+        let end_of_first = first.end;
+        store(first, Hole { start, end, opened_us });
+        end_of_first
+    } else {
+        end
+    };
+    if own.bits & UNSURE_KNOWN == 0 || !at_or_before(forgotten, own.unsure_before) {
+        own.unsure_before = forgotten;
+        own.bits |= UNSURE_KNOWN;
+    }
+}
+
+/// Puts the lower of two holes into the first place.
+#[inline(always)]
+fn lower(first: &mut Hole, other: &mut Hole) {
+    if before(other.start, first.start) {
+        let held = *first;
+        store(first, *other);
+        store(other, held);
     }
 }
 
@@ -94,35 +119,59 @@ impl Holes {
 mod tests {
     use super::*;
 
-    const AT: Ktime = Ktime(5);
+    const AT: u32 = 5;
+
+    struct Holes {
+        own: Trail,
+        side: TroubleSide,
+    }
+
+    impl Holes {
+        fn new() -> Self {
+            Self { own: Trail::EMPTY, side: TroubleSide::default() }
+        }
+
+        fn open(&mut self, start: u32, end: u32) {
+            open(&mut self.own, &mut self.side, start, end, AT);
+        }
+
+        fn fill(&mut self, start: u32, end: u32) -> u32 {
+            let mut headers = Headers::default();
+            fill(&mut self.own, &mut self.side, start, end, &mut headers);
+            assert!(headers.coverage != MISSING || headers.opened_us == AT);
+            headers.coverage
+        }
+    }
 
     #[test]
     fn a_hole_is_filled_from_any_side() {
-        let mut holes = Holes::default();
-        holes.open(100, 200, AT);
-        assert_eq!(holes.fill(140, 150), Coverage::Missing(AT));
-        assert_eq!(holes.fill(140, 150), Coverage::Seen);
-        assert_eq!(holes.fill(90, 141), Coverage::Missing(AT));
-        assert_eq!(holes.fill(149, 300), Coverage::Missing(AT));
-        assert_eq!(holes.fill(90, 300), Coverage::Seen);
+        let mut holes = Holes::new();
+        holes.open(100, 200);
+        assert_eq!(holes.fill(140, 150), MISSING);
+        assert_eq!(holes.fill(140, 150), SEEN);
+        assert_eq!(holes.fill(90, 141), MISSING);
+        assert_eq!(holes.fill(149, 300), MISSING);
+        assert_eq!(holes.fill(90, 300), SEEN);
     }
 
     #[test]
     fn below_a_forgotten_hole_it_is_unsure() {
-        let mut holes = Holes::default();
+        let mut holes = Holes::new();
         for start in [100, 200, 300, 400, 500] {
-            holes.open(start, start + 10, AT);
+            holes.open(start, start + 10);
         }
-        assert_eq!(holes.fill(100, 110), Coverage::Unsure);
-        assert_eq!(holes.fill(110, 120), Coverage::Seen);
-        assert_eq!(holes.fill(200, 210), Coverage::Missing(AT));
-        assert_eq!(holes.fill(500, 510), Coverage::Missing(AT));
+        assert_eq!(holes.fill(100, 110), UNSURE);
+        assert_eq!(holes.fill(110, 120), SEEN);
+        assert_eq!(holes.fill(200, 210), MISSING);
+        assert_eq!(holes.fill(500, 510), MISSING);
     }
 
     #[test]
     fn before_the_first_segment_it_is_unsure() {
-        let mut holes = Holes::unsure_before(100);
-        assert_eq!(holes.fill(50, 60), Coverage::Unsure);
-        assert_eq!(holes.fill(100, 110), Coverage::Seen);
+        let mut holes = Holes::new();
+        holes.own.unsure_before = 100;
+        holes.own.bits |= UNSURE_KNOWN;
+        assert_eq!(holes.fill(50, 60), UNSURE);
+        assert_eq!(holes.fill(100, 110), SEEN);
     }
 }

@@ -1,0 +1,192 @@
+//! Segments that leave a hole, and those that lie below the highest sequence number: retransmitted, reordered, or
+//! neither, where nothing decides.
+
+use super::{
+    LOST_DOWNSTREAM, LOST_UPSTREAM, NEVER, REORDERED, RETRANSMITTED, SPURIOUS, TROUBLED,
+    UNSURE_KNOWN, again,
+    cause::{self, handshake_us},
+    count,
+    follow::{advance, end},
+    holes::{self, MISSING, SEEN},
+    identity::{self, NEWER, OLDER},
+    since, units, us,
+};
+use crate::{
+    hint::{forget, store},
+    layout::{FlowEntry, FlowHead, Half, Sides, Trail, Trouble, TroubleSide},
+    parse::Headers,
+    tcp::{after, at_or_before, before, tracker::OUT_OF_ORDER_NS},
+    time::Ktime,
+};
+
+/// Reads the blocks of the selective acknowledgment in `headers`, if [`super::notice`] left them to be read.
+#[inline(always)]
+pub(crate) fn read_selective(
+    entry: &mut FlowEntry,
+    trouble: &mut Trouble,
+    headers: &mut Headers,
+    now: Ktime,
+) {
+    let Sides { own, peer_counts, .. } = entry.sides(headers.sender);
+    let (side, peer_side) = sides(trouble, headers.sender);
+    again::selective(own, side, peer_side, peer_counts, headers, now);
+}
+
+/// Judges the segment in `headers`, which [`super::notice`] found to be late, or to leave a hole.
+#[inline(always)]
+pub(crate) fn judge(
+    entry: &mut FlowEntry,
+    trouble: &mut Trouble,
+    headers: &mut Headers,
+    now: Ktime,
+) {
+    let Sides { head, own_half, own, .. } = entry.sides(headers.sender);
+    let (side, _) = sides(trouble, headers.sender);
+    let headers = forget(headers);
+    if before(headers.sequence, own.next) {
+        let end = end(headers);
+        let old_end = if after(end, own.next) { own.next } else { end };
+        size(own, headers);
+        holes::fill(own, side, headers.sequence, old_end, headers);
+        late(head, own, own_half, forget(headers), now);
+    } else {
+        holes::open(own, side, own.next, headers.sequence, us(now));
+    }
+}
+
+/// Says why the segment that was judged was sent again, if it was, and counts it.
+#[inline(always)]
+pub(crate) fn explain(
+    entry: &mut FlowEntry,
+    trouble: &mut Trouble,
+    headers: &mut Headers,
+    now: Ktime,
+) {
+    let Sides { head, peer_half, own, peer, own_counts, .. } = entry.sides(headers.sender);
+    let (side, peer_side) = sides(trouble, headers.sender);
+    let headers = forget(headers);
+    if headers.verdict & RETRANSMITTED != 0 {
+        let round_trip = crate::rtt::RttTicks(peer_half.rtt_last_ticks).as_ns();
+        cause::find(head, own, peer, side, peer_side, headers, round_trip, now);
+        place(peer, side, forget(headers));
+    }
+    let headers = forget(headers);
+    count(own_counts, headers);
+    let end = end(headers);
+    if after(end, own.next) {
+        advance(own, headers, end, now);
+    }
+    own.sent_us = us(now);
+}
+
+/// Makes what is kept in `trouble` that of the flow in `entry`: it is cleared where it was another connection's, or where
+/// the flow's was evicted meanwhile.
+#[inline(always)]
+pub(crate) fn claim(entry: &mut FlowEntry, trouble: &mut Trouble) {
+    let is_ours = trouble.first_seen_ns == entry.head.first_seen_ns;
+    trouble.first_seen_ns = entry.head.first_seen_ns;
+    ready(&mut entry.trails[0], &mut trouble.sides[0], is_ours);
+    ready(&mut entry.trails[1], &mut trouble.sides[1], is_ours);
+}
+
+/// Of what the sender sent, and of what the other one did.
+#[inline(always)]
+fn sides(trouble: &mut Trouble, sender: u32) -> (&mut TroubleSide, &mut TroubleSide) {
+    let sent = crate::hint::opaque(sender as usize) & 1;
+    let sides = core::ptr::from_mut(&mut trouble.sides).cast::<TroubleSide>();
+    // SAFETY: both indices are 0 or 1 and differ, so the two references are inside of the array and disjoint.
+    unsafe { (&mut *sides.add(sent), &mut *sides.add(sent ^ 1)) }
+}
+
+#[inline(always)]
+fn ready(trail: &mut Trail, side: &mut TroubleSide, is_ours: bool) {
+    if is_ours && trail.bits & TROUBLED != 0 {
+        return;
+    }
+    if trail.bits & TROUBLED != 0 {
+        // Its holes are forgotten.
+        trail.unsure_before = trail.next;
+        trail.bits |= UNSURE_KNOWN;
+    }
+    trail.bits |= TROUBLED;
+    store(&mut side.bits, 0);
+    macro_rules! free {
+        ($($list:ident $slot:literal)*) => {
+            $({
+                store(&mut side.$list[$slot].start, 0);
+                store(&mut side.$list[$slot].end, 0);
+            })*
+        };
+    }
+    free!(holes 0 holes 1 holes 2 holes 3);
+    free!(again 0 again 1 again 2 again 3 again 4 again 5 again 6 again 7);
+}
+
+/// How much of the segment had been sent before: bytes, and wire packets.
+#[inline(always)]
+fn size(own: &Trail, headers: &mut Headers) {
+    let old = own.next.wrapping_sub(headers.sequence);
+    let bytes = if headers.payload_len < old { headers.payload_len } else { old };
+    headers.verdict_bytes = bytes;
+    let rounded = bytes.saturating_add(headers.segment_size.wrapping_sub(1));
+    headers.verdict_segments = match rounded.checked_div(headers.segment_size) {
+        None | Some(0) => 1,
+        Some(segments) => segments,
+    };
+}
+
+/// Retransmitted or reordered: by what the sender numbers its packets with, or else by what had passed here, and when.
+#[inline(always)]
+fn late(head: &FlowHead, own: &Trail, own_half: &Half, headers: &mut Headers, now: Ktime) {
+    let handshake = handshake_us(head);
+    let least = if handshake >= 0 { handshake } else { units(OUT_OF_ORDER_NS.cast_unsigned()) };
+    let age = identity::age(own, headers);
+    let coverage = headers.coverage;
+    if age == NEWER {
+        headers.verdict = RETRANSMITTED;
+    } else if age == OLDER {
+        // Two copies of one range, and the second one is older than what followed: the network's doing, or both.
+        headers.verdict = if coverage == SEEN { 0 } else { REORDERED };
+    } else if coverage == SEEN {
+        // Nobody sends again what cannot have been answered yet; but without identifications it may be.
+        let elapsed = headers.copied_ticks >> 4;
+        let is_copy = headers.copied_ticks != NEVER && elapsed < least.cast_unsigned();
+        headers.verdict = if is_copy { 0 } else { RETRANSMITTED };
+    } else {
+        let reached_us = us(Ktime(own_half.next_sequence_ns));
+        let known_us = if coverage == MISSING { headers.opened_us } else { reached_us };
+        let late_by = since(us(now), known_us);
+        // Nobody can have asked for it, and been heard, in less than a round trip.
+        let is_early = late_by >= 0 && handshake >= 0 && coverage == MISSING;
+        headers.verdict = if late_by >= least {
+            RETRANSMITTED
+        } else if is_early {
+            REORDERED
+        } else {
+            0
+        };
+    }
+}
+
+/// Where the segment was lost that this one replaces.
+#[inline(always)]
+fn place(peer: &Trail, side: &mut TroubleSide, headers: &mut Headers) {
+    let end = end(headers);
+    let is_spurious =
+        peer.bits & super::ACKNOWLEDGED_KNOWN != 0 && at_or_before(end, peer.acknowledged);
+    if is_spurious {
+        headers.verdict |= SPURIOUS;
+        return;
+    }
+    let place = if headers.coverage == MISSING {
+        headers.verdict |= LOST_UPSTREAM;
+        again::UPSTREAM
+    } else if headers.coverage == SEEN {
+        headers.verdict |= LOST_DOWNSTREAM;
+        again::DOWNSTREAM
+    } else {
+        again::PLACE_UNKNOWN
+    };
+    let headers = forget(headers);
+    again::push(side, headers.sequence, end, headers.verdict_segments, place);
+}
