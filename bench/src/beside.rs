@@ -2,6 +2,7 @@
 //! each frame, tcptrace for connections with their retransmissions and round trips. Reads files only.
 
 use std::{
+    env,
     fmt::Write as _,
     fs,
     io::{self, BufWriter, Read as _},
@@ -125,8 +126,9 @@ impl File {
     }
 }
 
-/// The greatest classic captures of a folder, and the synthetic one, which is written into `scratch`.
-pub fn files(corpus: &Path, scratch: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// The greatest classic captures of a folder that every program reads to the end, and the synthetic one, which is written
+/// into `scratch`.
+pub fn files(linnet: &Path, corpus: &Path, scratch: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     match fs::read_dir(corpus) {
         Ok(entries) => {
@@ -143,11 +145,25 @@ pub fn files(corpus: &Path, scratch: &Path) -> anyhow::Result<Vec<PathBuf>> {
         Err(error) => return Err(error).context("cannot list the corpus"),
     }
     found.sort();
-    let mut files: Vec<_> = found.into_iter().rev().take(LARGEST).map(|(_, path)| path).collect();
+    let is_whole = |path: &PathBuf| {
+        Program::ALL.iter().all(|program| run(program.command(linnet, path)).is_ok())
+    };
+    let by_size = found.into_iter().rev().map(|(_, path)| path);
+    let mut files: Vec<_> = by_size.filter(is_whole).take(LARGEST).collect();
     let path = scratch.join("synthetic.pcap");
-    synth::write(&SCENE, BufWriter::new(fs::File::create(&path)?))?;
+    // In a process of its own: what a process holds when it starts another one counts as held by that one too.
+    let made = Command::new(env::current_exe()?).arg("--synthesize").arg(&path).status()?;
+    if !made.success() {
+        bail!("cannot make the synthetic capture: {made}");
+    }
     files.push(path);
     Ok(files)
+}
+
+/// Makes the synthetic capture.
+pub fn synthesize(path: &Path) -> anyhow::Result<()> {
+    synth::write(&SCENE, BufWriter::new(fs::File::create(path)?))?;
+    Ok(())
 }
 
 /// Measures every file.

@@ -28,11 +28,18 @@ struct Cli {
     /// Write the section of bench/RESULTS.md.
     #[arg(long)]
     write: bool,
+    /// Only make the synthetic capture.
+    #[arg(long, hide = true)]
+    synthesize: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match measure(cli.write) {
+    let done = match cli.synthesize {
+        Some(path) => beside::synthesize(&path),
+        None => measure(cli.write),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("analyze_beside: {error:#}");
@@ -52,7 +59,7 @@ fn measure(write: bool) -> anyhow::Result<()> {
     let corpus =
         env::var_os("LINNET_CORPUS").map_or_else(|| root.join("../shared/pcaps"), PathBuf::from);
     let scratch = Scratch::new()?;
-    let files = beside::files(&corpus, &scratch.0)?;
+    let files = beside::files(&linnet, &corpus, &scratch.0)?;
     let machine = Machine::read(root)?;
     let before = load_average()?;
     let all = beside::all(&linnet, &files)?;
@@ -60,10 +67,10 @@ fn measure(write: bool) -> anyhow::Result<()> {
     let text = format!(
         "## Captures beside tshark and tcptrace\n\n{}\n{ROUNDS} rounds after one that does not count; in each, every \
          program reads the file once, in turn, with its output to nowhere. Time is from start to end, memory the most \
-         that was held at once (`ru_maxrss`), both medians; factors are of the rounds: median (least to most). \
+         that was held at once (`ru_maxrss`, no less than what this program holds, some MB), both medians; factors are of the rounds: median (least to most). \
          `linnet analyze --frames` and tshark print the classes of each frame, tshark by `-Y tcp.analysis.flags -T \
          fields`; `linnet analyze --json` and `tcptrace -n -l -r` what each connection sent, sent again, and its round \
-         trips. The captures are the largest of the corpus, and one that the lab made: {} conversations in {} s. {}; {}.\n\n{}",
+         trips. The captures are the largest of the corpus that all of them read to the end, and one that the lab made: {} conversations in {} s. {}; {}.\n\n{}",
         report::provenance(&machine, noise, COMMAND),
         SCENE.flows,
         SCENE.seconds,
