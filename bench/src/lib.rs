@@ -6,6 +6,7 @@
     reason = "an error ends the measurement; none lies on a path that is measured"
 )]
 
+pub mod beside;
 pub mod door;
 pub mod error;
 pub mod frames;

@@ -9,7 +9,14 @@
 
 mod support;
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    ffi::OsString,
+    io::{Read as _, Write as _},
+    path::Path,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
 use daemon::{
     analyze,
@@ -30,10 +37,15 @@ use lab::{
     Lab, Loss, Plan,
     capture::Tcpdump,
     traffic::{
+        TcpFacts,
         bulk::{self, Bulk},
         request_response::{self, RequestResponse},
     },
 };
+use nix::sys::socket::{setsockopt, sockopt};
+use support::pair::Pair;
+
+const BLOAT_BYTES: usize = 6_000_000;
 
 /// linnet on some of a lab's interfaces, in this process.
 struct Watch {
@@ -166,6 +178,56 @@ fn paced_round_trips_have_the_delay_that_was_set() {
     assert_eq!(sent.samples, flow.from_responder.rtt.samples);
     within("acknowledgments sent", sent, flow.from_responder.rtt.quantiles_ns);
     drop(watch.attacher);
+}
+
+#[test]
+fn round_trips_in_a_deep_queue_are_those_that_the_kernel_smooths() {
+    if !can_run("bufferbloat in a lab") {
+        return;
+    }
+    let mut plan = Plan::new("bloat").with_rtt(Duration::from_millis(10));
+    // 160 ms of queue, in which all that the receiver's window lets out has room.
+    (plan.to_server.rate_bits_per_s, plan.to_server.queue_bytes) = (Some(10_000_000), 200_000);
+    plan.to_client.jitter = Duration::from_millis(2);
+    let lab = Lab::build(plan).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("client.pcap");
+    let tcpdump = Tcpdump::start(lab.client(), lab::CLIENT_INTERFACE, &file, "tcp").unwrap();
+    let Pair { mut client, mut server } = Pair::open(&lab, 5_200);
+    setsockopt(&server, sockopt::RcvBuf, &60_000).unwrap();
+    // Cubic leaves slow start before there is a queue.
+    setsockopt(&client, sockopt::TcpCongestion, &OsString::from("reno")).unwrap();
+    let sender = client.try_clone().unwrap();
+    let (mut smoothed, mut next_ns) = (Vec::new(), 0);
+    thread::scope(|scope| {
+        scope.spawn(move || client.write_all(&vec![7; BLOAT_BYTES]).unwrap());
+        let mut received = 0;
+        while received < BLOAT_BYTES {
+            received += server.read(&mut [0; 1_448]).unwrap();
+            // A few times in a round trip, as linnet measures.
+            let now_ns = lab::clock::monotonic_ns();
+            if now_ns >= next_ns {
+                let srtt_ns = u64::from(TcpFacts::of(&sender).unwrap().srtt_us) * 1_000;
+                next_ns = now_ns + srtt_ns / 4;
+                smoothed.push(srtt_ns);
+            }
+        }
+    });
+    assert_eq!(tcpdump.stop().unwrap().dropped_by_kernel, 0);
+    smoothed.sort_unstable();
+    let (theirs, least) = (smoothed[smoothed.len() / 2], smoothed[0]);
+
+    let exact = analyze::analyze(&file, analyze::FLOWS_DEFAULT).unwrap();
+    let flow = exact.flows.iter().max_by_key(|flow| flow.from_originator.packets).unwrap();
+    let rtt = &flow.from_originator.rtt;
+    let ours = rtt.quantiles_ns[0];
+    println!(
+        "analyze p50 {ours} ns of {} samples, srtt p50 {theirs} ns of {} (least {least} ns)",
+        rtt.samples,
+        smoothed.len()
+    );
+    assert!(theirs > 25_000_000, "the queue was full most of the time");
+    assert!(ours.abs_diff(theirs) <= theirs / 20, "p50 {ours} ns against srtt's {theirs} ns");
 }
 
 #[test]

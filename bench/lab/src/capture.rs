@@ -18,6 +18,8 @@ use crate::namespace::Namespace;
 
 /// How long tcpdump may take to begin.
 const START_MAX: Duration = Duration::from_secs(10);
+/// What [`Tcpdump::start_headers`] takes of each frame.
+pub const HEADER_BYTES: &str = "160";
 /// How long it may take to write what it has seen.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// The file is complete when it has not grown for this long.
@@ -50,11 +52,33 @@ impl Tcpdump {
         file: &Path,
         filter: &str,
     ) -> Result<Self, LabError> {
+        Self::start_with(namespace, interface, file, filter, "0")
+    }
+
+    /// The same with the first [`HEADER_BYTES`] of each frame: in immediate mode the kernel's buffer has
+    /// room for so many frames of the greatest size, which where there are super-packets is not many.
+    pub fn start_headers(
+        namespace: &Namespace,
+        interface: &str,
+        file: &Path,
+        filter: &str,
+    ) -> Result<Self, LabError> {
+        Self::start_with(namespace, interface, file, filter, HEADER_BYTES)
+    }
+
+    fn start_with(
+        namespace: &Namespace,
+        interface: &str,
+        file: &Path,
+        filter: &str,
+        frame_bytes: &str,
+    ) -> Result<Self, LabError> {
         let absent = |source| LabError::Program { program: "tcpdump", package: "tcpdump", source };
         let mut command = namespace.command("tcpdump");
         // Immediate mode, else the last second is lost; -Z root, else Debian's tcpdump cannot write
         // into private folders.
-        command.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-s", "0", "-B", "32768"]);
+        command.args(["-n", "-U", "--immediate-mode", "-Z", "root", "-B", "32768"]);
+        command.args(["-s", frame_bytes]);
         command.args(["--time-stamp-precision=nano", "-i", interface, "-w"]).arg(file);
         if !filter.is_empty() {
             command.arg(filter);

@@ -86,6 +86,8 @@ impl Lab {
             configure_end(namespace, interface, v4, v6)?;
             if !plan.offload {
                 namespace.run(|| offload::wire_truth(interface))??;
+                // TCP makes super-packets whatever the interface can do, which are cut behind its hooks.
+                ip_batch(namespace, &format!("link set {interface} gso_max_segs 1\n"))?;
             }
         }
         let relays = match &router {

@@ -19,8 +19,8 @@ pub const RATE_BITS_PER_S_MAX: u64 = 100_000_000_000;
 pub struct Plan {
     /// Part of the namespaces' names: 1 to [`LABEL_BYTES_MAX`] of `a-z`, `0-9`, `-`.
     pub label: String,
-    /// Keep the kernel's segmentation and checksum offloads at the ends. Not with the relay, whose
-    /// counts are wire truth.
+    /// Keep the kernel's segmentation and checksum offloads at the ends. The relay cuts what they
+    /// hand over into wire frames before anything meets them, so that its counts stay wire truth.
     pub offload: bool,
     /// Join client and server by one veth pair, without router and impairments.
     pub direct: bool,
@@ -133,11 +133,6 @@ impl Plan {
                 format!("is `{}`; use 1 to {LABEL_BYTES_MAX} of a-z, 0-9 and -", self.label);
             return Err(LabError::Plan { field: "label", problem });
         }
-        if self.offload && !(self.direct || self.bridge) {
-            let problem =
-                "needs `direct` or `bridge`: the router's relay handles wire frames".to_owned();
-            return Err(LabError::Plan { field: "offload", problem });
-        }
         if self.direct && self.bridge {
             let problem = "has no router for a bridge; choose one of the two".to_owned();
             return Err(LabError::Plan { field: "direct", problem });
@@ -228,7 +223,6 @@ mod tests {
             other => panic!("accepted: {other:?}"),
         };
         assert_eq!(field(Plan::new("Not Plain")), "label");
-        assert_eq!(field(Plan { offload: true, ..Plan::new("x") }), "offload");
         assert_eq!(field(Plan::direct("x").with_rtt(Duration::from_millis(1))), "direct");
         assert_eq!(field(Plan::new("x").with_loss(Loss::EveryNthData(1))), "loss");
         assert_eq!(field(Plan::new("x").with_loss(Loss::Probability(f64::NAN))), "loss");

@@ -23,13 +23,21 @@ pub(crate) struct Pair {
 
 impl Pair {
     pub(crate) fn open(lab: &Lab, port: u16) -> Self {
-        let [pair] = <[Self; 1]>::try_from(Self::many(lab, port, 1)).unwrap();
+        Self::open_over(lab, Family::V4, port)
+    }
+
+    pub(crate) fn open_over(lab: &Lab, family: Family, port: u16) -> Self {
+        let [pair] = <[Self; 1]>::try_from(Self::many_to(lab, family, port, 1)).unwrap();
         pair
     }
 
     /// So many connections to one port, in order.
     pub(crate) fn many(lab: &Lab, port: u16, count: usize) -> Vec<Self> {
-        let at = lab.server_socket(Family::V4, port);
+        Self::many_to(lab, Family::V4, port, count)
+    }
+
+    fn many_to(lab: &Lab, family: Family, port: u16, count: usize) -> Vec<Self> {
+        let at = lab.server_socket(family, port);
         let listener = lab.server().run(|| TcpListener::bind(at)).unwrap().unwrap();
         let connect = || {
             let client = TcpStream::connect_timeout(&at, ANSWER_MAX).unwrap();

@@ -9,6 +9,7 @@
 
 mod delay_line;
 mod impair;
+mod order;
 mod report;
 mod segment;
 mod socket;
@@ -23,8 +24,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::time::{TimeSpec, TimeValLike};
 
-use self::delay_line::DelayLine;
+use self::delay_line::{DelayLine, Due};
 use self::impair::{Facts, Fate, Impairer};
+use self::order::{Carries, Leaves, Order};
 pub use self::report::{
     DROPPED_MAX, DirectionReport, DropCause, DroppedFrame, DroppedSegment, LabReport,
 };
@@ -124,6 +126,7 @@ struct Worker {
     sender: Sender,
     impairer: Impairer,
     line: DelayLine,
+    order: Order,
     report: Arc<Mutex<DirectionReport>>,
     last_arrival_ns: u64,
     offload_retry_ns: u64,
@@ -157,6 +160,7 @@ impl Worker {
             sender,
             impairer,
             line,
+            order: Order::default(),
             report,
             last_arrival_ns: 0,
             offload_retry_ns: 0,
@@ -206,15 +210,21 @@ impl Worker {
     /// Sends what is due.
     fn release(&mut self) {
         let (mut forwarded, mut refused, mut late_max_ns) = (0, 0, 0);
+        let (mut overtaken, mut again_in_sight) = (0, 0);
         loop {
             let now_ns = monotonic_ns();
-            let Some((frame, due_ns)) = self.line.take_due(now_ns) else { break };
-            match self.sender.send(&frame) {
+            let Some(due) = self.line.take_due(now_ns) else { break };
+            match self.sender.send(&due.frame) {
                 Ok(()) => forwarded += 1,
                 Err(_) => refused += 1,
             }
-            self.late_sum_ns += now_ns - due_ns;
-            late_max_ns = late_max_ns.max(now_ns - due_ns);
+            match self.leaves(&due) {
+                Leaves::InOrder => {}
+                Leaves::Overtaken => overtaken += 1,
+                Leaves::AgainInSight => again_in_sight += 1,
+            }
+            self.late_sum_ns += now_ns - due.release_ns;
+            late_max_ns = late_max_ns.max(now_ns - due.release_ns);
         }
         if forwarded + refused > 0 {
             let mut report = self.report.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,8 +232,19 @@ impl Worker {
             report.late_mean_ns = self.late_sum_ns / (report.forwarded + forwarded).max(1);
             report.forwarded += forwarded;
             report.send_errors += refused;
+            report.overtaken += overtaken;
+            report.again_in_sight += again_in_sight;
             report.held = u64::try_from(self.line.len()).unwrap_or(u64::MAX);
         }
+    }
+
+    fn leaves(&mut self, due: &Due) -> Leaves {
+        if due.carries == Carries::Nothing {
+            return Leaves::InOrder;
+        }
+        let segment = wire::ip_frame(&due.frame).and_then(|ip| wire::tcp_segment(&due.frame, &ip));
+        segment
+            .map_or(Leaves::InOrder, |segment| self.order.left(&segment, due.carries, due.number))
     }
 
     /// Takes one batch of frames; returns how many.
@@ -286,6 +307,8 @@ impl Worker {
             seq: tcp.seq,
             len: tcp.payload_bytes,
         });
+        let carries = tcp.as_ref().map_or(Carries::Nothing, |tcp| self.order.came(tcp));
+        report.again += u64::from(carries == Carries::Again);
         let wall_ns = arrival.wall_ns;
         let dropped = |cause| DroppedFrame { cause, wall_ns, frame_bytes, segment };
         match self.impairer.fate(facts, arrival.monotonic_ns) {
@@ -293,13 +316,14 @@ impl Worker {
             Fate::QueueFull => report.list(dropped(DropCause::Queue)),
             Fate::Sent { release_ns, duplicated, reordered } => {
                 let copy = duplicated.then(|| frame.clone());
-                if !self.line.hold(frame, release_ns) {
+                if !self.line.hold(frame, release_ns, carries) {
                     report.list(dropped(DropCause::Queue));
                     return;
                 }
                 report.reordered += u64::from(reordered);
                 if let Some(copy) = copy {
-                    report.duplicated += u64::from(self.line.hold(copy, release_ns));
+                    report.duplicated +=
+                        u64::from(self.line.hold(copy, release_ns, Carries::Nothing));
                 }
             }
         }

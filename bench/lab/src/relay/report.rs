@@ -44,6 +44,14 @@ pub struct DirectionReport {
     pub duplicated: u64,
     /// Frames held back so that others overtake them.
     pub reordered: u64,
+    /// Segments whose data came for the first time and left behind data that had come later. Not all
+    /// that were held back: not what was sent again, nor what nothing came behind in time.
+    pub overtaken: u64,
+    /// Segments with data, SYN or FIN that came again: sent again by an end, not copied here.
+    pub again: u64,
+    /// Those of them that were sent on behind what has higher sequence numbers and had come earlier, so
+    /// that whoever sees only what was sent on can know that they are not new.
+    pub again_in_sight: u64,
     /// How much later than planned frames were sent, on average and at worst; part of every
     /// measured delay.
     pub late_mean_ns: u64,

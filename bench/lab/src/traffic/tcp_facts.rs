@@ -17,6 +17,8 @@ pub struct TcpFacts {
     pub local: SocketAddr,
     /// The other end.
     pub peer: SocketAddr,
+    /// Segments sent and not acknowledged yet; where 0, none of them can be sent again.
+    pub unacked: u32,
     /// Smallest round-trip time seen, in microseconds.
     pub min_rtt_us: u32,
     /// Smoothed round-trip time, in microseconds.
@@ -41,7 +43,7 @@ pub struct TcpFacts {
 
 impl TcpFacts {
     /// Asks the kernel.
-    pub(super) fn of(stream: &TcpStream) -> io::Result<Self> {
+    pub fn of(stream: &TcpStream) -> io::Result<Self> {
         let (local, peer) = (stream.local_addr()?, stream.peer_addr()?);
         let mut info = [0_u8; INFO_BYTES];
         let mut length = libc::socklen_t::try_from(INFO_BYTES).unwrap_or(0);
@@ -68,6 +70,7 @@ impl TcpFacts {
         Self {
             local,
             peer,
+            unacked: word(24),
             srtt_us: word(68),
             total_retrans: word(100),
             segs_out: word(136),
@@ -89,6 +92,7 @@ mod tests {
     #[test]
     fn the_offsets_are_those_of_the_kernels_structure() {
         let end_of = |field: usize, bytes: usize| field + bytes;
+        assert_eq!(std::mem::offset_of!(libc::tcp_info, tcpi_unacked), 24);
         assert_eq!(std::mem::offset_of!(libc::tcp_info, tcpi_rtt), 68);
         assert_eq!(std::mem::offset_of!(libc::tcp_info, tcpi_total_retrans), 100);
         assert!(end_of(220, 4) <= INFO_BYTES);
