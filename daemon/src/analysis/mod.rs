@@ -14,8 +14,10 @@ pub mod pace;
 pub mod responses;
 pub mod samples;
 pub mod side;
+pub mod spin;
 pub mod timeouts;
 mod timestamps;
+pub mod view;
 pub mod window;
 
 use datapath::replay::Classified;
