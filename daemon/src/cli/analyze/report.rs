@@ -115,12 +115,9 @@ fn calm(
     record: &FlowRecord,
     connection: Option<&Connection>,
 ) -> io::Result<()> {
-    write!(out, "  ")?;
-    for (arrow, half, side) in directions(record, connection) {
-        write!(out, " {arrow} {}", amount(half))?;
-        write!(out, "{} ", round_trip(half, side))?;
-    }
-    writeln!(out)
+    let [from, to] = directions(record, connection)
+        .map(|(arrow, half, side)| format!("{arrow} {}{}", amount(half), round_trip(half, side)));
+    writeln!(out, "   {from}  {to}")
 }
 
 /// Each direction, and what went wrong in it.
@@ -135,7 +132,9 @@ fn troubled(out: &mut impl Write, record: &FlowRecord, connection: &Connection) 
         let receiver = if std::ptr::eq(side, lower) { upper } else { lower };
         let verdicts = half.verdicts.unwrap_or_default();
         let facts = [sent_again(&verdicts), late(&verdicts), stalls(side), timeouts(side)];
-        let facts = facts.into_iter().chain([no_room(side, receiver), answers(side)]);
+        // What the originator takes to go on is its user's time.
+        let answers = std::ptr::eq(half, &record.from_responder).then(|| answers(side)).flatten();
+        let facts = facts.into_iter().chain([no_room(side, receiver), answers]);
         for fact in facts.flatten() {
             writeln!(out, "      {fact}")?;
         }
