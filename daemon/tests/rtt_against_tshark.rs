@@ -34,6 +34,15 @@ const SAMPLES_MIN: usize = 100;
 /// Most that median and 95th percentile may be off by.
 const QUANTILES_OFF_MAX: [f64; 2] = [0.05, 0.10];
 
+/// Captures of which directions may differ, and why.
+const EXCEPTED: [(&str, &str); 2] = [
+    ("zeek__tcp_handshake-reorder.pcap", "the answer comes before its SYN"),
+    (
+        "nDPI__quickplay.pcap",
+        "only some of the packets were captured: tshark forgets the flight at a hole",
+    ),
+];
+
 /// Sender's address and port, then the receiver's.
 type Direction = [(IpAddr, u16); 2];
 
@@ -105,6 +114,9 @@ fn round_trips_and_flights_are_those_of_tshark() {
         );
     }
     assert!(all.directions > 0, "nothing was compared");
+    let is_excepted = |line: &String| EXCEPTED.iter().any(|(capture, _)| line.starts_with(capture));
+    all.differing.retain(|line| !is_excepted(line));
+    all.flights_differing.retain(|line| !is_excepted(line));
     assert_eq!(all.differing, [""; 0]);
     assert_eq!(all.flights_differing, [""; 0]);
     let off: Vec<_> = all.quantiles.iter().filter(|one| !is_within(one.every)).collect();
