@@ -8,11 +8,17 @@ use std::{
 };
 
 use captures::format::read::{PacketReader, ReadError};
-use datapath::{layout::HookCounters, parse::tunnel::tag, replay::Replay};
+use datapath::{
+    Ktime, Outcome,
+    layout::HookCounters,
+    parse::{Headers, tunnel::tag},
+    replay::Replay,
+};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    analysis::{Analyzer, Connection, spin::Spins},
     flow::{
         FlowId, FlowIdSource, FlowRecord, FlowView,
         community_id::community_id,
@@ -43,6 +49,19 @@ pub struct Analysis {
     pub counters: HookCounters,
     /// Flows in order of their first packet.
     pub flows: Vec<FlowRecord>,
+    /// What the segments of each of them tell, in the same order; nothing for what is not TCP.
+    pub connections: Vec<Option<Box<Connection>>>,
+    /// What the spin bits of QUIC tell.
+    pub spins: Spins,
+    /// Segments of connections beyond [`crate::analysis::CONNECTIONS_MAX`].
+    pub not_analyzed: u64,
+}
+
+impl Analysis {
+    /// Each flow with what its segments tell.
+    pub fn analyzed(&self) -> impl Iterator<Item = (&FlowRecord, Option<&Connection>)> {
+        self.flows.iter().zip(self.connections.iter().map(Option::as_deref))
+    }
 }
 
 /// Why nothing can be said about a file.
@@ -68,7 +87,16 @@ pub enum AnalyzeError {
 
 /// Reads a whole file, or standard input where the path is [`STANDARD_INPUT`]; at most `flows_max` flows of it.
 pub fn analyze(path: &Path, flows_max: usize) -> Result<Analysis, AnalyzeError> {
-    read(open(path)?, path, flows_max)
+    analyze_with(Analyzer::default(), path, flows_max)
+}
+
+/// As [`analyze`], with an analyzer that has not seen anything yet.
+pub fn analyze_with(
+    analyzer: Analyzer,
+    path: &Path,
+    flows_max: usize,
+) -> Result<Analysis, AnalyzeError> {
+    read(open(path)?, path, flows_max, analyzer)
 }
 
 /// Opens a file, or standard input.
@@ -85,29 +113,56 @@ pub(crate) fn open(path: &Path) -> Result<Box<dyn Read>, AnalyzeError> {
 }
 
 /// Reads what comes, once: it may be a pipe.
-fn read(input: impl Read, path: &Path, flows_max: usize) -> Result<Analysis, AnalyzeError> {
+fn read(
+    input: impl Read,
+    path: &Path,
+    flows_max: usize,
+    mut analyzer: Analyzer,
+) -> Result<Analysis, AnalyzeError> {
     let mut fingerprint = Fingerprint::default();
     let mut reader = PacketReader::new(Fingerprinted { input, fingerprint: &mut fingerprint })
         .map_err(|source| AnalyzeError::Read { path: path.to_owned(), source })?;
     let mut replay = Replay::with_flows_max(flows_max).with_segments();
+    let mut spins = Spins::default();
     let mut packets = 0;
     let damage = loop {
         match reader.next_packet() {
             Ok(Some(read)) => {
                 packets += 1;
-                let _counted = replay.frame(&*read.packet.data, &offline::frame(&read));
+                let frame = offline::frame(&read);
+                let _counted = replay.frame(&*read.packet.data, &frame);
+                analyzer.frame(packets, replay.classified());
+                spin(&mut spins, replay.headers(), &read.packet.data, frame.now);
             }
             Ok(None) => break None,
             Err(error) => break Some(error.to_string()),
         }
     };
     drop(reader);
-    let flows = records(&replay, &fingerprint.source());
-    Ok(Analysis { packets, damage, counters: *replay.counters(), flows })
+    analyzer.finish();
+    let (flows, connections) = records(&replay, &fingerprint.source(), &mut analyzer);
+    let (counters, not_analyzed) = (*replay.counters(), analyzer.not_analyzed());
+    Ok(Analysis { packets, damage, counters, flows, connections, spins, not_analyzed })
 }
 
-/// The flows of a replay, in order of their first packet.
-fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
+/// Lets a datagram be looked into: the innermost one of a frame.
+#[inline]
+fn spin(spins: &mut Spins, headers: &Headers, packet: &[u8], now: Ktime) {
+    const UDP: u8 = 17;
+    if headers.key.protocol == UDP
+        && let Some(payload) = packet.get(headers.header_len as usize..)
+        && headers.outcome() == Outcome::Tracked
+    {
+        spins.datagram(&headers.key, headers.sender, payload, now);
+    }
+}
+
+/// The flows of a replay, in order of their first packet, and what their segments tell.
+fn records(
+    replay: &Replay,
+    ids: &FlowIdSource,
+    analyzer: &mut Analyzer,
+) -> (Vec<FlowRecord>, Vec<Option<Box<Connection>>>) {
     let timeouts = &Timeouts::default();
     let mut flows: Vec<_> = replay.flows().chain(replay.ended()).collect();
     flows.sort_unstable_by_key(|(_, flow)| flow.order);
@@ -121,9 +176,9 @@ fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
             let (entry, samples) = (&*flow.entry, Some(&flow.rtt));
             record.observe(Observation { entry, before: None, samples, timeouts });
             record.parent = tags.get(&entry.encapsulation.parent_tag).copied();
-            record
+            (record, analyzer.take(flow.order))
         })
-        .collect()
+        .unzip()
 }
 
 /// What makes the flow ids of a file its own: how it starts and how long it is, as far as it was read.
@@ -188,6 +243,7 @@ pub struct AnalysisView {
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated_reason: Option<String>,
     ledger: LedgerView,
+    not_analyzed_segments: u64,
     flows: Vec<FlowView>,
 }
 
@@ -196,14 +252,24 @@ impl AnalysisView {
     #[must_use]
     pub fn new(analysis: &Analysis) -> Self {
         let naming = Naming::default();
-        let view = |record| FlowView::new(record, &naming, false);
+        let view = |(record, connection): (&FlowRecord, Option<&Connection>)| {
+            let mut view = FlowView::new(record, &naming, false);
+            if let Some(connection) = connection {
+                view = view.analyzed(record, connection, &naming);
+            }
+            if let Some(spin) = analysis.spins.of(&record.key) {
+                view = view.spun(record, spin);
+            }
+            view
+        };
         Self {
             schema: SCHEMA,
             packets: analysis.packets,
             truncated: analysis.damage.is_some(),
             truncated_reason: analysis.damage.clone(),
             ledger: LedgerView::new(&analysis.counters),
-            flows: analysis.flows.iter().map(view).collect(),
+            not_analyzed_segments: analysis.not_analyzed,
+            flows: analysis.analyzed().map(view).collect(),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The appliance's process as a library: what `linnet` and the tests are made of.
 
+pub mod analysis;
 pub mod analyze;
 pub mod api;
 pub mod app;

@@ -189,7 +189,7 @@ impl RttSummary {
     clippy::cast_sign_loss,
     reason = "a share of a count is a count"
 )]
-fn rank(q: f64, count: u64) -> u64 {
+pub(crate) fn rank(q: f64, count: u64) -> u64 {
     ((q * count as f64).ceil() as u64).clamp(1, count)
 }
 

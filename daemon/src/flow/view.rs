@@ -16,6 +16,11 @@ use super::{
     community_id::{address, icmp_types},
     record::Ended,
 };
+use crate::analysis::{
+    Connection,
+    spin::Spin,
+    view::{HandshakeView, SideView, SpinView},
+};
 
 const TCP: u8 = 6;
 const ICMP: u8 = 1;
@@ -69,6 +74,11 @@ pub struct FlowView {
     first_seen: String,
     last_seen: String,
     handshake_rtt_ns: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    handshake: Option<HandshakeView>,
+    /// Null where it is QUIC, and nothing spins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spin_rtt: Option<Option<SpinView>>,
     contended: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     interface: Option<String>,
@@ -117,6 +127,8 @@ struct HalfView {
     rtt: RttView,
     #[serde(skip_serializing_if = "Option::is_none")]
     tcp: Option<TcpView>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    analysis: Option<Box<SideView>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<RateView>,
 }
@@ -202,6 +214,8 @@ impl FlowView {
             first_seen: wall(record.first_seen_ns, naming),
             last_seen: wall(record.last_seen_ns, naming),
             handshake_rtt_ns: record.handshake_rtt_ns,
+            handshake: None,
+            spin_rtt: None,
             contended: record.contended,
             interface: point.map(|point| point.interface.clone()),
             hook: point.map(|point| point.hook.clone()),
@@ -209,6 +223,30 @@ impl FlowView {
             from_responder: HalfView::new(&record.from_responder, key.protocol, live),
             icmp,
         }
+    }
+
+    /// Adds what an analysis of the flow's segments tells, to a view of `record`.
+    #[must_use]
+    pub fn analyzed(
+        mut self,
+        record: &FlowRecord,
+        connection: &Connection,
+        naming: &Naming,
+    ) -> Self {
+        let [lower, upper] = connection.sides();
+        let (own, peer) = if record.upper_originated { (upper, lower) } else { (lower, upper) };
+        let view = |side, other| Some(Box::new(SideView::new(side, other, naming)));
+        self.handshake = HandshakeView::new(connection);
+        self.from_originator.analysis = view(own, peer);
+        self.from_responder.analysis = view(peer, own);
+        self
+    }
+
+    /// Adds what the spin bit tells, to a view of `record`.
+    #[must_use]
+    pub fn spun(mut self, record: &FlowRecord, spin: &Spin) -> Self {
+        self.spin_rtt = Some(SpinView::new(spin, usize::from(record.upper_originated)));
+        self
     }
 }
 
@@ -243,6 +281,7 @@ impl HalfView {
                 classes: half.classes,
                 verdicts: half.verdicts.map(VerdictsView),
             }),
+            analysis: None,
             rate: live.then_some(RateView {
                 packets_per_second: half.packets_per_second,
                 bits_per_second: half.bits_per_second,

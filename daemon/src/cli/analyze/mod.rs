@@ -1,21 +1,23 @@
-//! `linnet analyze FILE`: what the flows of a capture did, as a report or as one JSON object.
+//! `linnet analyze FILE`: what the flows of a capture did, as a report or as one JSON object; its frames that Wireshark
+//! flags, or the sequence graph of a connection. Computes nothing.
+
+mod report;
 
 use std::{
     io::{self, BufWriter, Write},
     path::PathBuf,
 };
 
-use datapath::{Outcome, layout::FLOWS_MAX, parse::tunnel};
+use datapath::layout::FLOWS_MAX;
 
-use super::{ExitWith, exit, si_bytes, span, unreadable};
+use self::report::counted;
+use super::{ExitWith, exit, unreadable};
 use crate::{
-    analyze::{Analysis, AnalysisView, AnalyzeError, FLOWS_DEFAULT, analyze},
-    flow::{FlowRecord, community_id::address, query::sent_again, view::protocol_name},
+    analysis::{Analyzer, view::GraphsView},
+    analyze::{Analysis, AnalysisView, AnalyzeError, FLOWS_DEFAULT, analyze_with},
+    flow::FlowId,
     frames::{Compat, FramesError, letters, tell},
 };
-
-/// Flows that the report shows.
-const REPORT_FLOWS_MAX: usize = 50;
 
 /// Arguments of `linnet analyze`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +33,9 @@ pub struct AnalyzeArgs {
     /// Print a line for each TCP frame that Wireshark flags: its number, a tab, and a letter for each class.
     #[arg(long, conflicts_with = "json")]
     frames: bool,
+    /// Print the sequence graph of a TCP flow, by its id in `--json`, as one JSON object.
+    #[arg(long, value_name = "FLOW", conflicts_with_all = ["json", "frames"])]
+    graph: Option<FlowId>,
     /// Whose rules flag frames: those of Wireshark 4.0, which linnet's flows are counted by, or of 4.4.
     #[arg(long, value_enum, default_value_t = CompatArg::Ws40, requires = "frames")]
     compat: CompatArg,
@@ -58,9 +63,15 @@ pub fn run(args: &AnalyzeArgs) -> anyhow::Result<u8> {
     if args.frames {
         return frames(args, flows_max);
     }
-    let analysis = analyze(&args.file, flows_max).map_err(|error| refusal(&error))?;
+    let analyzer = if args.graph.is_some() { Analyzer::with_graphs() } else { Analyzer::default() };
+    let analysis =
+        analyze_with(analyzer, &args.file, flows_max).map_err(|error| refusal(&error))?;
     let mut out = BufWriter::new(io::stdout().lock());
-    let written = if args.json { json(&mut out, &analysis) } else { report(&mut out, &analysis) };
+    let written = match args.graph {
+        Some(id) => graph(&mut out, &analysis, id)?,
+        None if args.json => json(&mut out, &analysis),
+        None => report::write(&mut out, &analysis),
+    };
     taken(written.and_then(|()| out.flush()))?;
     ended(args, analysis.damage)
 }
@@ -119,70 +130,21 @@ fn json(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
     writeln!(out)
 }
 
-fn report(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
-    let flows = analysis.flows.len();
-    writeln!(out, "{}, {}", counted(analysis.packets, "packet"), counted(flows as u64, "flow"))?;
-    write!(out, "counted:")?;
-    for (outcome, count) in Outcome::ALL.iter().zip(analysis.counters.outcomes) {
-        if count > 0 {
-            write!(out, " {} {count}", outcome.name())?;
-        }
-    }
-    writeln!(out)?;
-    let refused = analysis.counters.outcomes[Outcome::TableFull as usize];
-    if refused > 0 {
-        writeln!(out, "{} of further flows: --flows raises the limit", counted(refused, "packet"))?;
-    }
-    writeln!(out)?;
-    let mut by_bytes: Vec<_> = analysis.flows.iter().collect();
-    by_bytes.sort_by_key(|flow| {
-        std::cmp::Reverse(flow.from_originator.bytes + flow.from_responder.bytes)
-    });
-    for flow in by_bytes.iter().take(REPORT_FLOWS_MAX) {
-        line(out, flow)?;
-    }
-    if flows > REPORT_FLOWS_MAX {
-        writeln!(out, "... and {} smaller flows; --json has all", flows - REPORT_FLOWS_MAX)?;
-    }
-    Ok(())
-}
-
-/// A number of things, in the right number.
-fn counted(count: u64, thing: &str) -> String {
-    if count == 1 { format!("1 {thing}") } else { format!("{count} {thing}s") }
-}
-
-fn line(out: &mut impl Write, flow: &FlowRecord) -> io::Result<()> {
-    let key = &flow.key;
-    let lower = (address(key, key.lower), u16::from_be(key.lower_port));
-    let upper = (address(key, key.upper), u16::from_be(key.upper_port));
-    let (from, to) = if flow.upper_originated { (upper, lower) } else { (lower, upper) };
-    let (protocol, state) = (protocol_name(key.protocol), flow.state.name());
-    let end = |(address, port)| match flow.has_ports() {
-        true => format!("{address} port {port}"),
-        false => format!("{address}"),
+/// Prints the graph of one connection; nothing where there is none.
+fn graph(
+    out: &mut impl Write,
+    analysis: &Analysis,
+    id: FlowId,
+) -> Result<io::Result<()>, ExitWith> {
+    let found = analysis.analyzed().find(|(record, _)| record.id == id);
+    let Some((record, Some(connection))) = found else {
+        let message = match found {
+            Some(_) => format!("flow `{id}` has no sequence graph: it is not TCP"),
+            None => format!("there is no flow `{id}` in the file; `--json` has the ids of all"),
+        };
+        return Err(ExitWith { code: exit::USAGE, message });
     };
-    write!(out, "{protocol} {} -> {}  {state}", end(from), end(to))?;
-    if let Some(kind) = tunnel::name(flow.tunnel.0) {
-        write!(out, "  in {kind} {}", flow.tunnel.1)?;
-    }
-    let (errors, [kind, code]) = flow.icmp_errors;
-    if errors > 0 {
-        let errors = counted(errors, "ICMP error");
-        write!(out, "  {errors}, the last of type {kind} code {code}")?;
-    }
-    writeln!(out)?;
-    for (name, half) in [("->", &flow.from_originator), ("<-", &flow.from_responder)] {
-        write!(out, "   {name} {}, {}", counted(half.packets, "packet"), si_bytes(half.bytes))?;
-        if half.rtt.samples > 0 {
-            let [p50, _, p99] = half.rtt.quantiles_ns;
-            write!(out, ", rtt p50 {} p99 {}", span(p50), span(p99))?;
-        }
-        let again = sent_again(&half.classes);
-        if again > 0 {
-            write!(out, ", {again} sent again")?;
-        }
-        writeln!(out)?;
-    }
-    Ok(())
+    let graphs = GraphsView::new(connection, usize::from(record.upper_originated));
+    let written = serde_json::to_writer(&mut *out, &graphs).map_err(io::Error::from);
+    Ok(written.and_then(|()| writeln!(out)))
 }
