@@ -13,6 +13,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    diagnosis::{self, Diagnosis, DiagnosisView, Evidence, diagnose},
     flow::{
         FlowId, FlowIdSource, FlowRecord, FlowView,
         community_id::community_id,
@@ -43,6 +44,8 @@ pub struct Analysis {
     pub counters: HookCounters,
     /// Flows in order of their first packet.
     pub flows: Vec<FlowRecord>,
+    /// What is wrong with them, in the same order.
+    pub diagnoses: Vec<Diagnosis>,
 }
 
 /// Why nothing can be said about a file.
@@ -90,24 +93,32 @@ fn read(input: impl Read, path: &Path, flows_max: usize) -> Result<Analysis, Ana
     let mut reader = PacketReader::new(Fingerprinted { input, fingerprint: &mut fingerprint })
         .map_err(|source| AnalyzeError::Read { path: path.to_owned(), source })?;
     let mut replay = Replay::with_flows_max(flows_max).with_verdicts();
+    let mut evidence = Evidence::default();
     let mut packets = 0;
     let damage = loop {
         match reader.next_packet() {
             Ok(Some(read)) => {
                 packets += 1;
-                let _counted = replay.frame(&*read.packet.data, &offline::frame(&read));
+                let frame = offline::frame(&read);
+                let _counted = replay.frame(&*read.packet.data, &frame);
+                evidence.frame(&replay, &read.packet.data, frame.now);
             }
             Ok(None) => break None,
             Err(error) => break Some(error.to_string()),
         }
     };
     drop(reader);
-    let flows = records(&replay, &fingerprint.source());
-    Ok(Analysis { packets, damage, counters: *replay.counters(), flows })
+    let told = records(&replay, &fingerprint.source());
+    let diagnoses = told
+        .iter()
+        .flat_map(|(order, record)| diagnose(record, evidence.of(*order)))
+        .collect();
+    let flows = told.into_iter().map(|(_, record)| record).collect();
+    Ok(Analysis { packets, damage, counters: *replay.counters(), flows, diagnoses })
 }
 
-/// The flows of a replay, in order of their first packet.
-fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
+/// The flows of a replay, in order of their first packet, each with its number in the order of creation.
+fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<(u64, FlowRecord)> {
     let timeouts = &Timeouts::default();
     let mut flows: Vec<_> = replay.flows().chain(replay.ended()).collect();
     flows.sort_unstable_by_key(|(_, flow)| flow.order);
@@ -122,7 +133,7 @@ fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<FlowRecord> {
             record.observe(Observation { entry, before: None, samples, timeouts });
             record.judge(flow.verdicts());
             record.parent = tags.get(&entry.encapsulation.parent_tag).copied();
-            record
+            (flow.order, record)
         })
         .collect()
 }
@@ -189,6 +200,7 @@ pub struct AnalysisView {
     #[serde(skip_serializing_if = "Option::is_none")]
     truncated_reason: Option<String>,
     ledger: LedgerView,
+    diagnoses: Vec<DiagnosisView>,
     flows: Vec<FlowView>,
 }
 
@@ -204,6 +216,11 @@ impl AnalysisView {
             truncated: analysis.damage.is_some(),
             truncated_reason: analysis.damage.clone(),
             ledger: LedgerView::new(&analysis.counters),
+            diagnoses: analysis
+                .diagnoses
+                .iter()
+                .map(|diagnosis| diagnosis::view(diagnosis, &naming))
+                .collect(),
             flows: analysis.flows.iter().map(view).collect(),
         }
     }

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod diagnosis;
 pub mod flow;
 pub mod frames;
 pub mod kernel;

@@ -74,4 +74,8 @@ pub trait Tables {
     /// The whole TCP segment in `headers` was classified, and is in the entry of its flow: time for a verdict on it.
     #[cfg(not(target_arch = "bpf"))]
     fn classified(&mut self, headers: &Headers, frame: &Frame);
+
+    /// An ICMP error quotes the packet in `headers`. The flow's entry has it already.
+    #[cfg(not(target_arch = "bpf"))]
+    fn noted(&mut self, headers: &Headers, frame: &Frame);
 }

@@ -10,6 +10,7 @@ use datapath::{Outcome, layout::FLOWS_MAX, parse::tunnel};
 use super::{ExitWith, exit, si_bytes, span, unreadable};
 use crate::{
     analyze::{Analysis, AnalysisView, AnalyzeError, FLOWS_DEFAULT, analyze},
+    diagnosis::write_report,
     flow::{FlowRecord, community_id::address, query::sent_again, view::protocol_name},
     frames::{Compat, FramesError, letters, tell},
 };
@@ -134,6 +135,7 @@ fn report(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
         writeln!(out, "{} of further flows: --flows raises the limit", counted(refused, "packet"))?;
     }
     writeln!(out)?;
+    write_report(out, &analysis.diagnoses)?;
     let mut by_bytes: Vec<_> = analysis.flows.iter().collect();
     by_bytes.sort_by_key(|flow| {
         std::cmp::Reverse(flow.from_originator.bytes + flow.from_responder.bytes)

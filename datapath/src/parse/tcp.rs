@@ -34,6 +34,8 @@ const ALIGNED_TIMESTAMPS: u32 = 0x0101_080a;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
+#[cfg(not(target_arch = "bpf"))]
+const SEGMENT_MAX: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
@@ -143,6 +145,13 @@ fn option<P: PacketBytes + ?Sized>(
         headers.options |= OPTION_SACK;
         #[cfg(not(target_arch = "bpf"))]
         selective(packet, at, length, headers);
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    if kind == SEGMENT_MAX
+        && length == 4
+        && let Some(option) = packet.at::<4>(at as usize)
+    {
+        headers.segment_max_plus_one = be16(option, 2) + 1;
     }
 }
 
