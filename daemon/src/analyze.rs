@@ -13,7 +13,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    diagnosis::{self, Diagnosis, DiagnosisView, Evidence, diagnose},
+    diagnosis::{self, Diagnosis, DiagnosisView, Evidence, Survey},
     flow::{
         FlowId, FlowIdSource, FlowRecord, FlowView,
         community_id::community_id,
@@ -44,7 +44,7 @@ pub struct Analysis {
     pub counters: HookCounters,
     /// Flows in order of their first packet.
     pub flows: Vec<FlowRecord>,
-    /// What is wrong with them, in the same order.
+    /// What is wrong with them, the most confident first.
     pub diagnoses: Vec<Diagnosis>,
 }
 
@@ -109,10 +109,9 @@ fn read(input: impl Read, path: &Path, flows_max: usize) -> Result<Analysis, Ana
     };
     drop(reader);
     let told = records(&replay, &fingerprint.source());
-    let diagnoses = told
-        .iter()
-        .flat_map(|(order, record)| diagnose(record, evidence.of(*order)))
-        .collect();
+    let mut survey = Survey::default();
+    told.iter().for_each(|(order, record)| survey.add(record, evidence.of(*order)));
+    let (diagnoses, _) = survey.finish();
     let flows = told.into_iter().map(|(_, record)| record).collect();
     Ok(Analysis { packets, damage, counters: *replay.counters(), flows, diagnoses })
 }

@@ -12,7 +12,7 @@ const SLOW_MIN: u64 = 20;
 const QUEUE_MIN_NS: u64 = 30_000_000;
 /// Data in flight while slow, against while quick, from which on the flow's own data makes the queue.
 const SELF_MADE: f64 = 1.3;
-/// Rate while slow, against while quick, up to which it is flat.
+/// Rate while slow against while quick, or the other way round, up to which it is flat.
 const FLAT: f64 = 1.5;
 /// Packets that are marked, and their share.
 const MARKS_MIN: u32 = 3;
@@ -45,7 +45,7 @@ pub(super) fn bufferbloat(facts: &Facts<'_>, direction: Direction) -> Option<Fin
     let (quick, slow) = (&loaded.quick, &loaded.slow);
     // Little's law: what is in flight is rate times round trip.
     let is_self_made = slow.in_flight() >= SELF_MADE * quick.in_flight();
-    let is_flat = slow.rate() <= FLAT * quick.rate();
+    let is_flat = slow.rate() <= FLAT * quick.rate() && quick.rate() <= FLAT * slow.rate();
     if quick.samples == 0 || !is_self_made || !is_flat {
         return None;
     }
@@ -111,7 +111,7 @@ fn agreed_on_ecn(facts: &Facts<'_>) -> bool {
     facts.is_one_connection() == Some(true)
         && facts.sides().iter().all(|side| {
             side.wire.is_some_and(|wire| {
-                wire.syns.count + wire.syn_acks.count == 1
+                wire.syn_packets == 1
                     && wire.offered.is_some_and(|offered| offered.ecn)
             })
         })

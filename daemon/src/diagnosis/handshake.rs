@@ -81,7 +81,7 @@ fn only_syns(facts: &Facts<'_>) -> Option<(u64, (u64, u64))> {
     match originator.wire {
         Some(wire) => {
             let syns = wire.syns.count;
-            (syns > 0 && wire.packets == syns).then_some((syns.into(), wire.syns.span()?))
+            (syns > 0 && wire.packets == wire.syn_packets).then_some((syns.into(), wire.syns.span()?))
         }
         None => {
             let record = facts.record;
@@ -134,7 +134,7 @@ pub(super) fn connection_refused(facts: &Facts<'_>) -> Option<Finding> {
     let (direction, reset) = facts.reset()?;
     let [originator, _] = facts.sides();
     let wire = originator.wire?;
-    let is_attempt = originator.record.payload_bytes == 0 && wire.packets == wire.syns.count;
+    let is_attempt = originator.record.payload_bytes == 0 && wire.packets == wire.syn_packets;
     if direction != FromResponder || !reset.answers_syn || !is_attempt {
         return None;
     }
@@ -175,7 +175,7 @@ pub(super) fn options_stripped(facts: &Facts<'_>, direction: Direction) -> Optio
     let own = facts.side(direction).wire?;
     let peer = facts.side(direction.other()).wire?;
     let (offered, other) = (own.offered?, peer.offered?);
-    if facts.is_one_connection() != Some(true) || own.syns.count + own.syn_acks.count > 1 {
+    if facts.is_one_connection() != Some(true) || own.syn_packets > 1 {
         return None;
     }
     let agreed = offered.timestamps && other.timestamps;

@@ -5,7 +5,7 @@ use datapath::tcp::classes::{ACKED_UNSEEN, LOST_SEGMENT};
 
 use super::{
     Code, Confidence, Facts, Finding, SideFacts,
-    evidence::Tally,
+    evidence::{SideEvidence, Tally},
     facts::Direction,
     filter::{self, LATE},
 };
@@ -25,7 +25,7 @@ const SILENCE_MIN_NS: u64 = 200_000_000;
 /// Silence of all time-outs together that is worth a word.
 const SILENCES_MIN_NS: u64 = 1_000_000_000;
 /// Times that one packet passed, with fewer hops left each time, which only a loop does.
-const LOOP_MIN: u32 = 4;
+const LOOP_MIN: u32 = 3;
 
 /// What was sent by this side was acknowledged, and not seen here.
 pub(super) fn capture_loss(facts: &Facts<'_>, direction: Direction) -> Option<Finding> {
@@ -37,15 +37,23 @@ pub(super) fn capture_loss(facts: &Facts<'_>, direction: Direction) -> Option<Fi
     if holes == 0 || acknowledged == 0 {
         return None;
     }
-    let least = holes.min(acknowledged);
-    let confidence =
-        if least >= HOLES_CERTAIN { Confidence::Certain } else { Confidence::Likely };
+    let missed = facts.side(direction).wire.map(SideEvidence::missed_bytes);
+    let confidence = match missed {
+        // It came later: the capture's order is not that of the packets.
+        Some(0) => return None,
+        Some(_) if holes.min(acknowledged) >= HOLES_CERTAIN => Confidence::Certain,
+        Some(_) => Confidence::Likely,
+        None => Confidence::Possible,
+    };
     let what = filter::both(facts, "tcp.analysis.lost_segment || tcp.analysis.ack_lost_segment");
     let finding = Finding::new(Code::CaptureLoss, confidence, what)
         .with("segments_after_a_hole", holes)
         .with("acknowledgments_of_unseen", acknowledged)
         .with("segments", facts.side(direction).record.packets);
-    Some(finding)
+    Some(match missed {
+        Some(bytes) => finding.with("missed_bytes", bytes),
+        None => finding,
+    })
 }
 
 /// Frames that were captured again.
@@ -56,10 +64,10 @@ pub(super) fn duplicate_frames(facts: &Facts<'_>, direction: Direction) -> Optio
     if copies < SEGMENTS_MIN || side.share(copies) < COPIES_SHARE {
         return None;
     }
-    let (fewer_hops, most_times) = wire.copies_hops;
-    let kind = if most_times >= LOOP_MIN {
+    let (fewer_hops, most_falls) = wire.copies_hops;
+    let kind = if most_falls >= LOOP_MIN {
         "routing_loop"
-    } else if u64::from(fewer_hops) * 2 > copies {
+    } else if u64::from(fewer_hops) * 4 >= copies {
         "both_sides_of_a_router"
     } else {
         "captured_twice"
@@ -137,11 +145,9 @@ pub(super) fn tail_loss(facts: &Facts<'_>, direction: Direction) -> Option<Findi
     if tail.count == 0 || wire.tail_silence_ns < SILENCE_MIN_NS || !has_recovered(side, facts, direction) {
         return None;
     }
-    let finding = Finding::new(
-        Code::TailLoss,
-        Confidence::Likely,
-        filter::from(facts, direction, LATE),
-    );
+    let what = format!("tcp.seq_raw == {} && tcp.len > 0", wire.tail_sequence);
+    let filter = filter::from(facts, direction, &what);
+    let finding = Finding::new(Code::TailLoss, Confidence::Likely, filter);
     let finding = finding
         .between(tail.span())
         .with("tail_timeouts", tail.count)

@@ -19,8 +19,9 @@ mod windows;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use datapath::FlowKey;
 use serde::Serialize;
 
 pub use self::{
@@ -32,7 +33,7 @@ pub use self::{
 };
 use crate::flow::{FlowId, FlowRecord};
 
-/// Diagnoses of one answer; the most confident ones come first, and the number of all is told beside them.
+/// Diagnoses of one answer; the most confident ones come first, and the number of all is beside them.
 pub const DIAGNOSES_MAX: usize = 10_000;
 
 /// How sure a diagnosis is.
@@ -225,6 +226,75 @@ pub fn diagnose(
         .collect();
     diagnoses.sort_by_key(|diagnosis| std::cmp::Reverse(diagnosis.confidence));
     diagnoses
+}
+
+/// What is wrong with many flows, looked at one after the other.
+#[derive(Debug, Default)]
+pub struct Survey {
+    diagnoses_max: Option<usize>,
+    /// By confidence: the least first.
+    found: [Vec<Diagnosis>; 3],
+    total: usize,
+    /// Flows of which one direction is missing: between which ends, and whether the upper one's packets are there.
+    halves: HashSet<(FlowKey, bool)>,
+    /// Those of them that are said to be one-sided.
+    one_sided: HashMap<FlowId, (FlowKey, bool)>,
+}
+
+/// Flows of which one direction is missing that are remembered; beyond, none is said to be one-sided.
+const HALVES_MAX: usize = 1 << 16;
+
+impl Survey {
+    /// A survey that keeps `max` diagnoses of each confidence, and counts the others.
+    #[must_use]
+    pub fn with_diagnoses_max(max: usize) -> Self {
+        Self { diagnoses_max: Some(max), ..Self::default() }
+    }
+
+    /// Looks at a flow.
+    pub fn add(&mut self, record: &FlowRecord, evidence: Option<&evidence::FlowEvidence>) {
+        let is_half = record.from_originator.packets == 0 || record.from_responder.packets == 0;
+        if is_half && !record.embryonic && self.halves.len() < HALVES_MAX {
+            self.halves.insert(half_of(record));
+        }
+        for diagnosis in diagnose(record, evidence) {
+            self.total += 1;
+            let kept = &mut self.found[diagnosis.confidence as usize];
+            if self.diagnoses_max.is_some_and(|max| kept.len() >= max) {
+                continue;
+            }
+            if diagnosis.code == Code::OneSidedCapture {
+                self.one_sided.insert(record.id, half_of(record));
+            }
+            kept.push(diagnosis);
+        }
+    }
+
+    /// What was found, the most confident first, and how many there were. A direction that passes in another flow between
+    /// the same ends, in another VLAN or on another interface, is not missing.
+    #[must_use]
+    pub fn finish(self) -> (Vec<Diagnosis>, usize) {
+        let Self { found, mut total, halves, one_sided, .. } = self;
+        let mut diagnoses: Vec<_> = found.into_iter().rev().flatten().collect();
+        let is_complete = halves.len() < HALVES_MAX;
+        diagnoses.retain(|diagnosis| {
+            let half = one_sided.get(&diagnosis.flow);
+            let is_kept = diagnosis.code != Code::OneSidedCapture
+                || half.is_some_and(|(ends, is_upper)| {
+                    is_complete && !halves.contains(&(*ends, !is_upper))
+                });
+            total -= usize::from(!is_kept);
+            is_kept
+        });
+        (diagnoses, total)
+    }
+}
+
+/// The ends of a flow, wherever it passes, and whether the packets that there are come from the upper one.
+fn half_of(record: &FlowRecord) -> (FlowKey, bool) {
+    let ends = FlowKey { vlan: 0, vni: 0, observation_point: 0, ..record.key };
+    let has_originator = record.from_originator.packets > 0;
+    (ends, has_originator == record.upper_originated)
 }
 
 fn complete(facts: &Facts<'_>, direction: Option<Direction>, finding: Finding) -> Diagnosis {

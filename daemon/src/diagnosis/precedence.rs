@@ -72,7 +72,12 @@ const PRECEDENCE: &[(Code, Scope, Effect, &[Code])] = &[
     (Code::DuplicateFrames, Scope::Flow, Effect::Lower, &[Code::SpuriousRetransmissions]),
     (Code::WindowScalingOff, Scope::Flow, Effect::Withhold, &[Code::ReceiveWindowLimited]),
     (Code::ReceiverZeroWindow, Scope::Flow, Effect::Withhold, &[Code::ReceiveWindowLimited]),
-    (Code::ReceiverZeroWindow, Scope::Flow, Effect::Withhold, &[Code::SlowResponse]),
+    (
+        Code::ReceiverZeroWindow,
+        Scope::Flow,
+        Effect::Withhold,
+        &[Code::SlowResponse, Code::Bufferbloat],
+    ),
     (Code::NetworkLossDownstream, Scope::Flow, Effect::Lower, &[Code::SlowResponse]),
     (Code::PathChange, Scope::Flow, Effect::Withhold, &[Code::HandshakeRttDiffers]),
     (Code::Bufferbloat, Scope::Flow, Effect::Withhold, &[Code::HandshakeRttDiffers]),

@@ -34,7 +34,7 @@ pub struct DnsEvidence {
 }
 
 /// Answers that take longer are slow: what a person notices with each name.
-pub const SLOW_NS: u64 = 500_000_000;
+pub(super) const SLOW_NS: u64 = 500_000_000;
 
 #[derive(Clone, Copy, Debug)]
 struct Open {

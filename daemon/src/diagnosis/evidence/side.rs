@@ -29,6 +29,10 @@ const AWAITED_MAX: usize = 8;
 const HOPS_SETTLED_MIN: u32 = 8;
 /// Payload from which on a segment is large: what a path without tunnels always passes, with room to spare.
 pub const LARGE_MIN: u32 = 1_200;
+/// Time after which a SYN is sent again at the soonest; what comes earlier is a copy.
+const RESENT_AFTER_NS: u64 = 100_000_000;
+/// Holes that are followed at a time; further ones are not.
+const HOLES_MAX: usize = 8;
 /// Frames that a copy is looked for in.
 const COPIES_MAX: usize = 8;
 
@@ -97,6 +101,14 @@ pub struct Loaded {
     pub slow_tally: Tally,
 }
 
+/// Sequence numbers that have not passed.
+#[derive(Clone, Copy, Debug)]
+struct Hole {
+    start: u32,
+    end: u32,
+    is_acknowledged: bool,
+}
+
 /// Round trips, and what was in flight.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Flight {
@@ -129,10 +141,12 @@ impl Flight {
 /// What one endpoint sent.
 #[derive(Clone, Debug, Default)]
 pub struct SideEvidence {
-    /// SYNs without ACK.
+    /// SYNs without ACK; not those so soon after another one that no timer sent them.
     pub syns: Tally,
     /// Answers to SYNs.
     pub syn_acks: Tally,
+    /// All packets with SYN.
+    pub syn_packets: u32,
     /// Options of the last of both.
     pub offered: Option<Offered>,
     /// Sequence number of the first of both.
@@ -175,6 +189,8 @@ pub struct SideEvidence {
     pub tail_timeouts: Tally,
     /// What passed in silence before those, ns.
     pub tail_silence_ns: u64,
+    /// Where the last of them began.
+    pub tail_sequence: u32,
     /// Tail loss probes.
     pub probes: Tally,
     /// Sent again without need.
@@ -185,7 +201,7 @@ pub struct SideEvidence {
     pub reordered_by_ns: u64,
     /// Copies of frames.
     pub copies: Tally,
-    /// Copies with fewer hops left, and the greatest number of times that one packet was seen.
+    /// Copies with fewer hops left, and the greatest number of times that those of one packet fell.
     pub copies_hops: (u32, u32),
     /// Identifications of some of them.
     pub copies_ids: [u16; 4],
@@ -226,13 +242,17 @@ pub struct SideEvidence {
     /// When it first acknowledged anything without a SYN.
     pub first_ack_ns: Option<u64>,
     pub(super) last_id: Option<u16>,
+    holes: Vec<Hole>,
+    missed_bytes: u64,
     next: Option<u32>,
     next_ns: u64,
+    last_start: u32,
     sent_ns: u64,
     acknowledged: Option<u32>,
     told_ns: u64,
     awaited: [(u32, u32); AWAITED_MAX],
-    recent: [(u16, u8, u8); COPIES_MAX],
+    /// Identification and hops left of the last packets, and how often the latter fell.
+    recent: [Option<(u16, u8, u32)>; COPIES_MAX],
     recent_at: usize,
     least_round_trip_ns: u64,
 }
@@ -249,7 +269,7 @@ impl SideEvidence {
             self.copy(classified);
             return;
         }
-        self.recent[self.recent_at % COPIES_MAX] = (segment.ip_id, classified.hops, 1);
+        self.recent[self.recent_at % COPIES_MAX] = Some((segment.ip_id, classified.hops, 0));
         self.recent_at = self.recent_at.wrapping_add(1);
         if segment.tcp_flags & RST != 0 {
             return;
@@ -297,7 +317,7 @@ impl SideEvidence {
     /// Whether something that it sent was never acknowledged.
     #[must_use]
     pub fn is_waiting(&self, peer: &Self) -> bool {
-        self.in_flight(peer) > 0
+        (self.next.is_some() && peer.acknowledged.is_none()) || self.in_flight(peer) > 0
     }
 
     /// Bytes that this endpoint sent and `peer` has not acknowledged.
@@ -306,6 +326,13 @@ impl SideEvidence {
             (Some(next), Some(last)) if after(next, last) => next.wrapping_sub(last),
             _ => 0,
         }
+    }
+
+    /// Bytes that never passed here, and yet were acknowledged to it.
+    #[must_use]
+    pub fn missed_bytes(&self) -> u64 {
+        let open = self.holes.iter().filter(|hole| hole.is_acknowledged);
+        open.map(|hole| u64::from(hole.end.wrapping_sub(hole.start))).sum::<u64>() + self.missed_bytes
     }
 
     /// An ICMP error about a packet that this endpoint sent.
@@ -327,15 +354,14 @@ impl SideEvidence {
             *place = id;
         }
         self.copies.add(classified.segment.now.0);
-        for (known, hops, times) in &mut self.recent {
-            if *known == id && *times > 0 {
-                *times = times.saturating_add(1);
-                self.copies_hops.0 += u32::from(*hops > classified.hops);
-                if *hops > classified.hops {
-                    self.copies_hops.1 = self.copies_hops.1.max(u32::from(*times));
-                }
-                *hops = classified.hops;
-            }
+        let is_it = |recent: &&mut (u16, u8, u32)| recent.0 == id;
+        if let Some((_, hops, falls)) = self.recent.iter_mut().flatten().find(is_it)
+            && *hops > classified.hops
+        {
+            *hops = classified.hops;
+            *falls += 1;
+            self.copies_hops.0 += 1;
+            self.copies_hops.1 = self.copies_hops.1.max(*falls);
         }
     }
 
@@ -408,11 +434,17 @@ impl SideEvidence {
             return;
         }
         let is_answer = segment.tcp_flags & ACK != 0;
+        self.syn_packets = self.syn_packets.saturating_add(1);
         if self.offered.is_none() {
             self.first_sequence = segment.sequence;
         }
         let tally = if is_answer { &mut self.syn_acks } else { &mut self.syns };
-        tally.add(segment.now.0);
+        let is_resent = tally.span().is_none_or(|(_, last_ns)| {
+            segment.now.0.saturating_sub(last_ns) >= RESENT_AFTER_NS
+        });
+        if is_resent {
+            tally.add(segment.now.0);
+        }
         self.offered = Some(Offered {
             segment_max: classified.segment_max,
             window_scale: classified.window_scale_plus_one.checked_sub(1),
@@ -454,6 +486,9 @@ impl SideEvidence {
     }
 
     fn acknowledged_up_to(&mut self, to: u32) {
+        for hole in &mut self.holes {
+            hole.is_acknowledged |= at_or_before(hole.end, to);
+        }
         for (end, length) in &mut self.awaited {
             if *length > 0 && at_or_before(*end, to) {
                 self.largest_acknowledged = self.largest_acknowledged.max(*length);
@@ -514,11 +549,39 @@ impl SideEvidence {
             self.size(classified, end, packet_len);
         }
         if end != segment.sequence && !is_probe {
+            self.follow_holes(segment.sequence, end);
             if self.next.is_none_or(|next| after(end, next)) {
                 self.next = Some(end);
                 self.next_ns = now_ns;
+                self.last_start = segment.sequence;
             }
             self.sent_ns = now_ns;
+        }
+    }
+
+    /// A segment fills holes, or leaves one before it.
+    fn follow_holes(&mut self, start: u32, end: u32) {
+        let Some(next) = self.next else { return };
+        if before(start, next) {
+            for hole in &mut self.holes {
+                // What is left of one in two parts is taken for the later one.
+                if at_or_before(start, hole.start) && after(end, hole.start) {
+                    hole.start = if after(end, hole.end) { hole.end } else { end };
+                } else if after(hole.end, start) && at_or_before(hole.end, end) {
+                    hole.end = start;
+                } else if before(hole.start, start) && before(end, hole.end) {
+                    hole.start = end;
+                }
+            }
+            self.holes.retain(|hole| hole.start != hole.end);
+        } else if after(start, next) {
+            if self.holes.len() == HOLES_MAX {
+                let oldest = self.holes.remove(0);
+                if oldest.is_acknowledged {
+                    self.missed_bytes += u64::from(oldest.end.wrapping_sub(oldest.start));
+                }
+            }
+            self.holes.push(Hole { start: next, end: start, is_acknowledged: false });
         }
     }
 
@@ -554,7 +617,9 @@ impl SideEvidence {
             let silence_ns = now_ns.saturating_sub(self.sent_ns.max(peer.told_ns));
             self.timeouts.add(now_ns);
             self.timeouts_silence_ns = self.timeouts_silence_ns.saturating_add(silence_ns);
-            if self.next.is_some_and(|next| at_or_before(next, end)) {
+            let is_last = |next| at_or_before(next, end) && !before(segment.sequence, self.last_start);
+            if self.next.is_some_and(is_last) {
+                self.tail_sequence = segment.sequence;
                 self.tail_timeouts.add(now_ns);
                 self.tail_silence_ns = self.tail_silence_ns.saturating_add(silence_ns);
             }
