@@ -1,7 +1,10 @@
 //! Queues and ways: what round trips, marks and hops tell. Never takes a receiver's delayed acknowledgments for a queue:
 //! only round trips with two large segments in flight count.
 
-use super::{Code, Confidence, Facts, Finding, facts::Direction, filter, loss::percent};
+use super::{
+    Code, Confidence, Facts, Finding, evidence::SideEvidence, facts::Direction, filter,
+    loss::percent,
+};
 use crate::flow::LatencySummary;
 
 /// Round trips under load that make a distribution.
@@ -26,7 +29,7 @@ const PATH_ROUND_TRIPS_MIN: u32 = 5;
 /// Step in the least round trip between them: this, and a quarter.
 const PATH_STEP_NS: u64 = 2_000_000;
 /// Round trips of each side against which a handshake is held.
-const HANDSHAKE_SAMPLES_MIN: u64 = 8;
+const HANDSHAKE_SAMPLES_MIN: u32 = 8;
 /// Differences that no jitter makes.
 const HANDSHAKE_SLOWER_NS: u64 = 50_000_000;
 const HANDSHAKE_QUICKER_NS: u64 = 20_000_000;
@@ -95,7 +98,8 @@ pub(super) fn congestion_marks(facts: &Facts<'_>, direction: Direction) -> Optio
 pub(super) fn ecn_bleached(facts: &Facts<'_>, direction: Direction) -> Option<Finding> {
     let own = facts.side(direction).wire?;
     let [not_capable, capable @ ..] = own.data_by_ecn;
-    if !agreed_on_ecn(facts) || not_capable < CAPABLE_MIN || capable.iter().any(|count| *count > 0) {
+    if !agreed_on_ecn(facts) || not_capable < CAPABLE_MIN || capable.iter().any(|count| *count > 0)
+    {
         return None;
     }
     let what = format!("tcp.len > 0 && {} == 0", filter::ecn_field(facts));
@@ -111,8 +115,7 @@ fn agreed_on_ecn(facts: &Facts<'_>) -> bool {
     facts.is_one_connection() == Some(true)
         && facts.sides().iter().all(|side| {
             side.wire.is_some_and(|wire| {
-                wire.syn_packets == 1
-                    && wire.offered.is_some_and(|offered| offered.ecn)
+                wire.syn_packets == 1 && wire.offered.is_some_and(|offered| offered.ecn)
             })
         })
 }
@@ -123,9 +126,9 @@ pub(super) fn path_change(facts: &Facts<'_>, direction: Direction) -> Option<Fin
     let (before, since) = (own.hops_before?, own.hops);
     let (old_ns, new_ns) = (before.round_trip_ns?, since.round_trip_ns?);
     let step_ns = old_ns.abs_diff(new_ns);
-    let is_settled = [before, since].iter().all(|hops| {
-        hops.packets >= PATH_PACKETS_MIN && hops.round_trips >= PATH_ROUND_TRIPS_MIN
-    });
+    let is_settled = [before, since]
+        .iter()
+        .all(|hops| hops.packets >= PATH_PACKETS_MIN && hops.round_trips >= PATH_ROUND_TRIPS_MIN);
     if !is_settled || step_ns < PATH_STEP_NS.max(old_ns.min(new_ns) / 4) {
         return None;
     }
@@ -144,17 +147,17 @@ pub(super) fn path_change(facts: &Facts<'_>, direction: Direction) -> Option<Fin
 pub(super) fn handshake_differs(facts: &Facts<'_>) -> Option<Finding> {
     let handshake_ns = facts.record.handshake_rtt_ns?;
     let [originator, responder] = facts.sides();
-    let a = originator.round_trips(HANDSHAKE_SAMPLES_MIN)?;
-    let b = responder.round_trips(HANDSHAKE_SAMPLES_MIN)?;
-    if facts.is_one_connection() != Some(true) || originator.wire?.syns.count != 1 {
+    let (a, b) = (originator.round_trips(1)?, responder.round_trips(1)?);
+    let (a_wire, b_wire) = (originator.wire?, responder.wire?);
+    let is_measured = |wire: &SideEvidence| wire.data_round_trips >= HANDSHAKE_SAMPLES_MIN;
+    let is_plain = facts.is_one_connection() == Some(true) && a_wire.syn_packets == 1;
+    if !is_plain || !is_measured(a_wire) || !is_measured(b_wire) {
         return None;
     }
-    let least_ns = a.min_ns.saturating_add(b.min_ns);
+    let least_ns = a_wire.data_round_trip_ns?.saturating_add(b_wire.data_round_trip_ns?);
     let median_ns = a.quantiles_ns[0].saturating_add(b.quantiles_ns[0]);
-    let is_slower =
-        handshake_ns > median_ns.saturating_mul(3).saturating_add(HANDSHAKE_SLOWER_NS);
-    let is_quicker =
-        least_ns > handshake_ns.saturating_mul(3).saturating_add(HANDSHAKE_QUICKER_NS);
+    let is_slower = handshake_ns > median_ns.saturating_mul(3).saturating_add(HANDSHAKE_SLOWER_NS);
+    let is_quicker = least_ns > handshake_ns.saturating_mul(3).saturating_add(HANDSHAKE_QUICKER_NS);
     if !is_slower && !is_quicker {
         return None;
     }

@@ -81,7 +81,8 @@ fn only_syns(facts: &Facts<'_>) -> Option<(u64, (u64, u64))> {
     match originator.wire {
         Some(wire) => {
             let syns = wire.syns.count;
-            (syns > 0 && wire.packets == wire.syn_packets).then_some((syns.into(), wire.syns.span()?))
+            (syns > 0 && wire.packets == wire.syn_packets)
+                .then_some((syns.into(), wire.syns.span()?))
         }
         None => {
             let record = facts.record;
@@ -106,14 +107,13 @@ pub(super) fn syn_rejected(facts: &Facts<'_>) -> Option<Finding> {
         return None;
     }
     let what = if is_ipv6 { "icmpv6.type == 1" } else { "icmp.type == 3" };
-    let finding =
-        Finding::new(Code::SynRejected, Confidence::Certain, filter::both(facts, what))
-            .between(Some(span))
-            .with("syns", syns)
-            .with("icmp_errors", errors)
-            .with("icmp_type", u64::from(kind))
-            .with("icmp_code", u64::from(code))
-            .with("meaning", meaning(is_ipv6, code));
+    let finding = Finding::new(Code::SynRejected, Confidence::Certain, filter::both(facts, what))
+        .between(Some(span))
+        .with("syns", syns)
+        .with("icmp_errors", errors)
+        .with("icmp_type", u64::from(kind))
+        .with("icmp_code", u64::from(code))
+        .with("meaning", meaning(is_ipv6, code));
     Some(finding)
 }
 
@@ -179,17 +179,15 @@ pub(super) fn options_stripped(facts: &Facts<'_>, direction: Direction) -> Optio
         return None;
     }
     let agreed = offered.timestamps && other.timestamps;
-    let (option, segments, what) = if agreed
-        && own.data.count >= OPTION_SEGMENTS_MIN
-        && own.data_with_timestamps == 0
-    {
-        // RFC 7323, 3.2: once agreed upon, every segment has it.
-        ("timestamps", own.data.count, "tcp.len > 0 && !tcp.options.timestamp")
-    } else if !other.selective && own.selective.count >= SELECTIVE_MIN {
-        ("selective_acknowledgments", own.selective.count, "tcp.options.sack_le")
-    } else {
-        return None;
-    };
+    let (option, segments, what) =
+        if agreed && own.data.count >= OPTION_SEGMENTS_MIN && own.data_with_timestamps == 0 {
+            // RFC 7323, 3.2: once agreed upon, every segment has it.
+            ("timestamps", own.data.count, "tcp.len > 0 && !tcp.options.timestamp")
+        } else if !other.selective && own.selective.count >= SELECTIVE_MIN {
+            ("selective_acknowledgments", own.selective.count, "tcp.options.sack_le")
+        } else {
+            return None;
+        };
     let filter = filter::from(facts, direction, what);
     let finding = Finding::new(Code::OptionsStripped, Confidence::Likely, filter)
         .between(if option == "timestamps" { own.data.span() } else { own.selective.span() })

@@ -72,7 +72,8 @@ pub(super) fn duplicate_frames(facts: &Facts<'_>, direction: Direction) -> Optio
     } else {
         "captured_twice"
     };
-    let ids: Vec<_> = wire.copies_ids.iter().filter(|id| **id != 0).map(|id| format!("{id:#x}")).collect();
+    let ids: Vec<_> =
+        wire.copies_ids.iter().filter(|id| **id != 0).map(|id| format!("{id:#x}")).collect();
     let what = format!("ip.id in {{{}}}", ids.join(", "));
     let finding = Finding::new(
         Code::DuplicateFrames,
@@ -102,9 +103,10 @@ pub(super) fn network_loss_upstream(facts: &Facts<'_>, direction: Direction) -> 
 pub(super) fn network_loss_downstream(facts: &Facts<'_>, direction: Direction) -> Option<Finding> {
     let side = facts.side(direction);
     let verdicts = side.verdicts()?;
-    let control = side.wire.map_or(0, |wire| wire.control_lost[1]);
+    // What was never acknowledged may be nobody's loss: the receiver has gone away, or cannot be heard.
+    let excluded = side.wire.map_or(0, |wire| wire.control_lost[1] + wire.lost_since_progress);
     let tally = side.wire.map(|wire| wire.lost_downstream);
-    let lost = verdicts.lost_downstream.saturating_sub(control.into());
+    let lost = verdicts.lost_downstream.saturating_sub(excluded.into());
     lost_in_network(facts, direction, Code::NetworkLossDownstream, lost, tally)
 }
 
@@ -142,7 +144,10 @@ pub(super) fn tail_loss(facts: &Facts<'_>, direction: Direction) -> Option<Findi
     let side = facts.side(direction);
     let wire = side.wire?;
     let tail = &wire.tail_timeouts;
-    if tail.count == 0 || wire.tail_silence_ns < SILENCE_MIN_NS || !has_recovered(side, facts, direction) {
+    if tail.count == 0
+        || wire.tail_silence_ns < SILENCE_MIN_NS
+        || !has_recovered(side, facts, direction)
+    {
         return None;
     }
     let what = format!("tcp.seq_raw == {} && tcp.len > 0", wire.tail_sequence);
@@ -162,7 +167,10 @@ pub(super) fn timeouts(facts: &Facts<'_>, direction: Direction) -> Option<Findin
     let wire = side.wire?;
     let others = u64::from(wire.timeouts.count.saturating_sub(wire.tail_timeouts.count));
     let silence_ns = wire.timeouts_silence_ns.saturating_sub(wire.tail_silence_ns);
-    if others < SEGMENTS_MIN || silence_ns < SILENCES_MIN_NS || !has_recovered(side, facts, direction) {
+    if others < SEGMENTS_MIN
+        || silence_ns < SILENCES_MIN_NS
+        || !has_recovered(side, facts, direction)
+    {
         return None;
     }
     let finding = Finding::new(
@@ -197,7 +205,8 @@ pub(super) fn spurious(facts: &Facts<'_>, direction: Direction) -> Option<Findin
         Confidence::Likely,
         filter::from(facts, direction, LATE),
     );
-    let span = side.wire.and_then(|wire| wire.spurious.span().or_else(|| wire.retransmitted.span()));
+    let span =
+        side.wire.and_then(|wire| wire.spurious.span().or_else(|| wire.retransmitted.span()));
     let finding = finding
         .between(span)
         .with("spurious_segments", count)
@@ -221,7 +230,8 @@ pub(super) fn reordering(facts: &Facts<'_>, direction: Direction) -> Option<Find
             .with("reordered_percent", percent(share))
             .with("severity", if share > CRITICAL_SHARE { "critical" } else { "warning" });
     if let Some(wire) = side.wire {
-        finding = finding.between(wire.reordered.span()).with("late_by_max_ns", wire.reordered_by_ns);
+        finding =
+            finding.between(wire.reordered.span()).with("late_by_max_ns", wire.reordered_by_ns);
     }
     Some(finding)
 }

@@ -202,10 +202,7 @@ const RULES: &[Rule] = &[
 /// What is wrong with a flow, the most confident first. `evidence` is what [`Evidence`] has of it; without, the rules that
 /// need every packet are silent.
 #[must_use]
-pub fn diagnose(
-    record: &FlowRecord,
-    evidence: Option<&evidence::FlowEvidence>,
-) -> Vec<Diagnosis> {
+pub fn diagnose(record: &FlowRecord, evidence: Option<&evidence::FlowEvidence>) -> Vec<Diagnosis> {
     let facts = Facts::new(record, evidence);
     let mut found = Vec::new();
     for rule in RULES {

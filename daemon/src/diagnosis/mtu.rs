@@ -2,12 +2,7 @@
 
 use datapath::flow_key::KEY_IPV6;
 
-use super::{
-    Code, Confidence, Facts, Finding,
-    evidence::LARGE_MIN,
-    facts::Direction,
-    filter,
-};
+use super::{Code, Confidence, Facts, Finding, evidence::LARGE_MIN, facts::Direction, filter};
 
 /// Times that one segment was sent again in vain.
 const AGAIN_MIN: u32 = 3;
@@ -65,10 +60,7 @@ pub(super) fn too_big_ignored(facts: &Facts<'_>, direction: Direction) -> Option
 }
 
 /// An MTU was told that the agreed segments do not fit.
-pub(super) fn segment_size_beyond_mtu(
-    facts: &Facts<'_>,
-    direction: Direction,
-) -> Option<Finding> {
+pub(super) fn segment_size_beyond_mtu(facts: &Facts<'_>, direction: Direction) -> Option<Finding> {
     let own = facts.side(direction).wire?;
     let peer = facts.side(direction.other()).wire?;
     let (mtu, segment_max) = (own.mtu?, u32::from(peer.offered?.segment_max?));
@@ -78,11 +70,8 @@ pub(super) fn segment_size_beyond_mtu(
         return None;
     }
     let what = if is_ipv6 { "icmpv6.type == 2" } else { "icmp.type == 3 && icmp.code == 4" };
-    let finding = Finding::new(
-        Code::SegmentSizeBeyondMtu,
-        Confidence::Certain,
-        filter::both(facts, what),
-    );
+    let finding =
+        Finding::new(Code::SegmentSizeBeyondMtu, Confidence::Certain, filter::both(facts, what));
     let finding = finding
         .between(own.too_big.span())
         .with("mtu_bytes", mtu)

@@ -95,8 +95,7 @@ pub(super) fn apply(found: &mut Vec<Found>) {
             continue;
         }
         let is_weaker = |(direction, finding): &Found| {
-            weaker.contains(&finding.code)
-                && (*scope == Scope::Flow || holders.contains(direction))
+            weaker.contains(&finding.code) && (*scope == Scope::Flow || holders.contains(direction))
         };
         match effect {
             Effect::Withhold => found.retain(|entry| !is_weaker(entry)),

@@ -28,7 +28,9 @@ pub(super) fn idle_timeout(facts: &Facts<'_>, direction: Direction) -> Option<Fi
     };
     let what = match outcome {
         "reset" => filter::both(facts, "tcp.flags.reset == 1"),
-        _ => filter::from(facts, direction, "tcp.analysis.retransmission || tcp.analysis.keep_alive"),
+        _ => {
+            filter::from(facts, direction, "tcp.analysis.retransmission || tcp.analysis.keep_alive")
+        }
     };
     let finding = Finding::new(Code::IdleTimeout, confidence, what)
         .between(Some((idle.at_ns, end_ns.max(idle.at_ns))))
@@ -50,8 +52,7 @@ pub(super) fn forged_reset(facts: &Facts<'_>, direction: Direction) -> Option<Fi
     if difference < HOPS_DIFFERENCE_MIN {
         return None;
     }
-    let confidence =
-        if reset.data_after > 0 { Confidence::Likely } else { Confidence::Possible };
+    let confidence = if reset.data_after > 0 { Confidence::Likely } else { Confidence::Possible };
     let what = format!("tcp.flags.reset == 1 && {} == {}", filter::hops_field(facts), reset.hops);
     let finding =
         Finding::new(Code::ForgedReset, confidence, filter::from(facts, direction, &what))

@@ -39,11 +39,8 @@ pub(super) fn zero_window(facts: &Facts<'_>, direction: Direction) -> Option<Fin
         Some(_) | None => return None,
     };
     let what = "tcp.window_size_value == 0 && tcp.flags.reset == 0";
-    let finding = Finding::new(
-        Code::ReceiverZeroWindow,
-        confidence,
-        filter::from(facts, direction, what),
-    );
+    let finding =
+        Finding::new(Code::ReceiverZeroWindow, confidence, filter::from(facts, direction, what));
     let finding = finding
         .between(span)
         .with("receiver", direction.sender())
@@ -87,9 +84,9 @@ pub(super) fn window_unscaled(facts: &Facts<'_>) -> Option<Finding> {
     let is_filled = |direction: &Direction| {
         let side = facts.side(*direction);
         side.record.payload_bytes >= UNSCALED_PAYLOAD_BYTES
-            && side.wire.is_some_and(|wire| {
-                (UNSCALED_FULL..=UNSCALED_MAX).contains(&wire.in_flight_max)
-            })
+            && side
+                .wire
+                .is_some_and(|wire| (UNSCALED_FULL..=UNSCALED_MAX).contains(&wire.in_flight_max))
     };
     let direction = Direction::BOTH.into_iter().find(is_filled)?;
     let side = facts.side(direction);

@@ -8,9 +8,11 @@ mod tally;
 mod turns;
 
 use datapath::{
-    FlowKey,
-    parse::{Headers, tcp::{ACK, RST, SYN}},
-    Ktime,
+    FlowKey, Ktime,
+    parse::{
+        Headers,
+        tcp::{ACK, RST, SYN},
+    },
     replay::{Classified, Noted, Replay},
     tcp::classes::{KEEP_ALIVE, REUSED_PORTS, ZERO_WINDOW_PROBE},
 };
@@ -144,12 +146,12 @@ impl FlowEvidence {
             self.resets(classified);
         }
         let [lower, upper] = &mut self.sides;
-        let (own, peer) =
-            if classified.sender & 1 == 0 { (lower, upper) } else { (upper, lower) };
+        let (own, peer) = if classified.sender & 1 == 0 { (lower, upper) } else { (upper, lower) };
         let is_late = classified.verdict.bits != 0;
         if is_late {
             self.turns.disturbed = true;
-        } else if segment.payload_len > 0 && segment.classes & (KEEP_ALIVE | ZERO_WINDOW_PROBE) == 0 {
+        } else if segment.payload_len > 0 && segment.classes & (KEEP_ALIVE | ZERO_WINDOW_PROBE) == 0
+        {
             self.turns.data(classified.sender, now_ns, own, peer);
         }
         own.segment(peer, classified);

@@ -3,9 +3,7 @@
 
 use datapath::{
     layout::RttHistogram,
-    parse::tcp::{
-        ACK, FIN, OPTION_SACK, OPTION_SACK_PERMITTED, OPTION_TIMESTAMPS, RST, SYN,
-    },
+    parse::tcp::{ACK, FIN, OPTION_SACK, OPTION_SACK_PERMITTED, OPTION_TIMESTAMPS, RST, SYN},
     replay::Classified,
     rtt::RttTicks,
     tcp::{
@@ -29,6 +27,8 @@ const AWAITED_MAX: usize = 8;
 const HOPS_SETTLED_MIN: u32 = 8;
 /// Payload from which on a segment is large: what a path without tunnels always passes, with room to spare.
 pub const LARGE_MIN: u32 = 1_200;
+/// A round trip is slow if it takes that much longer than the least one, and twice as long.
+const SLOW_BY_NS: u64 = 15_000_000;
 /// Time after which a SYN is sent again at the soonest; what comes earlier is a copy.
 const RESENT_AFTER_NS: u64 = 100_000_000;
 /// Holes that are followed at a time; further ones are not.
@@ -93,9 +93,9 @@ pub struct Stuck {
 pub struct Loaded {
     /// All of them.
     pub round_trips: RttHistogram,
-    /// Of those that took at most twice the least.
+    /// Of those that were not slow.
     pub quick: Flight,
-    /// Of those that took longer.
+    /// Of those that took at least twice the least, and 15 ms longer.
     pub slow: Flight,
     /// When the slow ones were.
     pub slow_tally: Tally,
@@ -214,6 +214,12 @@ pub struct SideEvidence {
     pub stuck: Option<Stuck>,
     /// Under load.
     pub loaded: Option<Box<Loaded>>,
+    /// Round trips of its data, without the handshake's.
+    pub data_round_trips: u32,
+    /// The least of them, ns.
+    pub data_round_trip_ns: Option<u64>,
+    /// Segments with payload that were lost downstream since the receiver last acknowledged anything.
+    pub lost_since_progress: u32,
     /// ICMP errors that said that packets are too big, and the least MTU that they told.
     pub too_big: Tally,
     /// That MTU.
@@ -332,7 +338,8 @@ impl SideEvidence {
     #[must_use]
     pub fn missed_bytes(&self) -> u64 {
         let open = self.holes.iter().filter(|hole| hole.is_acknowledged);
-        open.map(|hole| u64::from(hole.end.wrapping_sub(hole.start))).sum::<u64>() + self.missed_bytes
+        open.map(|hole| u64::from(hole.end.wrapping_sub(hole.start))).sum::<u64>()
+            + self.missed_bytes
     }
 
     /// An ICMP error about a packet that this endpoint sent.
@@ -439,9 +446,9 @@ impl SideEvidence {
             self.first_sequence = segment.sequence;
         }
         let tally = if is_answer { &mut self.syn_acks } else { &mut self.syns };
-        let is_resent = tally.span().is_none_or(|(_, last_ns)| {
-            segment.now.0.saturating_sub(last_ns) >= RESENT_AFTER_NS
-        });
+        let is_resent = tally
+            .span()
+            .is_none_or(|(_, last_ns)| segment.now.0.saturating_sub(last_ns) >= RESENT_AFTER_NS);
         if is_resent {
             tally.add(segment.now.0);
         }
@@ -465,6 +472,11 @@ impl SideEvidence {
         let in_flight = peer.in_flight(self);
         peer.in_flight_max = peer.in_flight_max.max(in_flight);
         if let Some(round_trip) = classified.round_trip {
+            if peer.offered.is_none() || to != peer.first_sequence.wrapping_add(1) {
+                peer.data_round_trips = peer.data_round_trips.saturating_add(1);
+                let least_ns = peer.data_round_trip_ns.unwrap_or(u64::MAX);
+                peer.data_round_trip_ns = Some(least_ns.min(round_trip.as_ns()));
+            }
             peer.round_trip(round_trip, in_flight, segment.now.0);
             // From here to this endpoint and back: the way that its packets' hops are of.
             let elapsed_ns = round_trip.as_ns();
@@ -486,6 +498,7 @@ impl SideEvidence {
     }
 
     fn acknowledged_up_to(&mut self, to: u32) {
+        self.lost_since_progress = 0;
         for hole in &mut self.holes {
             hole.is_acknowledged |= at_or_before(hole.end, to);
         }
@@ -514,7 +527,9 @@ impl SideEvidence {
         }
         let loaded = self.loaded.get_or_insert_default();
         loaded.round_trips.add(round_trip);
-        let is_slow = elapsed_ns > self.least_round_trip_ns.saturating_mul(2);
+        let least_ns = self.least_round_trip_ns;
+        let is_slow =
+            elapsed_ns > least_ns.saturating_mul(2).max(least_ns.saturating_add(SLOW_BY_NS));
         if is_slow {
             loaded.slow_tally.add(now_ns);
         }
@@ -602,6 +617,7 @@ impl SideEvidence {
             return;
         }
         self.retransmitted.add(now_ns);
+        self.lost_since_progress += u32::from(bits & LOST_DOWNSTREAM != 0);
         let tallies = [
             (LOST_UPSTREAM, &mut self.lost_upstream),
             (LOST_DOWNSTREAM, &mut self.lost_downstream),
@@ -617,7 +633,8 @@ impl SideEvidence {
             let silence_ns = now_ns.saturating_sub(self.sent_ns.max(peer.told_ns));
             self.timeouts.add(now_ns);
             self.timeouts_silence_ns = self.timeouts_silence_ns.saturating_add(silence_ns);
-            let is_last = |next| at_or_before(next, end) && !before(segment.sequence, self.last_start);
+            let is_last =
+                |next| at_or_before(next, end) && !before(segment.sequence, self.last_start);
             if self.next.is_some_and(is_last) {
                 self.tail_sequence = segment.sequence;
                 self.tail_timeouts.add(now_ns);
