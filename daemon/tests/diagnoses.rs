@@ -808,13 +808,13 @@ fn other_hops(stage: &mut Stage) {
     hops(stage, 10);
 }
 
-/// Questions and answers, whose acknowledgments take `ms`.
+/// Flights of four segments, whose acknowledgments take `ms`.
 fn far_by(stage: &mut Stage, ms: u64) {
     open(stage);
-    for _ in 0..10 {
-        stage.data(O, 100).wait_ms(ms);
-        stage.data(R, 100).wait_ms(1);
-        stage.ack(O).wait_ms(1);
+    for _ in 0..25 {
+        let start = stage.sent(R);
+        stage.data(R, FULL).data(R, FULL).data(R, FULL).data(R, FULL).wait_ms(ms);
+        stage.send(O, has(start + 2 * FULL)).ack(O);
     }
 }
 

@@ -2,7 +2,7 @@
 //! only round trips with two large segments in flight count.
 
 use super::{
-    Code, Confidence, Facts, Finding, evidence::SideEvidence, facts::Direction, filter,
+    Code, Confidence, Facts, Finding, SideFacts, evidence::SideEvidence, facts::Direction, filter,
     loss::percent,
 };
 use crate::flow::LatencySummary;
@@ -30,6 +30,8 @@ const PATH_ROUND_TRIPS_MIN: u32 = 5;
 const PATH_STEP_NS: u64 = 2_000_000;
 /// Round trips of each side against which a handshake is held.
 const HANDSHAKE_SAMPLES_MIN: u32 = 8;
+/// Those under load, of one side.
+const HANDSHAKE_LOADED_MIN: u64 = 20;
 /// Differences that no jitter makes.
 const HANDSHAKE_SLOWER_NS: u64 = 50_000_000;
 const HANDSHAKE_QUICKER_NS: u64 = 20_000_000;
@@ -143,29 +145,47 @@ pub(super) fn path_change(facts: &Facts<'_>, direction: Direction) -> Option<Fin
     Some(finding)
 }
 
-/// The handshake took another time than data does, on both sides together.
+/// The handshake took another time than data does.
 pub(super) fn handshake_differs(facts: &Facts<'_>) -> Option<Finding> {
     let handshake_ns = facts.record.handshake_rtt_ns?;
     let [originator, responder] = facts.sides();
-    let (a, b) = (originator.round_trips(1)?, responder.round_trips(1)?);
-    let (a_wire, b_wire) = (originator.wire?, responder.wire?);
-    let is_measured = |wire: &SideEvidence| wire.data_round_trips >= HANDSHAKE_SAMPLES_MIN;
-    let is_plain = facts.is_one_connection() == Some(true) && a_wire.syn_packets == 1;
-    if !is_plain || !is_measured(a_wire) || !is_measured(b_wire) {
+    let is_plain = facts.is_one_connection() == Some(true) && originator.wire?.syn_packets == 1;
+    if !is_plain {
         return None;
     }
-    let least_ns = a_wire.data_round_trip_ns?.saturating_add(b_wire.data_round_trip_ns?);
-    let median_ns = a.quantiles_ns[0].saturating_add(b.quantiles_ns[0]);
-    let is_slower = handshake_ns > median_ns.saturating_mul(3).saturating_add(HANDSHAKE_SLOWER_NS);
-    let is_quicker = least_ns > handshake_ns.saturating_mul(3).saturating_add(HANDSHAKE_QUICKER_NS);
-    if !is_slower && !is_quicker {
-        return None;
-    }
+    let finding = slower_handshake(facts, handshake_ns)
+        .or_else(|| quicker_handshake(originator.wire?, handshake_ns))
+        .or_else(|| quicker_handshake(responder.wire?, handshake_ns))?;
     let filter = filter::both(facts, "tcp.flags.syn == 1");
-    let finding = Finding::new(Code::HandshakeRttDiffers, Confidence::Possible, filter)
-        .with("handshake_is", if is_slower { "slower" } else { "quicker" })
-        .with("handshake_ns", handshake_ns)
-        .with("round_trips_min_ns", least_ns)
-        .with("round_trips_p50_ns", median_ns);
+    Some(Finding { filter, ..finding }.with("handshake_ns", handshake_ns))
+}
+
+/// Than the round trips of both sides together.
+fn slower_handshake(facts: &Facts<'_>, handshake_ns: u64) -> Option<Finding> {
+    let is_measured = |wire: &SideEvidence| wire.data_round_trips >= HANDSHAKE_SAMPLES_MIN;
+    let [a, b] = facts.sides();
+    if !is_measured(a.wire?) || !is_measured(b.wire?) {
+        return None;
+    }
+    let median_ns = |side: SideFacts<'_>| Some(side.round_trips(1)?.quantiles_ns[0]);
+    let both_ns = median_ns(a)?.saturating_add(median_ns(b)?);
+    let least_ns = both_ns.saturating_mul(3).saturating_add(HANDSHAKE_SLOWER_NS);
+    let finding = Finding::new(Code::HandshakeRttDiffers, Confidence::Possible, "")
+        .with("handshake_is", "slower")
+        .with("round_trips_p50_ns", both_ns);
+    (handshake_ns > least_ns).then_some(finding)
+}
+
+/// Than the round trips of one side's data, which is less than the whole way. Only of those that no receiver delays, as two
+/// large segments were in flight.
+fn quicker_handshake(wire: &SideEvidence, handshake_ns: u64) -> Option<Finding> {
+    let loaded = LatencySummary::of(&wire.loaded.as_deref()?.round_trips);
+    let bound_ns = handshake_ns.saturating_mul(3).saturating_add(HANDSHAKE_QUICKER_NS);
+    if loaded.samples < HANDSHAKE_LOADED_MIN || loaded.min_ns <= bound_ns {
+        return None;
+    }
+    let finding = Finding::new(Code::HandshakeRttDiffers, Confidence::Possible, "")
+        .with("handshake_is", "quicker")
+        .with("round_trips_min_ns", loaded.min_ns);
     Some(finding)
 }

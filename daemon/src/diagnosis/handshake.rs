@@ -153,7 +153,7 @@ pub(super) fn syn_ack_retransmitted(facts: &Facts<'_>) -> Option<Finding> {
     let [originator, responder] = facts.sides();
     let (own, peer) = (responder.wire?, originator.wire?);
     let (answers, syns) = (own.syn_acks.count, peer.syns.count);
-    if facts.is_one_connection() != Some(true) || syns == 0 || answers <= syns.max(1) {
+    if facts.is_one_connection() != Some(true) || syns != 1 || answers < 2 {
         return None;
     }
     let (first_ns, last_ns) = own.syn_acks.span()?;

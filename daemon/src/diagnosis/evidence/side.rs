@@ -33,6 +33,8 @@ const SLOW_BY_NS: u64 = 15_000_000;
 const RESENT_AFTER_NS: u64 = 100_000_000;
 /// Holes that are followed at a time; further ones are not.
 const HOLES_MAX: usize = 8;
+/// A longer one is a sequence number that leads nowhere.
+const HOLE_BYTES_MAX: u32 = 1 << 26;
 /// Frames that a copy is looked for in.
 const COPIES_MAX: usize = 8;
 
@@ -216,8 +218,6 @@ pub struct SideEvidence {
     pub loaded: Option<Box<Loaded>>,
     /// Round trips of its data, without the handshake's.
     pub data_round_trips: u32,
-    /// The least of them, ns.
-    pub data_round_trip_ns: Option<u64>,
     /// Segments with payload that were lost downstream since the receiver last acknowledged anything.
     pub lost_since_progress: u32,
     /// ICMP errors that said that packets are too big, and the least MTU that they told.
@@ -474,8 +474,6 @@ impl SideEvidence {
         if let Some(round_trip) = classified.round_trip {
             if peer.offered.is_none() || to != peer.first_sequence.wrapping_add(1) {
                 peer.data_round_trips = peer.data_round_trips.saturating_add(1);
-                let least_ns = peer.data_round_trip_ns.unwrap_or(u64::MAX);
-                peer.data_round_trip_ns = Some(least_ns.min(round_trip.as_ns()));
             }
             peer.round_trip(round_trip, in_flight, segment.now.0);
             // From here to this endpoint and back: the way that its packets' hops are of.
@@ -589,7 +587,7 @@ impl SideEvidence {
                 }
             }
             self.holes.retain(|hole| hole.start != hole.end);
-        } else if after(start, next) {
+        } else if after(start, next) && start.wrapping_sub(next) <= HOLE_BYTES_MAX {
             if self.holes.len() == HOLES_MAX {
                 let oldest = self.holes.remove(0);
                 if oldest.is_acknowledged {
