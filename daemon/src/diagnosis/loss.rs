@@ -74,6 +74,9 @@ pub(super) fn duplicate_frames(facts: &Facts<'_>, direction: Direction) -> Optio
     };
     let ids: Vec<_> =
         wire.copies_ids.iter().filter(|id| **id != 0).map(|id| format!("{id:#x}")).collect();
+    if ids.is_empty() {
+        return None;
+    }
     let what = format!("ip.id in {{{}}}", ids.join(", "));
     let finding = Finding::new(
         Code::DuplicateFrames,
@@ -96,7 +99,8 @@ pub(super) fn network_loss_upstream(facts: &Facts<'_>, direction: Direction) -> 
     let control = side.wire.map_or(0, |wire| wire.control_lost[0]);
     let tally = side.wire.map(|wire| wire.lost_upstream);
     let lost = verdicts.lost_upstream.saturating_sub(control.into());
-    lost_in_network(facts, direction, Code::NetworkLossUpstream, lost, tally)
+    let what = (Code::NetworkLossUpstream, "lost_upstream_segments");
+    lost_in_network(facts, direction, what, lost, tally)
 }
 
 /// Lost between here and the receiver.
@@ -107,27 +111,28 @@ pub(super) fn network_loss_downstream(facts: &Facts<'_>, direction: Direction) -
     let excluded = side.wire.map_or(0, |wire| wire.control_lost[1] + wire.lost_since_progress);
     let tally = side.wire.map(|wire| wire.lost_downstream);
     let lost = verdicts.lost_downstream.saturating_sub(excluded.into());
-    lost_in_network(facts, direction, Code::NetworkLossDownstream, lost, tally)
+    let what = (Code::NetworkLossDownstream, "lost_downstream_segments");
+    lost_in_network(facts, direction, what, lost, tally)
 }
 
 fn lost_in_network(
     facts: &Facts<'_>,
     direction: Direction,
-    code: Code,
+    (code, name): (Code, &'static str),
     lost: u64,
     tally: Option<Tally>,
 ) -> Option<Finding> {
     let side = facts.side(direction);
     let share = side.share(lost);
+    let is_connection = facts.record.handshake_rtt_ns.is_some() && side.record.payload_bytes > 0;
+    if tally.is_none() && !is_connection {
+        return None;
+    }
     if lost < SEGMENTS_MIN || share <= WARNING_SHARE {
         return None;
     }
     // Without a look at each packet, SYNs that nobody answered may be among them.
     let confidence = if tally.is_some() { Confidence::Likely } else { Confidence::Possible };
-    let name = match code {
-        Code::NetworkLossUpstream => "lost_upstream_segments",
-        _ => "lost_downstream_segments",
-    };
     let retransmitted = side.verdicts().map_or(0, |verdicts| verdicts.retransmitted_segments);
     let finding = Finding::new(code, confidence, filter::from(facts, direction, LATE))
         .between(tally.and_then(|tally| tally.span()))

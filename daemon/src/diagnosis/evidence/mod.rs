@@ -27,7 +27,7 @@ pub use self::{
 use turns::Turns;
 
 /// Flows about which more than their counters is kept; about further ones, the rules that need it are silent.
-pub const FLOWS_MAX: usize = 1 << 18;
+pub const FLOWS_MAX: usize = 1 << 17;
 /// Port of DNS.
 const DNS: u16 = 53;
 /// Protocol number of UDP.
