@@ -5,7 +5,7 @@ use datapath::tcp::classes::{ACKED_UNSEEN, LOST_SEGMENT};
 
 use super::{
     Code, Confidence, Facts, Finding, SideFacts,
-    evidence::{SideEvidence, Tally},
+    evidence::Tally,
     facts::Direction,
     filter::{self, LATE},
 };
@@ -37,7 +37,7 @@ pub(super) fn capture_loss(facts: &Facts<'_>, direction: Direction) -> Option<Fi
     if holes == 0 || acknowledged == 0 {
         return None;
     }
-    let missed = facts.side(direction).wire.map(SideEvidence::missed_bytes);
+    let missed = facts.side(direction).wire.map(|wire| wire.holes.missed_bytes());
     let confidence = match missed {
         // It came later: the capture's order is not that of the packets.
         Some(0) => return None,

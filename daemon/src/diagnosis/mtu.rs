@@ -16,9 +16,9 @@ const HEADERS_V6: u32 = 60;
 pub(super) fn pmtu_black_hole(facts: &Facts<'_>, direction: Direction) -> Option<Finding> {
     let own = facts.side(direction).wire?;
     let peer = facts.side(direction.other()).wire?;
-    let stuck = own.stuck?;
+    let stuck = own.sizes.stuck?;
     let is_told = own.too_big.count > 0;
-    let size_passed = own.largest_acknowledged >= stuck.payload_len;
+    let size_passed = own.sizes.largest_acknowledged >= stuck.payload_len;
     if stuck.again < AGAIN_MIN || !stuck.unfragmentable || size_passed || is_told {
         return None;
     }
@@ -36,7 +36,7 @@ pub(super) fn pmtu_black_hole(facts: &Facts<'_>, direction: Direction) -> Option
             .between(Some(stuck.span))
             .with("packet_bytes", stuck.packet_len)
             .with("sent_again", stuck.again)
-            .with("largest_payload_acknowledged_bytes", own.largest_acknowledged)
+            .with("largest_payload_acknowledged_bytes", own.sizes.largest_acknowledged)
             .with("smaller_passed", if stuck.smaller_passed { "yes" } else { "not seen" });
     Some(finding)
 }

@@ -3,7 +3,10 @@
 
 mod dns;
 mod ends;
+mod holes;
+mod load;
 mod side;
+mod sizes;
 mod tally;
 mod turns;
 
@@ -20,7 +23,10 @@ use datapath::{
 pub use self::{
     dns::DnsEvidence,
     ends::{IDLE_MIN_NS, Idle, Reset},
-    side::{Hops, LARGE_MIN, Loaded, Offered, SideEvidence, Stuck},
+    holes::Holes,
+    load::{Flight, Loaded},
+    side::{Hops, Offered, SideEvidence},
+    sizes::{LARGE_MIN, Sizes, Stuck},
     tally::Tally,
     turns::Responses,
 };

@@ -2,7 +2,6 @@
 //! list of segments.
 
 use datapath::{
-    layout::RttHistogram,
     parse::tcp::{ACK, FIN, OPTION_SACK, OPTION_SACK_PERMITTED, OPTION_TIMESTAMPS, RST, SYN},
     replay::Classified,
     rtt::RttTicks,
@@ -16,25 +15,15 @@ use datapath::{
     },
 };
 
-use super::{Responses, Tally};
+use super::{Holes, LARGE_MIN, Loaded, Responses, Sizes, Tally};
 
 /// Flags of ECN (RFC 3168, 6.1).
 const ECE: u32 = 0x40;
 const CWR: u32 = 0x80;
-/// Segments whose acknowledgment is awaited to learn what size passes; the oldest are kept.
-const AWAITED_MAX: usize = 8;
 /// Packets with another number of hops left that make it a new path.
 const HOPS_SETTLED_MIN: u32 = 8;
-/// Payload from which on a segment is large: what a path without tunnels always passes, with room to spare.
-pub const LARGE_MIN: u32 = 1_200;
-/// A round trip is slow if it takes that much longer than the least one, and twice as long.
-const SLOW_BY_NS: u64 = 15_000_000;
 /// Time after which a SYN is sent again at the soonest; what comes earlier is a copy.
 const RESENT_AFTER_NS: u64 = 100_000_000;
-/// Holes that are followed at a time; further ones are not.
-const HOLES_MAX: usize = 8;
-/// A longer one is a sequence number that leads nowhere.
-const HOLE_BYTES_MAX: u32 = 1 << 26;
 /// Frames that a copy is looked for in.
 const COPIES_MAX: usize = 8;
 
@@ -68,78 +57,6 @@ pub struct Hops {
     pub since_ns: u64,
 }
 
-/// A segment that was sent again and again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stuck {
-    /// Its sequence number.
-    pub sequence: u32,
-    /// Bytes of its payload.
-    pub payload_len: u32,
-    /// Bytes of its IP packet.
-    pub packet_len: u32,
-    /// How often it was sent again, unchanged.
-    pub again: u32,
-    /// Whether no router may fragment it.
-    pub unfragmentable: bool,
-    /// When it was first and last sent.
-    pub span: (u64, u64),
-    /// A smaller segment with the same start was sent, and acknowledged.
-    pub smaller_passed: bool,
-    /// The receiver sent something after the first time that it was sent again.
-    pub receiver_alive: bool,
-    smaller_end: Option<u32>,
-}
-
-/// Round trips while at least two large segments were in flight.
-#[derive(Clone, Debug, Default)]
-pub struct Loaded {
-    /// All of them.
-    pub round_trips: RttHistogram,
-    /// Of those that were not slow.
-    pub quick: Flight,
-    /// Of those that took at least twice the least, and 15 ms longer.
-    pub slow: Flight,
-    /// When the slow ones were.
-    pub slow_tally: Tally,
-}
-
-/// Sequence numbers that have not passed.
-#[derive(Clone, Copy, Debug)]
-struct Hole {
-    start: u32,
-    end: u32,
-    is_acknowledged: bool,
-}
-
-/// Round trips, and what was in flight.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Flight {
-    /// How many.
-    pub samples: u64,
-    bytes: u64,
-    elapsed_ns: u64,
-}
-
-impl Flight {
-    const fn add(&mut self, bytes: u32, elapsed_ns: u64) {
-        self.samples += 1;
-        self.bytes = self.bytes.saturating_add(bytes as u64);
-        self.elapsed_ns = self.elapsed_ns.saturating_add(elapsed_ns);
-    }
-
-    /// Bytes in flight on average; 0 where there was no round trip.
-    #[must_use]
-    pub fn in_flight(&self) -> f64 {
-        self.bytes as f64 / self.samples.max(1) as f64
-    }
-
-    /// Bytes per ns, by Little's law.
-    #[must_use]
-    pub fn rate(&self) -> f64 {
-        self.bytes as f64 / self.elapsed_ns.max(1) as f64
-    }
-}
-
 /// What one endpoint sent.
 #[derive(Clone, Debug, Default)]
 pub struct SideEvidence {
@@ -171,8 +88,10 @@ pub struct SideEvidence {
     pub advances: u32,
     /// Bytes that were acknowledged to this endpoint.
     pub bytes_acknowledged: u64,
-    /// Largest payload of a segment that was acknowledged.
-    pub largest_acknowledged: u32,
+    /// What sizes pass.
+    pub sizes: Sizes,
+    /// What has not passed here.
+    pub holes: Holes,
     /// Of the verdicts, with payload: sent again.
     pub retransmitted: Tally,
     /// Without payload: a SYN, an answer to one, or a FIN.
@@ -212,8 +131,6 @@ pub struct SideEvidence {
     /// Hops left.
     pub hops: Hops,
     hops_next: Hops,
-    /// The segment that was sent again most often, if it was large.
-    pub stuck: Option<Stuck>,
     /// Under load.
     pub loaded: Option<Box<Loaded>>,
     /// Round trips of its data, without the handshake's.
@@ -248,15 +165,12 @@ pub struct SideEvidence {
     /// When it first acknowledged anything without a SYN.
     pub first_ack_ns: Option<u64>,
     pub(super) last_id: Option<u16>,
-    holes: Vec<Hole>,
-    missed_bytes: u64,
     next: Option<u32>,
     next_ns: u64,
     last_start: u32,
     sent_ns: u64,
     acknowledged: Option<u32>,
     told_ns: u64,
-    awaited: [(u32, u32); AWAITED_MAX],
     /// Identification and hops left of the last packets, and how often the latter fell.
     recent: [Option<(u16, u8, u32)>; COPIES_MAX],
     recent_at: usize,
@@ -286,11 +200,7 @@ impl SideEvidence {
         self.marks(classified);
         self.window(classified);
         self.connection(classified);
-        if let Some(stuck) = &mut peer.stuck
-            && stuck.again > 0
-        {
-            stuck.receiver_alive = true;
-        }
+        peer.sizes.receiver_spoke();
         if segment.tcp_flags & ACK != 0 {
             if segment.tcp_flags & SYN == 0 {
                 self.first_ack_ns.get_or_insert(now_ns);
@@ -332,14 +242,6 @@ impl SideEvidence {
             (Some(next), Some(last)) if after(next, last) => next.wrapping_sub(last),
             _ => 0,
         }
-    }
-
-    /// Bytes that never passed here, and yet were acknowledged to it.
-    #[must_use]
-    pub fn missed_bytes(&self) -> u64 {
-        let open = self.holes.iter().filter(|hole| hole.is_acknowledged);
-        open.map(|hole| u64::from(hole.end.wrapping_sub(hole.start))).sum::<u64>()
-            + self.missed_bytes
     }
 
     /// An ICMP error about a packet that this endpoint sent.
@@ -497,21 +399,8 @@ impl SideEvidence {
 
     fn acknowledged_up_to(&mut self, to: u32) {
         self.lost_since_progress = 0;
-        for hole in &mut self.holes {
-            hole.is_acknowledged |= at_or_before(hole.end, to);
-        }
-        for (end, length) in &mut self.awaited {
-            if *length > 0 && at_or_before(*end, to) {
-                self.largest_acknowledged = self.largest_acknowledged.max(*length);
-                *length = 0;
-            }
-        }
-        if let Some(stuck) = &mut self.stuck
-            && let Some(end) = stuck.smaller_end
-            && at_or_before(end, to)
-        {
-            stuck.smaller_passed = true;
-        }
+        self.holes.acknowledged(to);
+        self.sizes.acknowledged(to);
     }
 
     /// A round trip of this endpoint's data.
@@ -523,16 +412,8 @@ impl SideEvidence {
         if in_flight < 2 * LARGE_MIN {
             return;
         }
-        let loaded = self.loaded.get_or_insert_default();
-        loaded.round_trips.add(round_trip);
         let least_ns = self.least_round_trip_ns;
-        let is_slow =
-            elapsed_ns > least_ns.saturating_mul(2).max(least_ns.saturating_add(SLOW_BY_NS));
-        if is_slow {
-            loaded.slow_tally.add(now_ns);
-        }
-        let flight = if is_slow { &mut loaded.slow } else { &mut loaded.quick };
-        flight.add(in_flight, elapsed_ns);
+        self.loaded.get_or_insert_default().add(round_trip, least_ns, in_flight, now_ns);
     }
 
     fn send(&mut self, peer: &Self, classified: &Classified) {
@@ -559,42 +440,18 @@ impl SideEvidence {
         }
         self.verdict(peer, classified, end);
         if segment.payload_len > 0 && !is_probe {
-            self.size(classified, end, packet_len);
+            self.sizes.sent(classified, end, packet_len);
         }
         if end != segment.sequence && !is_probe {
-            self.follow_holes(segment.sequence, end);
+            if let Some(next) = self.next {
+                self.holes.sent(segment.sequence, end, next);
+            }
             if self.next.is_none_or(|next| after(end, next)) {
                 self.next = Some(end);
                 self.next_ns = now_ns;
                 self.last_start = segment.sequence;
             }
             self.sent_ns = now_ns;
-        }
-    }
-
-    /// A segment fills holes, or leaves one before it.
-    fn follow_holes(&mut self, start: u32, end: u32) {
-        let Some(next) = self.next else { return };
-        if before(start, next) {
-            for hole in &mut self.holes {
-                // What is left of one in two parts is taken for the later one.
-                if at_or_before(start, hole.start) && after(end, hole.start) {
-                    hole.start = if after(end, hole.end) { hole.end } else { end };
-                } else if after(hole.end, start) && at_or_before(hole.end, end) {
-                    hole.end = start;
-                } else if before(hole.start, start) && before(end, hole.end) {
-                    hole.start = end;
-                }
-            }
-            self.holes.retain(|hole| hole.start != hole.end);
-        } else if after(start, next) && start.wrapping_sub(next) <= HOLE_BYTES_MAX {
-            if self.holes.len() == HOLES_MAX {
-                let oldest = self.holes.remove(0);
-                if oldest.is_acknowledged {
-                    self.missed_bytes += u64::from(oldest.end.wrapping_sub(oldest.start));
-                }
-            }
-            self.holes.push(Hole { start: next, end: start, is_acknowledged: false });
         }
     }
 
@@ -638,64 +495,6 @@ impl SideEvidence {
                 self.tail_timeouts.add(now_ns);
                 self.tail_silence_ns = self.tail_silence_ns.saturating_add(silence_ns);
             }
-        }
-    }
-
-    /// What sizes pass, and what is sent again and again.
-    fn size(&mut self, classified: &Classified, end: u32, packet_len: u32) {
-        let segment = &classified.segment;
-        let is_again = classified.verdict.bits & RETRANSMITTED != 0;
-        if !is_again {
-            if let Some(free) = self.awaited.iter_mut().find(|(_, length)| *length == 0) {
-                *free = (end, segment.payload_len);
-            }
-            if self.stuck.is_none_or(|stuck| stuck.again == 0) && segment.payload_len >= LARGE_MIN {
-                self.stuck = Some(Stuck::of(classified, packet_len));
-            }
-            return;
-        }
-        // Which of the two was acknowledged is not known.
-        for (awaited_end, length) in &mut self.awaited {
-            let is_within = *length > 0 && after(*awaited_end, segment.sequence);
-            let begins_before = before(awaited_end.wrapping_sub(*length), end);
-            if is_within && begins_before {
-                *length = 0;
-            }
-        }
-        match &mut self.stuck {
-            Some(stuck) if stuck.sequence == segment.sequence => {
-                if stuck.payload_len == segment.payload_len {
-                    stuck.again += 1;
-                    stuck.span.1 = segment.now.0;
-                } else if segment.payload_len < stuck.payload_len {
-                    stuck.smaller_end = Some(end);
-                }
-            }
-            Some(stuck) if stuck.again >= STUCK_KEPT_MIN => {}
-            _ if segment.payload_len >= LARGE_MIN => {
-                self.stuck = Some(Stuck { again: 1, ..Stuck::of(classified, packet_len) });
-            }
-            _ => {}
-        }
-    }
-}
-
-/// A segment that was sent again as often as this is not forgotten for another one.
-const STUCK_KEPT_MIN: u32 = 3;
-
-impl Stuck {
-    fn of(classified: &Classified, packet_len: u32) -> Self {
-        let segment = &classified.segment;
-        Self {
-            sequence: segment.sequence,
-            payload_len: segment.payload_len,
-            packet_len,
-            again: 0,
-            unfragmentable: classified.unfragmentable,
-            span: (segment.now.0, segment.now.0),
-            smaller_passed: false,
-            receiver_alive: false,
-            smaller_end: None,
         }
     }
 }
