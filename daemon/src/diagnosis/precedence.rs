@@ -70,6 +70,8 @@ const PRECEDENCE: &[(Code, Scope, Effect, &[Code])] = &[
     (Code::IdleTimeout, Scope::Flow, Effect::Withhold, &[Code::ForgedReset]),
     (Code::SynRejected, Scope::Flow, Effect::Withhold, &[Code::SynUnanswered]),
     (Code::DuplicateFrames, Scope::Flow, Effect::Lower, &[Code::SpuriousRetransmissions]),
+    // What really arrives twice is acknowledged twice, and that makes a sender send again.
+    (Code::DuplicateFrames, Scope::Flow, Effect::Lower, LOSSES),
     (Code::WindowScalingOff, Scope::Flow, Effect::Withhold, &[Code::ReceiveWindowLimited]),
     (Code::ReceiverZeroWindow, Scope::Flow, Effect::Withhold, &[Code::ReceiveWindowLimited]),
     (
