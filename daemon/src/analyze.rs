@@ -19,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     analysis::{Analyzer, Connection, spin::Spins},
+    diagnosis::{self, Diagnosis, DiagnosisView, Evidence, Survey},
     flow::{
         FlowId, FlowIdSource, FlowRecord, FlowView,
         community_id::community_id,
@@ -55,6 +56,8 @@ pub struct Analysis {
     pub spins: Spins,
     /// Segments of connections beyond [`crate::analysis::CONNECTIONS_MAX`].
     pub not_analyzed: u64,
+    /// What is wrong with them, the most confident first.
+    pub diagnoses: Vec<Diagnosis>,
 }
 
 impl Analysis {
@@ -124,6 +127,7 @@ fn read(
         .map_err(|source| AnalyzeError::Read { path: path.to_owned(), source })?;
     let mut replay = Replay::with_flows_max(flows_max).with_segments();
     let mut spins = Spins::default();
+    let mut evidence = Evidence::default();
     let mut packets = 0;
     let damage = loop {
         match reader.next_packet() {
@@ -133,6 +137,7 @@ fn read(
                 let _counted = replay.frame(&*read.packet.data, &frame);
                 analyzer.frame(packets, replay.classified());
                 spin(&mut spins, replay.headers(), &read.packet.data, frame.now);
+                evidence.frame(&replay, &read.packet.data, frame.now);
             }
             Ok(None) => break None,
             Err(error) => break Some(error.to_string()),
@@ -140,9 +145,14 @@ fn read(
     };
     drop(reader);
     analyzer.finish();
-    let (flows, connections) = records(&replay, &fingerprint.source(), &mut analyzer);
+    let told = records(&replay, &fingerprint.source());
+    let mut survey = Survey::default();
+    told.iter().for_each(|(order, record)| survey.add(record, evidence.of(*order)));
+    let (diagnoses, _) = survey.finish();
+    let connections = told.iter().map(|(order, _)| analyzer.take(*order)).collect();
+    let flows = told.into_iter().map(|(_, record)| record).collect();
     let (counters, not_analyzed) = (*replay.counters(), analyzer.not_analyzed());
-    Ok(Analysis { packets, damage, counters, flows, connections, spins, not_analyzed })
+    Ok(Analysis { packets, damage, counters, flows, connections, spins, not_analyzed, diagnoses })
 }
 
 /// Lets a datagram be looked into: the innermost one of a frame.
@@ -157,12 +167,8 @@ fn spin(spins: &mut Spins, headers: &Headers, packet: &[u8], now: Ktime) {
     }
 }
 
-/// The flows of a replay, in order of their first packet, and what their segments tell.
-fn records(
-    replay: &Replay,
-    ids: &FlowIdSource,
-    analyzer: &mut Analyzer,
-) -> (Vec<FlowRecord>, Vec<Option<Box<Connection>>>) {
+/// The flows of a replay, in order of their first packet, each with its number in the order of creation.
+fn records(replay: &Replay, ids: &FlowIdSource) -> Vec<(u64, FlowRecord)> {
     let timeouts = &Timeouts::default();
     let mut flows: Vec<_> = replay.flows().chain(replay.ended()).collect();
     flows.sort_unstable_by_key(|(_, flow)| flow.order);
@@ -176,9 +182,9 @@ fn records(
             let (entry, samples) = (&*flow.entry, Some(&flow.rtt));
             record.observe(Observation { entry, before: None, samples, timeouts });
             record.parent = tags.get(&entry.encapsulation.parent_tag).copied();
-            (record, analyzer.take(flow.order))
+            (flow.order, record)
         })
-        .unzip()
+        .collect()
 }
 
 /// What makes the flow ids of a file its own: how it starts and how long it is, as far as it was read.
@@ -244,6 +250,7 @@ pub struct AnalysisView {
     truncated_reason: Option<String>,
     ledger: LedgerView,
     not_analyzed_segments: u64,
+    diagnoses: Vec<DiagnosisView>,
     flows: Vec<FlowView>,
 }
 
@@ -269,6 +276,11 @@ impl AnalysisView {
             truncated_reason: analysis.damage.clone(),
             ledger: LedgerView::new(&analysis.counters),
             not_analyzed_segments: analysis.not_analyzed,
+            diagnoses: analysis
+                .diagnoses
+                .iter()
+                .map(|diagnosis| diagnosis::view(diagnosis, &naming))
+                .collect(),
             flows: analysis.analyzed().map(view).collect(),
         }
     }

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod diagnosis;
 pub mod flow;
 pub mod frames;
 pub mod kernel;

@@ -98,6 +98,7 @@ fn forged(random: &mut Random, verdicts: &mut FlowVerdicts, now: u64, is_near: b
         timestamp: (random.below(2) == 0).then(|| number(random)),
         selective,
         segment_size: 0,
+        from_socket: false,
         handshake_ns: None,
         round_trip_ns: 0,
     };
@@ -109,6 +110,12 @@ fn forged(random: &mut Random, verdicts: &mut FlowVerdicts, now: u64, is_near: b
         timestamp_echo: number(random),
         options: random.below(8) as u32,
         window_scale_plus_one: random.below(16) as u32,
+        segment_max: None,
+        hops: 64,
+        traffic_class: 0,
+        unfragmentable: true,
+        headers_len: 52,
+        round_trip: None,
         verdict,
     }
 }

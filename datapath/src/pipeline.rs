@@ -99,6 +99,8 @@ pub fn step<P: PacketBytes + ?Sized, T: Tables>(
             headers.pending = NOTHING;
             if resumed.is_ok() {
                 note(headers, tables);
+                #[cfg(not(target_arch = "bpf"))]
+                tables.noted(headers, frame);
             }
             return;
         }

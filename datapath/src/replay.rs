@@ -66,8 +66,35 @@ pub struct Classified {
     pub options: u32,
     /// Shift of its window option plus one; 0 without one.
     pub window_scale_plus_one: u32,
+    /// Greatest segment that its sender takes, by its option.
+    pub segment_max: Option<u16>,
+    /// Time to live, or hop limit.
+    pub hops: u8,
+    /// Type of service, or traffic class: the lower two bits are ECN's.
+    pub traffic_class: u8,
+    /// No router may fragment it.
+    pub unfragmentable: bool,
+    /// Bytes of network and transport headers.
+    pub headers_len: u32,
+    /// The round trip of the receiver's data that it completed ([`crate::rtt`]).
+    pub round_trip: Option<RttTicks>,
     /// The verdict on it.
     pub verdict: Verdict,
+}
+
+/// An ICMP error about a packet of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Noted {
+    /// [`ReplayFlow::order`] of the flow.
+    pub flow: u64,
+    /// Endpoint that sent the packet that it is about: 0 lower, 1 upper.
+    pub sender: u32,
+    /// When it passed.
+    pub now: Ktime,
+    /// Its type and code.
+    pub kind: [u8; 2],
+    /// MTU that it tells; 0 where it tells none.
+    pub mtu: u32,
 }
 
 /// The datapath on the host: one observation point, one direction, no capacity limit but the caller's.
@@ -90,6 +117,9 @@ struct ReplayTables {
     flows_max: Option<usize>,
     tells_segments: bool,
     classified: Vec<Classified>,
+    noted: Vec<Noted>,
+    /// What the packet at hand completed.
+    round_trip: Option<RttTicks>,
     frame: u64,
 }
 
@@ -134,6 +164,7 @@ impl Replay {
         self.frames += 1;
         self.tables.frame = self.frames;
         self.tables.classified.clear();
+        self.tables.noted.clear();
     }
 
     /// The TCP segments in the last frame, from the outside in, if the replay tells them. A frame has several in
@@ -141,6 +172,12 @@ impl Replay {
     #[must_use]
     pub fn classified(&self) -> &[Classified] {
         &self.tables.classified
+    }
+
+    /// The ICMP errors in the last frame about flows that are known, if the replay gives verdicts.
+    #[must_use]
+    pub fn noted(&self) -> &[Noted] {
+        &self.tables.noted
     }
 
     /// What the last frame said.
@@ -271,6 +308,7 @@ impl Tables for ReplayTables {
     }
 
     fn measured(&mut self, key: &FlowKey, sample: Sample) {
+        self.round_trip = Some(sample.rtt);
         let round_trips = self.service_rtt.entry(sample.service).or_default();
         if sample.from_originator {
             round_trips.from_originator.add(sample.rtt);
@@ -286,6 +324,7 @@ impl Tables for ReplayTables {
     }
 
     fn classified(&mut self, headers: &mut Headers, frame: &Frame) {
+        let round_trip = self.round_trip.take();
         let Some(flow) = self.flows.get_mut(&headers.key) else { return };
         if headers.unusual != 0 {
             verdict::notice(&mut flow.entry, headers, frame.now);
@@ -294,16 +333,41 @@ impl Tables for ReplayTables {
                 verdict::complete(&mut flow.entry, trouble, headers, frame.now);
             }
         }
-        if self.tells_segments {
-            self.classified.push(Classified {
-                flow: flow.order,
-                sender: headers.sender,
-                segment: Segment::of(headers, &flow.entry, frame.now),
-                timestamp_echo: headers.timestamp_echo,
-                options: headers.options,
-                window_scale_plus_one: headers.window_scale_plus_one,
-                verdict: Verdict::of(headers),
-            });
+        if !self.tells_segments {
+            return;
         }
+        self.classified.push(Classified {
+            flow: flow.order,
+            sender: headers.sender,
+            segment: Segment::of(headers, &flow.entry, frame.now),
+            timestamp_echo: headers.timestamp_echo,
+            options: headers.options,
+            window_scale_plus_one: headers.window_scale_plus_one,
+            segment_max: headers
+                .segment_max_plus_one
+                .checked_sub(1)
+                .and_then(|max| u16::try_from(max).ok()),
+            hops: (headers.hops & 0xff) as u8,
+            traffic_class: (headers.traffic_class & 0xff) as u8,
+            unfragmentable: headers.unfragmentable != 0,
+            headers_len: headers.header_len.saturating_sub(headers.network),
+            round_trip,
+            verdict: Verdict::of(headers),
+        });
+    }
+
+    fn noted(&mut self, headers: &Headers, frame: &Frame) {
+        if !self.tells_segments {
+            return;
+        }
+        let Some(flow) = self.flows.get(&headers.key) else { return };
+        let [.., kind, code] = headers.icmp_error.to_be_bytes();
+        self.noted.push(Noted {
+            flow: flow.order,
+            sender: headers.sender,
+            now: frame.now,
+            kind: [kind, code],
+            mtu: headers.icmp_mtu,
+        });
     }
 }

@@ -75,4 +75,8 @@ pub trait Tables {
     /// it. In the kernel a function of its own does this.
     #[cfg(not(target_arch = "bpf"))]
     fn classified(&mut self, headers: &mut Headers, frame: &Frame);
+
+    /// An ICMP error quotes the packet in `headers`. The flow's entry has it already.
+    #[cfg(not(target_arch = "bpf"))]
+    fn noted(&mut self, headers: &Headers, frame: &Frame);
 }

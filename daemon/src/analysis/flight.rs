@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use datapath::{
     Ktime,
-    tcp::{after, at_or_before, before, verdict::SELECTIVE_MAX},
+    parse::SELECTIVE_MAX,
+    tcp::{after, at_or_before, before},
 };
 
 use super::mark::Mark;

@@ -17,7 +17,7 @@ use super::{
     parameters::{Parameters, value},
 };
 use crate::flow::{
-    FlowId, FlowQuery, FlowView, LossView,
+    FlowId, FlowQuery, FlowRecord, FlowView, LossView,
     query::{Cursor, FlowFilter, PAGE_MAX, Place, UnknownSort},
     view::protocol_number,
 };
@@ -54,14 +54,19 @@ pub(super) async fn one(
     State(state): State<ApiState>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
-    let id: FlowId = value("id", &id)?;
-    let flow = state.flows.get(id).ok_or_else(|| {
+    let flow = named(&state, &id)?;
+    let view = FlowView::new(&flow, &state.board.naming.latest(), true);
+    Ok(Json(json!({ "flow": view, "loss": &*state.board.loss.latest() })))
+}
+
+/// The flow whose id is in a path.
+pub(super) fn named(state: &ApiState, id: &str) -> Result<FlowRecord, ApiError> {
+    let id: FlowId = value("id", id)?;
+    state.flows.get(id).ok_or_else(|| {
         ApiError::not_found(format!(
             "there is no flow {id}; it may have ended longer ago than flows are kept"
         ))
-    })?;
-    let view = FlowView::new(&flow, &state.board.naming.latest(), true);
-    Ok(Json(json!({ "flow": view, "loss": &*state.board.loss.latest() })))
+    })
 }
 
 fn parse(state: &ApiState, uri: &Uri) -> Result<FlowQuery, ApiError> {

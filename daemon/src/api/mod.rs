@@ -2,6 +2,7 @@
 
 mod access;
 mod captures;
+mod diagnoses;
 mod envelope;
 mod error;
 mod flows;
@@ -36,6 +37,8 @@ pub fn router(state: ApiState) -> Router {
         .route("/interfaces", get(status::interfaces))
         .route("/services", get(status::services))
         .route("/flows/{id}", get(flows::one))
+        .route("/flows/{id}/diagnoses", get(diagnoses::of_flow))
+        .route("/diagnoses", get(diagnoses::list))
         .route("/captures", get(captures::list).post(captures::start))
         .route("/captures/{id}", get(captures::one).delete(captures::remove))
         .route("/captures/{id}/stop", post(captures::stop))

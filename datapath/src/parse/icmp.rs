@@ -115,6 +115,15 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     headers.payload_len = headers.transport_len.saturating_sub(HEADER);
     if is_error(ipv6, icmp[0]) {
         headers.icmp_error = u32::from(icmp[0]) << 8 | u32::from(icmp[1]);
+        #[cfg(not(target_arch = "bpf"))]
+        {
+            headers.icmp_mtu = match (ipv6, icmp[0], icmp[1]) {
+                // RFC 1191, 4; RFC 4443, 3.2.
+                (false, 3, 4) => crate::bytes::be16(icmp, 6),
+                (true, 2, _) => crate::bytes::be32(icmp, 4),
+                _ => 0,
+            };
+        }
         headers.pending = QUOTED_PACKET;
     }
     Ok(Outcome::Tracked)

@@ -26,6 +26,9 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     #[cfg(not(target_arch = "bpf"))]
     {
         headers.network = offset;
+        headers.hops = u32::from(ip[8]);
+        headers.traffic_class = u32::from(ip[1]);
+        headers.unfragmentable = u32::from(ip[6] >> 6 & 1);
     }
     headers.protocol = u32::from(ip[9]);
     headers.ip_id = be16(ip, 4);

@@ -44,6 +44,9 @@ pub(crate) fn parse<P: PacketBytes>(packet: &P, headers: &mut Headers) -> Result
     #[cfg(not(target_arch = "bpf"))]
     {
         headers.network = offset;
+        headers.hops = u32::from(ip[7]);
+        headers.traffic_class = be16(ip, 0) >> 4 & 0xff;
+        headers.unfragmentable = 1;
     }
     headers.protocol = u32::from(ip[6]);
     headers.offset = offset + HEADER;

@@ -135,10 +135,33 @@ pub struct Headers {
     /// Where what carries the packet ends, as far as it says so.
     #[cfg(not(target_arch = "bpf"))]
     pub(crate) end: u32,
+    /// Time to live, or hop limit.
+    #[cfg(not(target_arch = "bpf"))]
+    pub hops: u32,
+    /// Type of service, or traffic class: the lower two bits are ECN's.
+    #[cfg(not(target_arch = "bpf"))]
+    pub traffic_class: u32,
+    /// 1 where no router may fragment it: "don't fragment", or IPv6.
+    #[cfg(not(target_arch = "bpf"))]
+    pub unfragmentable: u32,
+    /// Greatest segment that its sender takes, plus one; 0 without the option.
+    #[cfg(not(target_arch = "bpf"))]
+    pub segment_max_plus_one: u32,
+    /// MTU that an ICMP error tells; 0 where it tells none.
+    #[cfg(not(target_arch = "bpf"))]
+    pub icmp_mtu: u32,
+    #[cfg(not(target_arch = "bpf"))]
+    pub(crate) _host_pad: u32,
 }
 
 #[cfg(not(target_arch = "bpf"))]
 impl Headers {
+    /// Offset of the network layer's header.
+    #[must_use]
+    pub const fn network_offset(&self) -> u32 {
+        self.network
+    }
+
     /// What was counted about the frame.
     pub fn outcome(&self) -> Outcome {
         Outcome::from_u32(self.outcome).expect("the pipeline stores outcomes only")
@@ -314,6 +337,8 @@ fn start(headers: &mut Headers) {
     store(&mut headers.timestamp_echo, 0);
     store(&mut headers.options, 0);
     store(&mut headers.unusual, 0);
+    #[cfg(not(target_arch = "bpf"))]
+    store(&mut headers.segment_max_plus_one, 0);
     store(&mut headers.ip_id, 0);
     store(&mut headers.classes, 0);
     store(&mut headers.fragment, WHOLE);

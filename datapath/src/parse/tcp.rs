@@ -37,6 +37,8 @@ const BLOCK_LEN: u32 = 8;
 
 const END: u8 = 0;
 const NOP: u8 = 1;
+#[cfg(not(target_arch = "bpf"))]
+const SEGMENT_MAX: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
@@ -156,6 +158,13 @@ fn option<P: PacketBytes + ?Sized>(
         headers.options |= OPTION_SACK;
         headers.selective_offset = at + 2;
         headers.selective_len = (length - 2) / BLOCK_LEN;
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    if kind == SEGMENT_MAX
+        && length == 4
+        && let Some(option) = packet.at::<4>(at as usize)
+    {
+        headers.segment_max_plus_one = be16(option, 2) + 1;
     }
 }
 

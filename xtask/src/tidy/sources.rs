@@ -115,7 +115,7 @@ const BANNED: [Banned; 10] = [
         why: "a door contains no parsing and no policy; both live in `datapath`",
     },
     Banned {
-        areas: &["daemon/src/analysis/", "daemon/src/flow/"],
+        areas: &["daemon/src/analysis/", "daemon/src/diagnosis/", "daemon/src/flow/"],
         except: &[],
         rule: "pure analysis",
         phrases: &[
@@ -130,7 +130,12 @@ const BANNED: [Banned; 10] = [
         why: "flows and analyses are the same live and offline: no runtime, no HTTP, no kernel, no clock",
     },
     Banned {
-        areas: &["daemon/src/flow/", "daemon/src/analysis/", "daemon/src/live/"],
+        areas: &[
+            "daemon/src/flow/",
+            "daemon/src/analysis/",
+            "daemon/src/diagnosis/",
+            "daemon/src/live/",
+        ],
         except: &[],
         rule: "nothing knows the api",
         phrases: &["crate::api", "super::api"],

@@ -28,8 +28,10 @@ const FRAME_BYTES_MIN: usize = 60;
 
 /// Who sent a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
+pub enum Side {
+    /// Who opens.
     Originator,
+    /// Who answers.
     Responder,
 }
 
@@ -153,6 +155,11 @@ pub(super) fn echo(
             ip(ends, from, IpNextHeaderProtocols::Icmp, ip_id, &message)
         }
     }
+}
+
+/// An ICMP message, which has its checksum.
+pub(super) fn icmp(ends: &Ends, from: Side, message: &[u8]) -> Vec<u8> {
+    ip(ends, from, IpNextHeaderProtocols::Icmp, 0, message)
 }
 
 /// An ARP request (`None` as target hardware address) or reply.

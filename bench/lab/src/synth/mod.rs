@@ -8,11 +8,13 @@ mod cast;
 mod datagrams;
 mod frame;
 mod pcap;
+pub mod stage;
 mod tcp;
 mod truth;
 
 use std::io::{self, Write};
 
+pub use self::frame::Side;
 pub use self::truth::{FlowTruth, HalfTruth, Truth};
 use crate::clock::NANOS_PER_SEC;
 

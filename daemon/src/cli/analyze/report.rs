@@ -1,5 +1,5 @@
-//! The report of `linnet analyze`: the connections that had trouble first, with what it was; then the others, in two lines
-//! each. Computes nothing that the analysis does not have.
+//! The report of `linnet analyze`: what is wrong, then the connections that had trouble first, with what it was; then the others, in a line
+//! or two. Computes nothing that the analysis does not have.
 
 use std::io::{self, Write};
 
@@ -9,6 +9,7 @@ use crate::{
     analysis::{Connection, Samples, Side, pace::StallKind},
     analyze::Analysis,
     cli::{si_bytes, span},
+    diagnosis::write_report,
     flow::{FlowRecord, HalfRecord, community_id::address, record::QUANTILES, view::protocol_name},
 };
 
@@ -18,7 +19,7 @@ const REPORT_FLOWS_MAX: usize = 50;
 /// Writes all of it.
 pub(super) fn write(out: &mut impl Write, analysis: &Analysis) -> io::Result<()> {
     heading(out, analysis)?;
-    // What linnet makes of all this, as sentences, stands here, before the flows.
+    write_report(out, &analysis.diagnoses)?;
     let mut flows: Vec<_> =
         analysis.analyzed().map(|flow| (trouble(flow.1, flow.0), flow)).collect();
     flows.sort_by_key(|(trouble, (record, _))| {

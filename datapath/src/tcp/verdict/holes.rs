@@ -98,7 +98,7 @@ pub(super) fn open(own: &mut Trail, side: &mut TroubleSide, start: u32, end: u32
     each_hole!(side, |hole| {
         if hole.start == lowest {
             forget_hole(own, &mut side.forgotten, hole.end, &hole.opened);
-            return set(hole, start, end, opened);
+            set(hole, start, end, opened);
         }
     });
 }
