@@ -99,8 +99,10 @@ impl Pace {
     pub(super) const fn pass(&mut self, elapsed_ns: u64) {
         match self.doing {
             Doing::Nothing => {}
-            Doing::InFlight => self.in_flight_ns += elapsed_ns,
-            Doing::Window => self.window_limited_ns += elapsed_ns,
+            Doing::InFlight => self.in_flight_ns = self.in_flight_ns.saturating_add(elapsed_ns),
+            Doing::Window => {
+                self.window_limited_ns = self.window_limited_ns.saturating_add(elapsed_ns);
+            }
         }
     }
 
@@ -139,7 +141,8 @@ impl Pace {
                 Event::Acknowledged => StallKind::Acknowledgment,
             };
             let span = Span { from: moved, until: mark };
-            self.stalled_ns[kind as usize] += silence_ns;
+            self.stalled_ns[kind as usize] =
+                self.stalled_ns[kind as usize].saturating_add(silence_ns);
             self.longest_stall_ns = self.longest_stall_ns.max(silence_ns);
             self.stalls.push(Stall { span, kind, in_flight_bytes });
         } else if event == Event::Sent {
@@ -150,10 +153,10 @@ impl Pace {
     /// Nothing was in flight since `moved`. As long as the other side was sending, it was that one's turn.
     fn rested(&mut self, moved: Mark, mark: Mark, round_trip_ns: u64, peer_sent: Option<Mark>) {
         let since = peer_sent.filter(|peer| peer.since_ns(moved) > 0).unwrap_or(moved);
-        self.waiting_ns += since.since_ns(moved);
+        self.waiting_ns = self.waiting_ns.saturating_add(since.since_ns(moved));
         let pause_ns = mark.since_ns(since);
         if pause_ns > round_trip_ns {
-            self.application_limited_ns += pause_ns;
+            self.application_limited_ns = self.application_limited_ns.saturating_add(pause_ns);
             self.longest_pause_ns = self.longest_pause_ns.max(pause_ns);
             self.pauses.push(Span { from: since, until: mark });
         }

@@ -63,14 +63,14 @@ impl Timeouts {
             }
             open.tries = open.tries.saturating_add(1);
             open.last = mark;
-            self.silence_ns += gap_ns;
+            self.silence_ns = self.silence_ns.saturating_add(gap_ns);
         } else if verdict & RTO != 0 {
             self.close();
             found.before = before;
             found.last = mark;
             found.tries = 1;
             found.gaps_ns[0] = mark.since_ns(before);
-            self.silence_ns += found.gaps_ns[0];
+            self.silence_ns = self.silence_ns.saturating_add(found.gaps_ns[0]);
             self.open = Some(Box::new(found));
         } else {
             return;

@@ -104,7 +104,7 @@ impl Window {
 
     fn end_zero(&mut self, is_over: bool) {
         let Some(span) = self.zero.take() else { return };
-        self.zero_ns += span.duration_ns();
+        self.zero_ns = self.zero_ns.saturating_add(span.duration_ns());
         self.longest_zero_ns = self.longest_zero_ns.max(span.duration_ns());
         self.zero_periods.push(ZeroPeriod { span, is_over });
     }
