@@ -18,13 +18,13 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    analysis::{Analyzer, Connection, spin::Spins},
+    analysis::{Analyzer, Connection, Side, spin::Spins},
     diagnosis::{self, Diagnosis, DiagnosisView, Evidence, Survey},
     flow::{
         FlowId, FlowIdSource, FlowRecord, FlowView,
         community_id::community_id,
         expiry::Timeouts,
-        record::Observation,
+        record::{Observation, RttSummary},
         view::{LedgerView, Naming},
     },
     offline,
@@ -149,10 +149,32 @@ fn read(
     let mut survey = Survey::default();
     told.iter().for_each(|(order, record)| survey.add(record, evidence.of(*order)));
     let (diagnoses, _) = survey.finish();
-    let connections = told.iter().map(|(order, _)| analyzer.take(*order)).collect();
-    let flows = told.into_iter().map(|(_, record)| record).collect();
+    let (flows, connections) = told
+        .into_iter()
+        .map(|(order, mut record)| {
+            let connection = analyzer.take(order);
+            if let Some(connection) = &connection {
+                measured(&mut record, connection);
+            }
+            (record, connection)
+        })
+        .unzip();
     let (counters, not_analyzed) = (*replay.counters(), analyzer.not_analyzed());
     Ok(Analysis { packets, damage, counters, flows, connections, spins, not_analyzed, diagnoses })
+}
+
+/// Every acknowledgment's round trip, in place of those that a live flow samples.
+fn measured(record: &mut FlowRecord, connection: &Connection) {
+    let summary = |side: &Side| {
+        let samples = &side.round_trips;
+        let (least, greatest) = (samples.min_ns()?, samples.max_ns()?);
+        Some(RttSummary::sampled(samples.kept(), (samples.count(), least, greatest)))
+    };
+    let [lower, upper] = connection.sides();
+    let (originator, responder) =
+        if record.upper_originated { (upper, lower) } else { (lower, upper) };
+    record.from_originator.rtt = summary(originator).unwrap_or_else(|| RttSummary::exact(&[]));
+    record.from_responder.rtt = summary(responder).unwrap_or_else(|| RttSummary::exact(&[]));
 }
 
 /// Lets a datagram be looked into: the innermost one of a frame.

@@ -314,7 +314,7 @@ impl StallsView {
         Self {
             periods: PeriodsView {
                 count: stalls.count(),
-                total_ns: pace.stalled_ns().iter().sum(),
+                total_ns: pace.stalled_ns().iter().fold(0, |sum: u64, ns| sum.saturating_add(*ns)),
                 longest_ns: pace.longest_stall_ns(),
                 first: (stalls.as_slice().iter())
                     .map(|stall| StallView {

@@ -9,6 +9,7 @@ use datapath::{
     layout::{FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS},
     rtt::{RttTicks, bucket_bounds_ns},
     tcp::{classes::CLASSES, verdict::Verdicts},
+    time::TICK_NS,
 };
 
 use super::{
@@ -142,6 +143,25 @@ impl RttSummary {
             error_factor: 1.0,
             buckets,
         }
+    }
+
+    /// From samples in nanoseconds that need not be all there were: `of` are `(how many, least, greatest)`.
+    #[must_use]
+    pub fn sampled(kept: &[u64], of: (u64, u64, u64)) -> Self {
+        let mut sorted = kept.to_vec();
+        sorted.sort_unstable();
+        let (samples, min_ns, max_ns) = of;
+        let at = |q| {
+            let index = usize::try_from(rank(q, sorted.len() as u64)).map_or(0, |rank| rank - 1);
+            sorted.get(index).copied().unwrap_or(0)
+        };
+        let mut buckets = [0; RTT_BUCKETS];
+        for ns in kept {
+            let ticks = u32::try_from(ns / TICK_NS).unwrap_or(u32::MAX);
+            buckets[datapath::rtt::bucket(RttTicks(ticks))] += 1;
+        }
+        let quantiles_ns = QUANTILES.map(at);
+        Self { samples, min_ns, max_ns, quantiles_ns, error_factor: 1.0, buckets }
     }
 
     /// Adds what the entry's histogram gained since `before`, its bytes at the sweep before.
