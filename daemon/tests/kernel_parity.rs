@@ -31,6 +31,21 @@ fn hold(name: &str, samples: &[Sample]) -> u64 {
     samples.len() as u64
 }
 
+/// The packets of a capture that a test run takes.
+fn samples(path: &std::path::Path) -> Vec<Sample> {
+    let mut samples = Vec::new();
+    let Ok(mut reader) = PacketReader::open(path) else { return samples };
+    // A damaged tail ends the file for both sides.
+    while let Ok(Some(read)) = reader.next_packet() {
+        if offline::link(read.link_type) != Link::Ethernet {
+            continue;
+        }
+        let packet = &read.packet;
+        samples.extend(Sample::new(packet.time_ns, packet.original_len, &packet.data));
+    }
+    samples
+}
+
 #[test]
 fn the_kernel_and_the_host_agree_on_real_captures() {
     if !support::kernel("kernel parity on real captures") {
@@ -38,21 +53,37 @@ fn the_kernel_and_the_host_agree_on_real_captures() {
     }
     let mut packets = 0;
     for path in support::corpus() {
-        let Ok(mut reader) = PacketReader::open(&path) else { continue };
-        let mut samples = Vec::new();
-        // A damaged tail ends the file for both sides.
-        while let Ok(Some(read)) = reader.next_packet() {
-            if offline::link(read.link_type) != Link::Ethernet {
-                continue;
-            }
-            let packet = &read.packet;
-            samples.extend(Sample::new(packet.time_ns, packet.original_len, &packet.data));
-        }
+        let samples = samples(&path);
         if !samples.is_empty() {
             packets += hold(&path.display().to_string(), &samples);
         }
     }
     println!("{packets} packets through both doors and the host");
+}
+
+#[test]
+fn the_kernel_and_the_host_agree_on_what_leaves_a_socket() {
+    if !support::kernel("kernel parity on what leaves a socket") {
+        return;
+    }
+    let mut retransmitted = 0;
+    for path in support::corpus() {
+        let mut samples = samples(&path);
+        samples.iter_mut().for_each(|sample| sample.from_socket = true);
+        let mut door = Door::egress(16_384);
+        let mut host = Replay::default();
+        for sample in &samples {
+            let frame = Frame { direction: door.direction(), ..sample.frame() };
+            let _counted = host.frame(sample.data.as_slice(), &frame);
+            door.run(sample);
+        }
+        door.hold(&path.display().to_string(), &host);
+        for verdicts in host.flows().flat_map(|(_, flow)| flow.verdicts()) {
+            assert_eq!((verdicts.reordered_segments, verdicts.duplicate_frames), (0, 0));
+            retransmitted += verdicts.retransmitted_segments;
+        }
+    }
+    println!("{retransmitted} segments sent again, and none that is late or a copy");
 }
 
 #[test]

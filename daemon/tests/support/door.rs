@@ -55,6 +55,8 @@ pub(crate) struct Sample {
     pub(crate) time_ns: u64,
     pub(crate) original_len: u32,
     pub(crate) data: Vec<u8>,
+    /// On its way out of a socket of this host: only for the door of what is sent.
+    pub(crate) from_socket: bool,
 }
 
 impl Sample {
@@ -63,12 +65,13 @@ impl Sample {
         let data = data[..data.len().min(CUT)].to_vec();
         let original_len = original_len.max(u32::try_from(data.len()).ok()?);
         let fits = data.len() >= shortest(&data) && original_len <= WIRE_LEN_MAX;
-        fits.then_some(Self { time_ns, original_len, data })
+        fits.then_some(Self { time_ns, original_len, data, from_socket: false })
     }
 
     /// The frame as the host's pipeline wants to see it.
     pub(crate) fn frame(&self) -> Frame {
-        Frame { point: u32::from(POINT), ..Frame::plain(Ktime(self.time_ns), self.original_len) }
+        let plain = Frame::plain(Ktime(self.time_ns), self.original_len);
+        Frame { point: u32::from(POINT), from_socket: u32::from(self.from_socket), ..plain }
     }
 }
 
@@ -145,6 +148,8 @@ impl Door {
             program.test_run(options).unwrap().return_value
         } else {
             let mut context = [0; 192];
+            // The mark stands for the socket, which a test run always has.
+            context[8..12].copy_from_slice(&u32::from(sample.from_socket).to_ne_bytes());
             context[152..160].copy_from_slice(&sample.time_ns.to_ne_bytes());
             context[160..164].copy_from_slice(&sample.original_len.to_ne_bytes());
             options.data_in = Some(&sample.data);
