@@ -20,7 +20,8 @@ use crate::{
     cli::{ExitWith, exit, say, unreadable},
     clock::Clock,
     config::Config,
-    flow::{FlowIdSource, FlowTable, table::Departures},
+    events::{EventReader, Reading},
+    flow::{EventStore, FlowIdSource, FlowTable, table::Departures},
     live::{
         self, AttachedPoint, Handover, Keeper, Kinship, Points, Remote, StageConfig, Succession,
         Tables, Verb,
@@ -94,7 +95,7 @@ enum Input {
 
 /// What feeds the flow table.
 enum Feed {
-    Live { sweeper: Running, ring: RingReader },
+    Live { sweeper: Running, ring: RingReader, events: Reading },
     Replay(Playing),
 }
 
@@ -208,13 +209,16 @@ async fn serve_until_stopped(
         capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
             .map_err(|error| no_captures(&dir, error))?;
     let captures = Arc::new(captures);
-    let flows = Arc::new(FlowTable::new(origin(&input)?, config.records_max, config.timeouts));
+    let source = origin(&input)?;
+    let events = Arc::new(EventStore::new(source.clone(), clock.monotonic_ns()));
+    let flows = Arc::new(FlowTable::new(source, config.records_max, config.timeouts));
     tracing::info!(
         records = config.records_max,
         bytes_max = FlowTable::bytes_max(
             config.sizes.flows.saturating_add(config.sizes.embryonic),
             config.records_max
         ),
+        events_bytes_max = EventStore::bytes_max(),
         "memory for flows in user space"
     );
     let publisher = publisher(config, &input, notices, &board, &clock, &captures);
@@ -230,13 +234,15 @@ async fn serve_until_stopped(
             configured: config.rules.clone(),
         }),
     };
-    let feed = start_feed(config, input, &flows, publisher, capture_recorder, &clock)?;
+    let stores = (Arc::clone(&flows), Arc::clone(&events));
+    let feed = start_feed(config, input, stores, publisher, capture_recorder, &clock)?;
 
     let address = bound.address;
     tracing::info!(%address, socket = %bound.path.display(), "listening");
     let stop = CancellationToken::new();
     let state = ApiState {
         flows,
+        events,
         board: Arc::clone(&board),
         captures: Arc::clone(&captures),
         rules,
@@ -349,12 +355,12 @@ fn publisher(
 fn start_feed(
     config: &Config,
     input: Input,
-    table: &Arc<FlowTable>,
+    (table, store): (Arc<FlowTable>, Arc<EventStore>),
     publisher: Publisher,
     recorder: Recorder,
     clock: &Arc<Clock>,
 ) -> anyhow::Result<Feed> {
-    let (table, clock) = (Arc::clone(table), Arc::clone(clock));
+    let clock = Arc::clone(clock);
     let interval = config.sweep_interval;
     match input {
         Input::Live(kernel) => {
@@ -366,11 +372,14 @@ fn start_feed(
                 evicted: kept.evicted,
                 forgotten: kept.forgotten,
             });
+            let events = Arc::new(EventReader::new(tables.events, store));
+            let reading = events.start(Arc::clone(publisher.board()))?;
             let ring = RingReader::start(tables.ring, recorder, Arc::clone(&clock))?;
             let sweeper = Sweeper {
                 flow_map: tables.flows,
                 hook_map: tables.hooks,
                 service_map: tables.services,
+                events,
                 points,
                 remote: Some(remote),
                 past: Past::after(&kept.before),
@@ -381,11 +390,20 @@ fn start_feed(
                 interval,
                 waited_ns: 0,
             };
-            Ok(Feed::Live { sweeper: sweeper.start()?, ring })
+            Ok(Feed::Live { sweeper: sweeper.start()?, ring, events: reading })
         }
         Input::Replay(path) => {
             let flows_max = usize::try_from(config.sizes.flows).unwrap_or(usize::MAX);
-            let player = Player { path, table, publisher, recorder, clock, flows_max, interval };
+            let player = Player {
+                path,
+                table,
+                events: store,
+                publisher,
+                recorder,
+                clock,
+                flows_max,
+                interval,
+            };
             Ok(Feed::Replay(player.start()?))
         }
     }
@@ -393,8 +411,9 @@ fn start_feed(
 
 fn stop_feed(feed: Feed) {
     match feed {
-        Feed::Live { sweeper, ring } => {
+        Feed::Live { sweeper, ring, events } => {
             ring.stop();
+            events.stop();
             sweeper.stop();
         }
         Feed::Replay(playing) => playing.stop(),

@@ -12,6 +12,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod diagnosis;
+pub mod events;
 pub mod flow;
 pub mod frames;
 pub mod kernel;

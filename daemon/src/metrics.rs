@@ -3,7 +3,10 @@
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::board::Board;
+use crate::{
+    board::Board,
+    flow::events::{EventStore, Tally},
+};
 
 /// Requests answered.
 pub const HTTP_REQUESTS: &str = "linnet_http_requests_total";
@@ -11,7 +14,7 @@ pub const HTTP_REQUESTS: &str = "linnet_http_requests_total";
 pub const AUTH_FAILURES: &str = "linnet_auth_failures_total";
 
 /// Name and help of every counter.
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     ("linnet_ledger_packets_total", "Those frames by what was counted about them"),
     ("linnet_contended_packets_total", "Packets counted but not analyzed"),
     ("linnet_created_flows_total", "Flows created"),
@@ -19,6 +22,7 @@ const COUNTERS: [(&str, &str); 10] = [
     ("linnet_capture_ring_produced_records_total", "Records offered to the capture ring"),
     ("linnet_capture_ring_consumed_records_total", "Records read from it"),
     ("linnet_capture_ring_lost_records_total", "Records that found no room"),
+    ("linnet_events_total", "Flagged segments that were logged, by what became of them"),
     ("linnet_sweeps_total", "Reads of the kernel's tables"),
     (HTTP_REQUESTS, "Requests answered, by method, route and code"),
     (AUTH_FAILURES, "Requests refused for who or what sent them, by reason"),
@@ -69,6 +73,42 @@ pub fn of_interfaces(board: &Board) -> String {
     text
 }
 
+/// Metrics with a series for each such interface and class, or verdict. Of events, since what a flow's entry counts may
+/// turn out to be less.
+const FLAGGED: (&str, &str) =
+    ("linnet_tcp_segments_flagged_total", "TCP segments by Wireshark's class and interface");
+const VERDICTS: (&str, &str) =
+    ("linnet_tcp_verdict_segments_total", "TCP segments by linnet's verdict and interface");
+/// The counter that is of bytes.
+const NOT_SEGMENTS: &str = "retransmitted_bytes";
+
+/// The series of flagged segments as text.
+#[must_use]
+pub fn of_events(board: &Board, events: &EventStore) -> String {
+    let tallies = events.tallies().by_interface(&board.naming.latest());
+    let interfaces = board.interfaces.latest();
+    let mut names: Vec<_> = interfaces.iter().map(|interface| &interface.name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let mut texts = [FLAGGED, VERDICTS]
+        .map(|(name, help)| format!("# HELP {name} {help}\n# TYPE {name} counter\n"));
+    for name in names {
+        let Tally { total, .. } = tallies.get(&Some(name.clone())).copied().unwrap_or_default();
+        let label = escaped(name);
+        let [by_class, by_verdict] = &mut texts;
+        for (class, count) in total.by_class() {
+            let metric = FLAGGED.0;
+            *by_class += &format!("{metric}{{interface=\"{label}\",class=\"{class}\"}} {count}\n");
+        }
+        for (verdict, count) in total.by_verdict().filter(|(name, _)| *name != NOT_SEGMENTS) {
+            let metric = VERDICTS.0;
+            *by_verdict +=
+                &format!("{metric}{{interface=\"{label}\",verdict=\"{verdict}\"}} {count}\n");
+        }
+    }
+    texts.concat()
+}
+
 /// A label's value: an interface's name can hold quotes.
 fn escaped(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
@@ -76,15 +116,19 @@ fn escaped(value: &str) -> String {
 
 /// Sets every other metric to what the board shows.
 #[expect(clippy::cast_precision_loss, reason = "gauges are floating point")]
-pub fn publish(board: &Board) {
+pub fn publish(board: &Board, events: &EventStore) {
     let loss = board.loss.latest();
     for (outcome, count) in datapath::Outcome::ALL.iter().zip(loss.ledger.0) {
         counter!("linnet_ledger_packets_total", "outcome" => outcome.name()).absolute(count);
     }
     counter!("linnet_contended_packets_total").absolute(loss.contended);
-    counter!("linnet_capture_ring_produced_records_total").absolute(loss.rings.produced);
-    counter!("linnet_capture_ring_consumed_records_total").absolute(loss.rings.consumed);
-    counter!("linnet_capture_ring_lost_records_total").absolute(loss.rings.lost);
+    counter!("linnet_capture_ring_produced_records_total").absolute(loss.rings.capture.produced);
+    counter!("linnet_capture_ring_consumed_records_total").absolute(loss.rings.capture.consumed);
+    counter!("linnet_capture_ring_lost_records_total").absolute(loss.rings.capture.lost);
+    let (log, ..) = events.balance();
+    for (outcome, count) in [("consumed", log.consumed), ("lost", log.lost)] {
+        counter!("linnet_events_total", "outcome" => outcome).absolute(count);
+    }
     let status = board.status.latest();
     let flows = &status.flows;
     counter!("linnet_created_flows_total").absolute(flows.created);
@@ -103,15 +147,16 @@ pub fn publish(board: &Board) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::LossView;
+    use crate::flow::{FlowIdSource, LossView};
 
     #[test]
     fn evictions_are_counted_when_they_are_exact() {
         let recorder = PrometheusBuilder::new().build_recorder();
         let board = Board::default();
+        let events = EventStore::new(FlowIdSource::new(b"test"), 0);
         let evicted_after = |evicted, approximate| {
             board.loss.publish(LossView { evicted, approximate, ..LossView::default() });
-            metrics::with_local_recorder(&recorder, || publish(&board));
+            metrics::with_local_recorder(&recorder, || publish(&board, &events));
             let text = recorder.handle().render();
             let series = "linnet_ended_flows_total{reason=\"evicted\"} ";
             text.lines().find_map(|line| line.strip_prefix(series)).unwrap().to_owned()
@@ -124,9 +169,12 @@ mod tests {
     #[test]
     fn names_end_in_their_unit_and_are_documented() {
         let documentation = include_str!("../../docs/api.md");
-        let counted = ["packets", "flows", "records", "sweeps", "requests", "failures"];
+        let counted = [
+            "packets", "flows", "records", "sweeps", "requests", "failures", "events", "segments",
+            "flagged",
+        ];
         let measured = ["flows", "bytes", "seconds"];
-        for (name, help) in COUNTERS.into_iter().chain([SEEN]) {
+        for (name, help) in COUNTERS.into_iter().chain([SEEN, FLAGGED, VERDICTS]) {
             let unit = name.strip_suffix("_total").and_then(|name| name.rsplit('_').next());
             assert!(unit.is_some_and(|unit| counted.contains(&unit)), "{name}");
             assert!(!help.is_empty() && documentation.contains(&format!("`{name}`")), "{name}");

@@ -27,7 +27,7 @@ use crate::{
     cli::{ExitWith, exit, unreadable},
     clock::Clock,
     flow::{
-        FlowTable, LatencySummary,
+        EventStore, FlowTable, LatencySummary,
         record::Ended,
         table::Seen,
         view::{HookNames, LedgerView, Naming, PointName, RingsView},
@@ -65,6 +65,8 @@ pub struct Player {
     pub path: PathBuf,
     /// Where flows go.
     pub table: Arc<FlowTable>,
+    /// Where flagged segments go.
+    pub events: Arc<EventStore>,
     /// Where figures go.
     pub publisher: Publisher,
     /// Where packets go.
@@ -114,7 +116,7 @@ struct Hook {
 impl State {
     fn new(flows_max: usize, first: LinkType) -> Self {
         Self {
-            replay: Replay::with_flows_max(flows_max),
+            replay: Replay::with_flows_max(flows_max).with_segments(),
             hooks: vec![Hook { link_type: first, counters: HookCounters::default() }],
             sweeps: 0,
             swept_ns: 0,
@@ -235,6 +237,11 @@ impl Player {
             let (hook, data) = (state.hook(read.link_type), &*read.packet.data);
             frame.point = u32::try_from(hook + 1).unwrap_or(u32::MAX);
             let _counted = state.replay.frame_into(data, &frame, &mut state.hooks[hook].counters);
+            let flagged = state.replay.classified().iter().filter_map(|segment| segment.event);
+            let flagged: Vec<_> = flagged.collect();
+            if !flagged.is_empty() {
+                self.events.add_next(&flagged);
+            }
             state.packets += 1;
             let now = self.clock.now();
             self.recorder.packet(&RawPacket {
@@ -299,6 +306,7 @@ impl Player {
         }
         self.observe_ended(state, now_ns);
         self.table.finish_sweep(state.sweeps, now_ns);
+        self.events.end_interval(now_ns);
         let live = state.replay.flows().count() as u64;
         let mut counters = HookCounters::default();
         for hook in &state.hooks {

@@ -9,7 +9,7 @@ use crate::{
     clock::Clock,
     flow::{
         table::Departures,
-        view::{LedgerView, LossView, Naming, RingsView, rfc3339},
+        view::{LedgerView, LossRingsView, LossView, Naming, RingsView, rfc3339},
     },
 };
 
@@ -136,7 +136,7 @@ impl Publisher {
             contended: figures.counters.contended,
             evicted: figures.evicted,
             approximate: figures.approximate,
-            rings: (self.rings)(),
+            rings: LossRingsView { capture: (self.rings)(), ..LossRingsView::default() },
             since: rfc3339(i128::from(self.since_ns)),
         });
         self.board.status.publish(StatusView {

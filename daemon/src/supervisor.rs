@@ -31,7 +31,7 @@ use crate::{
     clock::Clock,
     config::Config,
     kernel::{Kernel, Pretence},
-    live::{self, Attacher, Estate, Follower, Survivor, WatchRequest},
+    live::{self, Attacher, Estate, Follower, MapSizes, Survivor, WatchRequest},
     sandbox::{self, Identity, folders},
 };
 
@@ -196,6 +196,8 @@ fn attach(
         embryonic = config.sizes.embryonic,
         flow_tables_bytes = config.sizes.flow_bytes(),
         fragments_bytes = config.sizes.fragment_bytes(),
+        troubles_bytes = MapSizes::trouble_bytes(),
+        events_bytes = MapSizes::event_bytes(),
         capture_ring_bytes = config.sizes.capture_ring_bytes,
         rules_bytes = RULES_BYTES,
         "kernel memory"

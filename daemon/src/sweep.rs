@@ -12,6 +12,7 @@ use datapath::{Direction, FlowKey, embryonic::is_embryonic, layout::HookCounters
 use crate::{
     board::{AttachmentView, InterfaceView, ServiceView, Watched},
     clock::Clock,
+    events::EventReader,
     flow::{
         FlowTable, LatencySummary,
         record::Ended,
@@ -43,6 +44,8 @@ pub struct Sweeper {
     pub hook_map: HookMap,
     /// The kernel's round trips by service.
     pub service_map: ServiceMap,
+    /// The kernel's log of flagged segments.
+    pub events: Arc<EventReader>,
     /// What is watched.
     pub points: Arc<Points>,
     /// Who brings that up to date; absent where it stays as it is.
@@ -139,9 +142,13 @@ impl Sweeper {
         self.table.finish_sweep(number, now_ns);
         let (counters, mut interfaces) = self.counters(&points)?;
         let naming = naming(&points, self.clock.offset_ns());
+        // All of those that are gone, too.
+        self.events.read();
+        self.events.store().end_interval(now_ns);
         for point in &gone {
             if let Some(place) = naming.points.get(point) {
                 self.table.settle(*point, place.clone());
+                self.events.store().settle(*point, &place.interface);
             }
             self.past.add(&interfaces, *point);
         }

@@ -117,5 +117,6 @@ fn forged(random: &mut Random, verdicts: &mut FlowVerdicts, now: u64, is_near: b
         headers_len: 52,
         round_trip: None,
         verdict,
+        event: None,
     }
 }

@@ -22,7 +22,8 @@ use daemon::{
     board::Board,
     capture::{self, CaptureManager, CaptureState, CaptureView, Keep, Stage, reader::RingReader},
     clock::Clock,
-    flow::{FlowIdSource, FlowTable, expiry::Timeouts},
+    events::EventReader,
+    flow::{EventStore, FlowIdSource, FlowTable, expiry::Timeouts},
     live::{AttachedPoint, Attacher, MapSizes, Points, StageConfig, Verb},
     past::Past,
     status::Publisher,
@@ -80,6 +81,8 @@ impl Watch {
         let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
         let (flow_map, hook_map) = (attacher.flows().unwrap(), attacher.hooks().unwrap());
         let service_map = attacher.services().unwrap();
+        let store = Arc::new(EventStore::new(FlowIdSource::new(b"test"), 0));
+        let events = Arc::new(EventReader::new(attacher.events().unwrap(), store));
         let ring = attacher.capture_ring().unwrap();
         let stage = Box::new(LabStage(Arc::new(Mutex::new(attacher))));
         let folder = tempfile::tempdir().unwrap();
@@ -100,6 +103,7 @@ impl Watch {
             flow_map,
             hook_map,
             service_map,
+            events,
             points: Arc::new(Points::of(vec![AttachedPoint { request, attached }])),
             remote: None,
             past: Past::default(),

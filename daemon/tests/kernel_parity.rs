@@ -13,22 +13,40 @@ use std::collections::BTreeSet;
 
 use captures::PacketReader;
 use daemon::offline;
-use datapath::{ConntrackState, Frame, Ktime, Link, Outcome, parse::tunnel, replay::Replay};
+use datapath::{
+    ConntrackState, Frame, Ktime, Link, Outcome, layout::Event, parse::tunnel, replay::Replay,
+};
 use support::door::{Door, Sample};
+use zerocopy::IntoBytes as _;
 
 /// Feeds both sides and holds every byte of one against the other.
-fn hold(name: &str, samples: &[Sample]) -> u64 {
-    let mut host = Replay::default();
+fn hold(name: &str, samples: &[Sample]) -> [u64; 2] {
+    let mut host = Replay::default().with_segments();
+    let mut flagged: Vec<Vec<_>> = Vec::new();
     for sample in samples {
         let _counted = host.frame(sample.data.as_slice(), &sample.frame());
+        flagged.push(host.classified().iter().filter_map(|segment| segment.event).collect());
     }
     for mut door in Door::both(16_384) {
-        for sample in samples {
+        for (number, (sample, expected)) in samples.iter().zip(&flagged).enumerate() {
             door.run(sample);
+            hold_events(&format!("{name}, frame {}", number + 1), &mut door, expected);
         }
         door.hold(name, &host);
     }
-    samples.len() as u64
+    let events: usize = flagged.iter().map(Vec::len).sum();
+    [samples.len() as u64, events as u64]
+}
+
+/// What the kernel's program logged of one frame is what the host says of it, in every field.
+fn hold_events(what: &str, door: &mut Door, expected: &[Event]) {
+    let (events, counts) = door.events();
+    assert_eq!(counts.lost, 0, "{what}");
+    assert_eq!(events.len(), expected.len(), "{what}: {events:?} against {expected:?}");
+    for (event, expected) in events.iter().zip(expected) {
+        let are_equal = event.as_bytes() == expected.as_bytes();
+        assert!(are_equal, "{what}: {event:?} against {expected:?}");
+    }
 }
 
 /// The packets of a capture that a test run takes.
@@ -51,14 +69,16 @@ fn the_kernel_and_the_host_agree_on_real_captures() {
     if !support::kernel("kernel parity on real captures") {
         return;
     }
-    let mut packets = 0;
+    let mut sums = [0; 2];
     for path in support::corpus() {
         let samples = samples(&path);
         if !samples.is_empty() {
-            packets += hold(&path.display().to_string(), &samples);
+            let held = hold(&path.display().to_string(), &samples);
+            sums.iter_mut().zip(held).for_each(|(sum, held)| *sum += held);
         }
     }
-    println!("{packets} packets through both doors and the host");
+    let [packets, events] = sums;
+    println!("{packets} packets and {events} events through both doors and the host");
 }
 
 #[test]
@@ -104,7 +124,9 @@ fn the_kernel_and_the_host_agree_on_damaged_packets() {
         samples.extend(Sample::new(round * 700_000, original_len, &frame));
     }
     assert!(samples.len() > 2_000);
-    hold("damaged packets", &samples);
+    let [packets, events] = hold("damaged packets", &samples);
+    println!("{packets} damaged packets and {events} events");
+    assert!(events > 0);
 }
 
 #[test]
@@ -137,5 +159,7 @@ fn the_kernel_and_the_host_agree_on_whole_packets_of_every_kind() {
     for outcome in [Outcome::Tracked, Outcome::TooDeep, Outcome::FragmentWithoutFirst] {
         assert!(count(outcome) > 0, "{outcome:?}");
     }
-    hold("packets of every kind", &samples);
+    let [packets, events] = hold("packets of every kind", &samples);
+    println!("{packets} packets of every kind and {events} events");
+    assert!(events > 0);
 }

@@ -22,8 +22,9 @@ use daemon::{
     analyze,
     board::Board,
     clock::Clock,
+    events::EventReader,
     flow::{
-        FlowIdSource, FlowQuery, FlowRecord, FlowTable, LatencySummary,
+        EventStore, FlowIdSource, FlowQuery, FlowRecord, FlowTable, LatencySummary,
         expiry::Timeouts,
         query::{FlowFilter, Place, sent_again},
         view::RingsView,
@@ -77,6 +78,10 @@ impl Watch {
             flow_map: attacher.flows().unwrap(),
             hook_map: attacher.hooks().unwrap(),
             service_map: attacher.services().unwrap(),
+            events: Arc::new(EventReader::new(
+                attacher.events().unwrap(),
+                Arc::new(EventStore::new(FlowIdSource::new(b"test"), 0)),
+            )),
             points: Arc::new(Points::of(points)),
             remote: None,
             past: Past::default(),

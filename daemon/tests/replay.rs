@@ -36,7 +36,21 @@ fn datagram(from: u16, to: u16) -> Vec<u8> {
     packet
 }
 
-/// A file of datagrams, each with its time and link type, of which there is an interface each.
+/// An IPv4 header, a TCP header and zeros, between ports 5000 (client) and 80.
+fn segment(client: bool, id: u8, numbers: [u32; 2], flags: u8, payload: u16) -> Vec<u8> {
+    let [high, low] = (40 + payload).to_be_bytes();
+    let [own, peer] = if client { [1, 2] } else { [2, 1] };
+    let mut packet = vec![0x45, 0, high, low, 0, id, 0, 0, 64, 6, 0, 0];
+    packet.extend([192, 0, 2, own, 192, 0, 2, peer]);
+    let [from, to] = if client { [5_000_u16, 80] } else { [80, 5_000] };
+    packet.extend([from.to_be_bytes(), to.to_be_bytes()].concat());
+    packet.extend(numbers.map(u32::to_be_bytes).concat());
+    packet.extend([0x50, flags, 0x10, 0, 0, 0, 0, 0]);
+    packet.resize(packet.len() + usize::from(payload), 0);
+    packet
+}
+
+/// A file of packets, each with its time and link type, of which there is an interface each.
 fn write(path: &Path, packets: &[(u64, LinkType, Vec<u8>)]) {
     let snaplen = Snaplen::try_new(262_144).unwrap();
     let mut links: Vec<_> = packets.iter().map(|(_, link, _)| *link).collect();
@@ -179,4 +193,71 @@ fn what_cannot_be_played_is_refused_with_its_exit_code() {
         assert_eq!(output.status.code(), Some(code), "{}: {said}", file.display());
         assert!(said.contains(words), "{}: {said}", file.display());
     }
+}
+
+#[test]
+fn a_replay_tells_events_as_a_kernel_does() {
+    const MS: u64 = 1_000_000;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sent_again.pcapng");
+    let packets = [
+        (0, segment(true, 1, [99, 0], 0x02, 0)),
+        (MS, segment(false, 1, [499, 100], 0x12, 0)),
+        (3 * MS, segment(true, 2, [100, 500], 0x10, 0)),
+        (4 * MS, segment(true, 3, [100, 500], 0x18, 100)),
+        (5 * MS, segment(false, 2, [500, 200], 0x10, 0)),
+        (6 * MS, segment(true, 4, [200, 500], 0x18, 100)),
+        (406 * MS, segment(true, 5, [200, 500], 0x18, 100)),
+        (407 * MS, segment(false, 3, [500, 300], 0x10, 0)),
+    ];
+    let packets: Vec<_> =
+        packets.into_iter().map(|(time_ns, data)| (time_ns, LinkType::RAW, data)).collect();
+    write(&file, &packets);
+    let daemon = play(&file, &[]);
+    let mut flow = Value::Null;
+    let count = |flow: &Value| flow["from_originator"]["tcp"]["verdicts"]["rto"].as_u64();
+    wait_until("a segment that was sent again", || {
+        let flows = daemon.get("/api/v1/flows?live=false").1["flows"].take();
+        flow = flows.as_array().unwrap().first().cloned().unwrap_or_default();
+        count(&flow) == Some(1)
+    });
+    let parts = json!({ "originator_side_ns": 2 * MS, "responder_side_ns": MS });
+    assert_eq!(flow["handshake"], parts, "{flow}");
+    let path = format!("/api/v1/flows/{}/events", flow["id"].as_str().unwrap());
+    let (status, mut answer) = daemon.get(&path);
+    assert_eq!(status, 200, "{answer}");
+    let event = answer["events"][0].take();
+    assert_eq!(answer["total"], 1, "{answer}");
+    for (field, value) in [
+        ("direction", json!("from_originator")),
+        ("classes", json!(["retransmissions"])),
+        ("verdicts", json!(["retransmitted_segments", "rto", "lost_downstream"])),
+        ("segments", json!(1)),
+        ("bytes", json!(100)),
+        ("sequence", json!(200)),
+        ("acknowledgment", json!(500)),
+        ("payload_len", json!(100)),
+        ("window", json!(4_096)),
+        ("flags", json!("PA")),
+    ] {
+        assert_eq!(event[field], value, "{field}: {event}");
+    }
+    assert!(event["silence_ns"].as_u64().unwrap().abs_diff(400 * MS) <= 1_024, "{event}");
+    assert!(event["time"].as_str() > flow["first_seen"].as_str(), "{event}");
+    assert_eq!(daemon.get(&format!("{path}?kind=fast,out_of_order")).1["events"], json!([]));
+    let number = &event["number"];
+    assert_eq!(daemon.get(&format!("{path}?after={number}")).1["events"], json!([]));
+
+    let summary = daemon.get("/api/v1/tcp/summary").1;
+    let rings = &summary["loss"]["rings"]["events"];
+    assert_eq!((&rings["produced"], &rings["lost"]), (&rings["consumed"], &json!(0)), "{rings}");
+    assert_eq!(summary["interfaces"][0]["interface"], "sent_again.pcapng");
+    assert!(summary["total"]["verdicts"]["rto"].as_u64() >= Some(1), "{summary}");
+    let worst = &summary["retransmitting"][0];
+    assert_eq!([&worst["originator"], &worst["responder"]], ["192.0.2.1:5000", "192.0.2.2:80"]);
+    assert_eq!(worst["retransmitted_segments"], 1);
+    assert_eq!(worst["from_originator"]["ratio"], json!(0.2));
+    let metrics = daemon.get("/metrics").1;
+    let series = "linnet_tcp_segments_flagged_total{interface=\"sent_again.pcapng\",class=\"retransmissions\"} ";
+    assert!(metrics.as_str().unwrap().contains(series), "{metrics}");
 }

@@ -242,12 +242,14 @@ impl Memory {
             let values = log.split_whitespace().filter_map(|word| word.strip_prefix(name));
             values.map(|value| value.parse::<u64>().unwrap()).sum::<u64>()
         };
-        let bound = printed("bytes_max=") + BESIDE_BYTES;
+        let bound = printed("bytes_max=") + printed("events_bytes_max=") + BESIDE_BYTES;
         let grown = self.resident_bytes.saturating_sub(before.resident_bytes) >> 20;
         println!("before {before:?}\nafter {self:?}: {grown} MiB more, at most {bound} resident");
         assert!(self.resident_most_bytes < bound, "{} resident", self.resident_most_bytes);
         assert_eq!(self.maps_bytes, before.maps_bytes, "the kernel's maps take what they took");
-        let tables = printed("flow_tables_bytes=") + printed("capture_ring_bytes=");
+        let kinds =
+            ["flow_tables_bytes=", "troubles_bytes=", "events_bytes=", "capture_ring_bytes="];
+        let tables: u64 = kinds.into_iter().map(printed).sum();
         // Scratch, counters and tables of interfaces are a few MB.
         assert!(self.maps_bytes < tables + tables / 20 + (8 << 20), "{} of maps", self.maps_bytes);
     }

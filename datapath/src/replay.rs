@@ -7,7 +7,7 @@ use crate::{
     embryonic::is_embryonic,
     flow_key::FlowKey,
     frame::Frame,
-    layout::{EMBRYONIC, FlowEntry, HookCounters, SERVICES_MAX, ServiceRtt, Trouble},
+    layout::{EMBRYONIC, Event, FlowEntry, HookCounters, SERVICES_MAX, ServiceRtt, Trouble},
     outcome::Outcome,
     parse::{
         Headers,
@@ -80,6 +80,8 @@ pub struct Classified {
     pub round_trip: Option<RttTicks>,
     /// The verdict on it.
     pub verdict: Verdict,
+    /// What the kernel would log of it, if anything.
+    pub event: Option<Event>,
 }
 
 /// An ICMP error about a packet of a flow.
@@ -353,6 +355,7 @@ impl Tables for ReplayTables {
             headers_len: headers.header_len.saturating_sub(headers.network),
             round_trip,
             verdict: Verdict::of(headers),
+            event: verdict::event(headers, &flow.entry, frame.now),
         });
     }
 

@@ -36,7 +36,7 @@ const CHUNK: usize = 64 * 1024;
 const PCAPNG: HeaderValue = HeaderValue::from_static("application/x-pcapng");
 
 pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
-    Json(json!({ "captures": state.captures.list(), "loss": &*state.board.loss.latest() }))
+    Json(json!({ "captures": state.captures.list(), "loss": state.loss() }))
 }
 
 pub(super) async fn start(

@@ -18,7 +18,7 @@ pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
     let naming = state.board.naming.latest();
     let views: Vec<_> =
         diagnoses.iter().take(DIAGNOSES_MAX).map(|found| view(found, &naming)).collect();
-    Json(json!({ "diagnoses": views, "total": total, "loss": &*state.board.loss.latest() }))
+    Json(json!({ "diagnoses": views, "total": total, "loss": state.loss() }))
 }
 
 pub(super) async fn of_flow(
@@ -28,5 +28,5 @@ pub(super) async fn of_flow(
     let flow = flows::named(&state, &id)?;
     let naming = state.board.naming.latest();
     let views: Vec<_> = diagnose(&flow, None).iter().map(|found| view(found, &naming)).collect();
-    Ok(Json(json!({ "diagnoses": views, "loss": &*state.board.loss.latest() })))
+    Ok(Json(json!({ "diagnoses": views, "loss": state.loss() })))
 }

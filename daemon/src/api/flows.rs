@@ -46,7 +46,7 @@ pub(super) async fn list(
         flows: page.flows.iter().map(|flow| FlowView::new(flow, &naming, true)).collect(),
         next: page.next.map(|cursor| encode(&query, cursor)),
         total: page.total,
-        loss: LossView::clone(&state.board.loss.latest()),
+        loss: state.loss(),
     }))
 }
 
@@ -56,17 +56,19 @@ pub(super) async fn one(
 ) -> Result<Json<Value>, ApiError> {
     let flow = named(&state, &id)?;
     let view = FlowView::new(&flow, &state.board.naming.latest(), true);
-    Ok(Json(json!({ "flow": view, "loss": &*state.board.loss.latest() })))
+    Ok(Json(json!({ "flow": view, "loss": state.loss() })))
 }
 
 /// The flow whose id is in a path.
 pub(super) fn named(state: &ApiState, id: &str) -> Result<FlowRecord, ApiError> {
     let id: FlowId = value("id", id)?;
-    state.flows.get(id).ok_or_else(|| {
-        ApiError::not_found(format!(
-            "there is no flow {id}; it may have ended longer ago than flows are kept"
-        ))
-    })
+    state.flows.get(id).ok_or_else(|| no_flow(id))
+}
+
+pub(super) fn no_flow(id: FlowId) -> ApiError {
+    ApiError::not_found(format!(
+        "there is no flow {id}; it may have ended longer ago than flows are kept"
+    ))
 }
 
 fn parse(state: &ApiState, uri: &Uri) -> Result<FlowQuery, ApiError> {

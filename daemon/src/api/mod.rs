@@ -5,6 +5,7 @@ mod captures;
 mod diagnoses;
 mod envelope;
 mod error;
+mod events;
 mod flows;
 mod guard;
 mod listen;
@@ -39,6 +40,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/flows/{id}", get(flows::one))
         .route("/flows/{id}/diagnoses", get(diagnoses::of_flow))
         .route("/diagnoses", get(diagnoses::list))
+        .route("/tcp/summary", get(events::summary))
         .route("/captures", get(captures::list).post(captures::start))
         .route("/captures/{id}", get(captures::one).delete(captures::remove))
         .route("/captures/{id}/stop", post(captures::stop))
@@ -46,7 +48,9 @@ pub fn router(state: ApiState) -> Router {
         .route("/captures/{id}/live", get(captures::live))
         .route("/rules", get(rules::list).put(rules::set))
         .route_layer(middleware::from_fn(parameters::none));
-    let with_parameters = Router::new().route("/flows", get(flows::list));
+    let with_parameters = Router::new()
+        .route("/flows", get(flows::list))
+        .route("/flows/{id}/events", get(events::of_flow));
     let guarded = Router::new()
         .nest("/api/v1", plain.merge(with_parameters))
         .route("/metrics", get(status::metrics))

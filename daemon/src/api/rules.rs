@@ -10,7 +10,7 @@ use crate::rules::{InForce, RuleError, RulesError, read_json};
 
 pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
     let mut answer = shown(&state.rules.in_force());
-    answer["loss"] = json!(&*state.board.loss.latest());
+    answer["loss"] = json!(state.loss());
     Json(answer)
 }
 

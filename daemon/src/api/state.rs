@@ -5,13 +5,20 @@ use std::sync::Arc;
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::Access;
-use crate::{board::Board, capture::CaptureManager, flow::FlowTable, rules::Rules};
+use crate::{
+    board::Board,
+    capture::CaptureManager,
+    flow::{EventStore, FlowTable},
+    rules::Rules,
+};
 
 /// The handles of the running daemon; cheap to clone.
 #[derive(Clone)]
 pub struct ApiState {
     /// Flows.
     pub flows: Arc<FlowTable>,
+    /// Flagged segments.
+    pub events: Arc<EventStore>,
     /// What the sweeps publish.
     pub board: Arc<Board>,
     /// Captures.

@@ -32,24 +32,26 @@ pub(super) async fn version() -> Json<Value> {
 
 pub(super) async fn status(State(state): State<ApiState>) -> Json<Value> {
     let status: Arc<StatusView> = state.board.status.latest();
-    Json(json!({ "status": &*status, "loss": &*state.board.loss.latest() }))
+    Json(json!({ "status": &*status, "loss": state.loss() }))
 }
 
 pub(super) async fn interfaces(State(state): State<ApiState>) -> Json<Value> {
     let interfaces = state.board.interfaces.latest();
-    Json(json!({ "interfaces": &*interfaces, "loss": &*state.board.loss.latest() }))
+    Json(json!({ "interfaces": &*interfaces, "loss": state.loss() }))
 }
 
 pub(super) async fn services(State(state): State<ApiState>) -> Json<Value> {
     let services = state.board.services.latest();
-    Json(json!({ "services": &*services, "loss": &*state.board.loss.latest() }))
+    Json(json!({ "services": &*services, "loss": state.loss() }))
 }
 
 pub(super) async fn metrics(State(state): State<ApiState>) -> impl IntoResponse {
-    metrics::publish(&state.board);
+    metrics::publish(&state.board, &state.events);
     (
         [(header::CONTENT_TYPE, EXPOSITION)],
-        state.metrics.render() + &metrics::of_interfaces(&state.board),
+        state.metrics.render()
+            + &metrics::of_interfaces(&state.board)
+            + &metrics::of_events(&state.board, &state.events),
     )
 }
 

@@ -4,6 +4,7 @@ pub mod analyze;
 pub mod capture;
 pub mod detach;
 pub mod doctor;
+pub mod events;
 pub mod flows;
 mod interrupt;
 pub mod rules;
@@ -60,6 +61,8 @@ pub enum Command {
     Run(run::RunArgs),
     /// Show the flow table of the running daemon.
     Flows(flows::FlowsArgs),
+    /// Show the segments of a flow that were sent again, late or otherwise remarkable.
+    Events(events::EventsArgs),
     /// Write packets of the running daemon's interfaces as pcapng.
     Capture(capture::CaptureArgs),
     /// Show or change which flows are tracked.
@@ -78,6 +81,7 @@ impl Command {
         match self {
             Self::Run(args) => run::run(args),
             Self::Flows(args) => flows::run(&args),
+            Self::Events(args) => events::run(&args),
             Self::Capture(args) => capture::run(&args),
             Self::Rules(args) => rules::run(&args),
             Self::Analyze(args) => analyze::run(&args),

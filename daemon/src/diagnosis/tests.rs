@@ -100,6 +100,7 @@ prop_compose! {
             headers_len: 40,
             round_trip: round_trip.map(datapath::rtt::RttTicks),
             verdict: Verdict { bits, segments: 1, bytes: payload_len, silence_ns: 0 },
+            event: None,
         }
     }
 }

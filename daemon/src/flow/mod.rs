@@ -1,6 +1,7 @@
 //! The user-space flow table: what the kernel's entries become once they leave it. Pure: no clock, no I/O, no HTTP.
 
 pub mod community_id;
+pub mod events;
 pub mod expiry;
 mod histogram;
 mod history;
@@ -10,6 +11,7 @@ pub mod record;
 pub mod table;
 pub mod view;
 
+pub use events::EventStore;
 pub use histogram::LatencySummary;
 pub use history::RECORDS_DEFAULT;
 pub use id::{FlowId, FlowIdSource};

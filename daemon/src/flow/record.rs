@@ -6,7 +6,7 @@ use std::sync::Arc;
 use datapath::{
     ConntrackState, FlowKey,
     embryonic::is_embryonic,
-    layout::{FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS},
+    layout::{ANSWERED, FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS},
     rtt::{RttTicks, bucket_bounds_ns},
     tcp::{classes::CLASSES, verdict::Verdicts},
     time::TICK_NS,
@@ -65,6 +65,8 @@ pub struct FlowRecord {
     pub timeout_ns: u64,
     /// SYN to the ACK that completes the handshake, ns.
     pub handshake_rtt_ns: Option<u64>,
+    /// SYN to its first answer, ns.
+    pub answered_ns: Option<u64>,
     /// A packet was counted but not analyzed: later classes can be off.
     pub contended: bool,
     /// Why and when (source's time, ns) it left the kernel's table.
@@ -245,6 +247,7 @@ impl FlowRecord {
             last_seen_ns: 0,
             timeout_ns: 0,
             handshake_rtt_ns: None,
+            answered_ns: None,
             contended: false,
             ended: None,
             from_originator: HalfRecord::default(),
@@ -285,6 +288,7 @@ impl FlowRecord {
         self.timeout_ns = observation.timeouts.timeout_ns(&self.key, entry);
         self.handshake_rtt_ns =
             (head.bits & HANDSHAKE_MEASURED != 0).then_some(head.handshake_rtt_ns);
+        self.answered_ns = (head.bits & ANSWERED != 0).then_some(entry.answered_ns);
         self.tunnel = (entry.encapsulation.kind, entry.encapsulation.id);
         let [.., kind, code] = entry.icmp.last.to_be_bytes();
         self.icmp_errors = (entry.icmp.count, [kind, code]);

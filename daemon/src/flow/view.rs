@@ -75,7 +75,7 @@ pub struct FlowView {
     last_seen: String,
     handshake_rtt_ns: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    handshake: Option<HandshakeView>,
+    handshake: Option<Handshake>,
     /// Null where it is QUIC, and nothing spins.
     #[serde(skip_serializing_if = "Option::is_none")]
     spin_rtt: Option<Option<SpinView>>,
@@ -116,6 +116,25 @@ struct IcmpErrorsView {
 struct TunnelView {
     kind: &'static str,
     id: u32,
+}
+
+/// The handshake's round trip in two parts, as they are seen from here.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+enum Handshake {
+    /// By the flow's entry.
+    Parts { originator_side_ns: Option<u64>, responder_side_ns: Option<u64> },
+    /// By its segments.
+    Analyzed(HandshakeView),
+}
+
+impl Handshake {
+    fn of(record: &FlowRecord) -> Self {
+        let responder_side_ns = record.answered_ns;
+        let both = record.handshake_rtt_ns.zip(responder_side_ns);
+        let originator_side_ns = both.and_then(|(all, part)| all.checked_sub(part));
+        Self::Parts { originator_side_ns, responder_side_ns }
+    }
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -214,7 +233,7 @@ impl FlowView {
             first_seen: wall(record.first_seen_ns, naming),
             last_seen: wall(record.last_seen_ns, naming),
             handshake_rtt_ns: record.handshake_rtt_ns,
-            handshake: None,
+            handshake: (live && key.protocol == TCP).then(|| Handshake::of(record)),
             spin_rtt: None,
             contended: record.contended,
             interface: point.map(|point| point.interface.clone()),
@@ -236,7 +255,7 @@ impl FlowView {
         let [lower, upper] = connection.sides();
         let (own, peer) = if record.upper_originated { (upper, lower) } else { (lower, upper) };
         let view = |side, other| Some(Box::new(SideView::new(side, other, naming)));
-        self.handshake = HandshakeView::new(connection);
+        self.handshake = HandshakeView::new(connection).map(Handshake::Analyzed);
         self.from_originator.analysis = view(own, peer);
         self.from_responder.analysis = view(peer, own);
         self
@@ -358,8 +377,30 @@ pub struct LossView {
     pub evicted: u64,
     /// Whether `evicted` is a bound rather than exact.
     pub approximate: bool,
+    /// What became of what was on its way to the daemon.
+    pub rings: LossRingsView,
+    /// Since when all of this is counted.
+    pub since: String,
+}
+
+/// Records of the capture ring, and beside them events.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LossRingsView {
     /// Records of the capture ring.
-    pub rings: RingsView,
+    #[serde(flatten)]
+    pub capture: RingsView,
+    /// Flagged segments.
+    pub events: EventsLossView,
+}
+
+/// What became of flagged segments.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct EventsLossView {
+    /// On their way from the log.
+    #[serde(flatten)]
+    pub log: RingsView,
+    /// Of those that were read, the ones that are not kept any more.
+    pub forgotten: u64,
     /// Since when all of this is counted.
     pub since: String,
 }

@@ -18,7 +18,7 @@ pub(super) use interfaces::HeldPoint;
 use crate::{clock::Clock, kernel::Lacks};
 
 use super::{
-    Chain, FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap,
+    Chain, EventLog, FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap,
     adopt::{self, Outgrown},
     attach::{Objects, Tracker},
     inspect, layout, namespace,
@@ -144,6 +144,11 @@ impl Attacher {
     pub fn capture_ring(&self) -> Result<CaptureRing, LiveError> {
         let ring = Map::RingBuf(self.shared("CAPTURE_RING")?);
         CaptureRing::new(ring, Map::PerCpuArray(self.shared("CAPTURE_STATS")?))
+    }
+
+    /// The log of flagged segments.
+    pub fn events(&self) -> Result<EventLog, LiveError> {
+        EventLog::new(&self.shared("EVENTS")?, &self.shared("EVENT_HEADS")?)
     }
 
     pub(super) fn shared(&self, name: &'static str) -> Result<MapData, LiveError> {

@@ -19,13 +19,13 @@ use rustix::{
 };
 
 use super::{
-    Attacher, CaptureRing, FlowMap, HookMap, Keeper, Kept, Kinship, LiveError, MapSizes, Server,
-    ServiceMap,
+    Attacher, CaptureRing, EventLog, FlowMap, HookMap, Keeper, Kept, Kinship, LiveError, MapSizes,
+    Server, ServiceMap,
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
 
 /// The maps that a daemon uses, in the order in which their descriptors are sent.
-pub(super) const MAPS: [&str; 10] = [
+pub(super) const MAPS: [&str; 12] = [
     "EMBRYONIC",
     "FLOWS",
     "ENDED",
@@ -34,6 +34,8 @@ pub(super) const MAPS: [&str; 10] = [
     "HOOKS",
     "CAPTURE_RING",
     "CAPTURE_STATS",
+    "EVENTS",
+    "EVENT_HEADS",
     "KEPT",
     "KEPT_RULES",
 ];
@@ -66,6 +68,8 @@ pub struct Tables {
     pub services: ServiceMap,
     /// Captured packets.
     pub ring: CaptureRing,
+    /// Flagged segments.
+    pub events: EventLog,
 }
 
 /// What the attacher has to hand over, whichever daemon it is for.
@@ -194,8 +198,20 @@ fn opened(descriptors: [OwnedFd; MAPS.len()]) -> Result<[MapData; MAPS.len()], L
 }
 
 fn tables(maps: [MapData; MAPS.len()], sizes: MapSizes) -> Result<(Tables, Keeper), LiveError> {
-    let [embryonic, flows, ended, services, round_trips, hooks, ring, stats, kept, kept_rules] =
-        maps;
+    let [
+        embryonic,
+        flows,
+        ended,
+        services,
+        round_trips,
+        hooks,
+        ring,
+        stats,
+        events,
+        heads,
+        kept,
+        kept_rules,
+    ] = maps;
     let mut ring = CaptureRing::new(Map::RingBuf(ring), Map::PerCpuArray(stats))?;
     ring.take_over()?;
     let tables = Tables {
@@ -203,6 +219,7 @@ fn tables(maps: [MapData; MAPS.len()], sizes: MapSizes) -> Result<(Tables, Keepe
         hooks: HookMap::new(Map::PerCpuArray(hooks))?,
         services: ServiceMap::new(services, Map::PerCpuArray(round_trips))?,
         ring,
+        events: EventLog::new(&events, &heads)?,
     };
     Ok((tables, Keeper::new(kept, kept_rules)))
 }

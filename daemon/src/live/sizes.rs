@@ -2,7 +2,10 @@
 
 use datapath::{
     FlowKey,
-    layout::{EMBRYONIC_DEFAULT, EndedFlow, FLOWS_DEFAULT, FRAGMENTS_DEFAULT, FlowEntry},
+    layout::{
+        EMBRYONIC_DEFAULT, EVENTS_MAX, EndedFlow, Event, EventHead, FLOWS_DEFAULT,
+        FRAGMENTS_DEFAULT, FlowEntry, TROUBLES_DEFAULT, Trouble,
+    },
     parse::fragment::FirstFragment,
 };
 
@@ -57,6 +60,21 @@ impl MapSizes {
         let element = size_of::<FlowKey>() + size_of::<FirstFragment>();
         self.fragments as u64 * (element as u64 + OVERHEAD)
     }
+
+    /// Bytes of kernel memory that flows take whose segments are missing or late.
+    #[must_use]
+    pub const fn trouble_bytes() -> u64 {
+        let element = size_of::<FlowKey>() + size_of::<Trouble>();
+        TROUBLES_DEFAULT as u64 * (element as u64 + OVERHEAD)
+    }
+
+    /// Bytes of kernel memory that the log of flagged segments takes, of all CPUs that there may be.
+    #[must_use]
+    pub fn event_bytes() -> u64 {
+        let cpus = aya::util::nr_cpus().map_or(0, |cpus| cpus as u64);
+        let log = EVENTS_MAX as usize * size_of::<Event>() + size_of::<EventHead>();
+        cpus * log as u64
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +87,8 @@ mod tests {
         assert_eq!(sizes.ended(), datapath::layout::ENDED_DEFAULT);
         assert_eq!(sizes.flow_bytes() / 1_000_000, 82);
         assert_eq!(sizes.fragment_bytes(), 4_096 * 128);
+        assert_eq!(MapSizes::trouble_bytes() / 1_000, 8_650);
+        assert_eq!(MapSizes::event_bytes() % 426_048, 0);
         let small = MapSizes { flows: 1, ..sizes };
         assert_eq!(small.ended(), ENDED_MIN);
     }

@@ -9,11 +9,11 @@ use aya::{
     maps::{Array, HashMap as BpfHashMap, PerCpuArray},
     programs::{Program, SchedClassifier, TestRun, TestRunOptions, Xdp},
 };
-use daemon::live::{self, Object, RuleMaps};
+use daemon::live::{self, EventCounts, EventLog, Object, RuleMaps};
 use datapath::{
     Direction, FlowKey, Frame, Ktime, Link, Outcome,
     embryonic::is_embryonic,
-    layout::{EndedFlow, FlowEntry, HookCounters, Point, ServiceRtt},
+    layout::{EVENTS_MAX, EndedFlow, Event, FlowEntry, HookCounters, Point, ServiceRtt},
     parse::fragment::FirstFragment,
     replay::Replay,
     rules::{Compiled, Rule},
@@ -83,6 +83,7 @@ pub(crate) struct Door {
     xdp: bool,
     direction: Direction,
     rules: RuleMaps,
+    events: EventLog,
 }
 
 impl Door {
@@ -112,7 +113,11 @@ impl Door {
         let mut loader = EbpfLoader::new();
         let cpus = u32::try_from(aya::util::nr_cpus().unwrap()).unwrap();
         loader.override_global("VIRTUAL_CLOCK", &1_u8, true);
-        loader.map_max_entries("CAPTURE_SCRATCH", cpus);
+        for (name, entries) in
+            [("CAPTURE_SCRATCH", cpus), ("EVENTS", cpus * EVENTS_MAX), ("EVENT_HEADS", cpus)]
+        {
+            loader.map_max_entries(name, entries);
+        }
         for name in ["FLOWS", "EMBRYONIC", "ENDED"] {
             loader.map_max_entries(name, flows);
         }
@@ -129,7 +134,15 @@ impl Door {
             other => panic!("{other:?} is no door"),
         }
         let rules = RuleMaps::of_object(&object).unwrap();
-        Self { object, program, xdp, direction: Direction::Ingress, rules }
+        let events = EventLog::of_object(&object).unwrap();
+        Self { object, program, xdp, direction: Direction::Ingress, rules, events }
+    }
+
+    /// What it has logged since the last time, each CPU's by themselves, and what became of all of that.
+    pub(crate) fn events(&mut self) -> (Vec<Event>, EventCounts) {
+        let mut events = Vec::new();
+        self.events.read(|event| events.push(*event));
+        (events, self.events.counts())
     }
 
     pub(crate) fn run(&mut self, sample: &Sample) {

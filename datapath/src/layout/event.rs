@@ -4,7 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::flow_key::FlowKey;
 
-/// Events in the log of one CPU; a power of two. 4,096 of 104 bytes are 426 kB.
+/// Events in the log of one CPU; a power of two. 4,096 of 104 bytes are 426 kB. Another number is another layout: a log
+/// that was kept has its events in other places.
 pub const EVENTS_MAX: u32 = 4_096;
 
 /// A segment that has a class or a verdict.

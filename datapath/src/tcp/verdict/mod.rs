@@ -17,6 +17,8 @@ mod late;
 
 pub(crate) use follow::{follow, notice};
 #[cfg(not(target_arch = "bpf"))]
+pub(crate) use host::event;
+#[cfg(not(target_arch = "bpf"))]
 pub use host::{FlowVerdicts, Segment, Verdict, Verdicts};
 pub(crate) use late::{claim, explain, judge, read_selective};
 
@@ -55,6 +57,19 @@ pub const NAMES: [&str; crate::layout::VERDICTS] = [
     "spurious",
     "lost_upstream",
     "lost_downstream",
+];
+
+/// Each bit with the name of the counter that it is counted in.
+pub const BITS: [(&str, u32); 9] = [
+    (NAMES[0], RETRANSMITTED),
+    (NAMES[2], REORDERED),
+    (NAMES[3], DUPLICATE_FRAME),
+    (NAMES[4], RTO),
+    (NAMES[5], FAST),
+    (NAMES[6], TAIL_LOSS_PROBE),
+    (NAMES[7], SPURIOUS),
+    (NAMES[8], LOST_UPSTREAM),
+    (NAMES[9], LOST_DOWNSTREAM),
 ];
 
 const SPURIOUS_COUNT: usize = 7;
