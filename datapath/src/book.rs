@@ -327,6 +327,9 @@ pub(crate) fn update(
 /// Splits the handshake's round trip at its first answer.
 #[inline(always)]
 fn answer(entry: &mut FlowEntry, headers: &Headers, now: Ktime) {
+    if headers.tcp_flags & SYN == 0 {
+        return;
+    }
     let head = &mut entry.head;
     let is_first = head.bits & (SYN_SEEN | SYN_REPEATED | ANSWERED) == SYN_SEEN;
     if is_first && headers.tcp_flags & (SYN | ACK) == SYN | ACK {

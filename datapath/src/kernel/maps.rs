@@ -98,7 +98,7 @@ pub static ENDED_KEY: PerCpuArray<EndedFlow> = PerCpuArray::with_max_entries(1, 
 pub static FLOW_TEMPLATE: PerCpuArray<FlowEntry> = PerCpuArray::with_max_entries(1, 0);
 
 /// Flow key -> what its verdicts need beyond its entry, once something is missing or late. The programs write and read.
-/// Shared. 16,384 x 512 B = 8 MB.
+/// Shared. 16,384 x 528 B = 9 MB.
 #[map]
 pub static TROUBLES: LruHashMap<FlowKey, Trouble> =
     LruHashMap::with_max_entries(TROUBLES_DEFAULT, 0);

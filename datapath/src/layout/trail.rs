@@ -11,7 +11,7 @@ pub const PASSED_MAX: usize = 4;
 pub const HOLES_MAX: usize = 4;
 /// Segments of one direction that were sent again, and may yet turn out to have arrived twice.
 pub const AGAIN_MAX: usize = 8;
-/// Flows with a [`Trouble`] at a time: 16,384 of 512 bytes are 8 MB.
+/// Flows with a [`Trouble`] at a time: 16,384 of 528 bytes are 9 MB.
 pub const TROUBLES_DEFAULT: u32 = 16_384;
 /// Verdicts that are counted.
 pub const VERDICTS: usize = 10;

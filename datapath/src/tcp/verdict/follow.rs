@@ -36,7 +36,9 @@ pub(crate) fn follow(own: &mut Trail, turn: u64, headers: &Headers, now: Ktime) 
     if !is_usual {
         return true;
     }
-    remember(own, turn, hash(headers), now);
+    if headers.from_socket == 0 {
+        remember(own, turn, hash(headers), now);
+    }
     number(own, headers.ip_id);
     if headers.acknowledgment != own.acknowledged {
         own.acknowledged = headers.acknowledgment;
@@ -90,7 +92,7 @@ pub(crate) fn notice(entry: &mut FlowEntry, headers: &mut Headers, now: Ktime) {
     let headers = forget(headers);
     if headers.copied_ticks == NEVER {
         remember(own, own_half.skbs, hash, now);
-    } else if headers.ip_id != 0 && own.bits & IDS_REPEAT == 0 && headers.from_socket == 0 {
+    } else if headers.ip_id != 0 && own.bits & IDS_REPEAT == 0 {
         headers.verdict = DUPLICATE_FRAME;
         count(own_counts, headers);
         return;
@@ -145,6 +147,9 @@ fn remember(own: &mut Trail, turn: u64, hash: u32, now: Ktime) {
 #[inline(always)]
 fn find_copy(own: &Trail, hash: u32, headers: &mut Headers, now: Ktime) {
     store(&mut headers.copied_ticks, NEVER);
+    if headers.from_socket != 0 {
+        return;
+    }
     macro_rules! each {
         ($($slot:literal)*) => {
             $(if own.passed[$slot].hash == hash {
