@@ -73,7 +73,9 @@ macro_rules! hash_of {
 }
 
 /// Hash of every layout that kernel and user space share.
-pub const LAYOUT_HASH: u64 = hash_of! {
+pub const LAYOUT_HASH: u64 = number(LAYOUTS, EVENTS_MAX as usize);
+
+const LAYOUTS: u64 = hash_of! {
     FlowKey { lower, upper, lower_port, upper_port, protocol, flags, vlan, observation_point, vni }
     FlowEntry { head, halves, encapsulation, icmp, service, _pad, verdicts, answered_ns, trails }
     FlowHead {
