@@ -5,10 +5,10 @@ use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    ABI_VERSION, Again, CaptureConfig, CaptureRecord, CaptureStats, Encapsulation, EndedFlow,
-    Event, EventHead, FlowEntry, FlowHead, Half, Hole, HookCounters, IcmpErrors, Kept, NetworkKey,
-    Opened, Outstanding, Passed, Point, RegisterRow, RttHistogram, RulePair, RuleRow, RulesConfig,
-    SeenBefore, ServiceRtt, Trail, Trouble, TroubleSide, Untracked, VerdictCounts,
+    ABI_VERSION, Again, CaptureConfig, CaptureRecord, CaptureStats, EVENTS_MAX, Encapsulation,
+    EndedFlow, Event, EventHead, FlowEntry, FlowHead, Half, Hole, HookCounters, IcmpErrors, Kept,
+    NetworkKey, Opened, Outstanding, Passed, Point, RegisterRow, RttHistogram, RulePair, RuleRow,
+    RulesConfig, SeenBefore, ServiceRtt, Trail, Trouble, TroubleSide, Untracked, VerdictCounts,
 };
 use crate::flow_key::FlowKey;
 
