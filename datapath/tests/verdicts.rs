@@ -156,6 +156,42 @@ fn it_is_the_packet_that_opened_the_hole_that_decides_and_not_the_newest() {
 }
 
 #[test]
+fn copies_that_come_after_a_burst_are_no_retransmissions() {
+    let mut connection = Connection::numbered();
+    for burst in 0..3 {
+        for copied in [false, true] {
+            for number in 0..10 {
+                let at = 20 + burst * 20 + u64::from(copied) * 10 + u64::from(number);
+                let first = 2000 + u32::try_from(burst).unwrap() * 1000;
+                let ip_id = 510 + u16::try_from(burst).unwrap() * 10 + number;
+                connection.data_with_id(at * MS, first + u32::from(number) * LENGTH, ip_id);
+            }
+        }
+    }
+    let counts = connection.counts();
+    assert_eq!(counts.retransmitted_segments, 0, "{counts:?}");
+    assert!(counts.duplicate_frames >= 3, "{counts:?}");
+}
+
+#[test]
+fn acknowledgments_that_repeat_while_nothing_is_on_its_way_ask_for_nothing() {
+    for is_awaited in [false, true] {
+        let mut connection = Connection::numbered();
+        connection.acknowledge(20 * MS, if is_awaited { 1900 } else { 2000 });
+        for number in 0..5 {
+            connection
+                .repeat_acknowledgment((21 + number) * MS, if is_awaited { 1900 } else { 2000 });
+        }
+        if !is_awaited {
+            connection.data(900 * MS, 2000);
+        }
+        connection
+            .data(if is_awaited { 60 } else { 990 } * MS, if is_awaited { 1900 } else { 2000 });
+        assert_eq!(connection.counts().fast, u64::from(is_awaited));
+    }
+}
+
+#[test]
 fn what_leaves_a_socket_of_this_host_is_no_copy_and_not_late() {
     let mut connection = Connection::numbered();
     connection.data(20 * MS, 2100);

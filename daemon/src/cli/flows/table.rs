@@ -56,7 +56,8 @@ struct Half {
     packets: u64,
     bytes: u64,
     rtt: Rtt,
-    tcp: Option<BTreeMap<String, u64>>,
+    /// Counters by class, and more beside them.
+    tcp: Option<BTreeMap<String, serde_json::Value>>,
     rate: Option<Rate>,
 }
 
@@ -265,10 +266,10 @@ fn rtt(half: &Half) -> String {
 
 /// Segments of every class that means "sent again".
 fn sent_again(flow: &Flow) -> String {
-    let again = |tcp: &BTreeMap<String, u64>| -> u64 {
+    let again = |tcp: &BTreeMap<String, serde_json::Value>| -> u64 {
         (0..classes::CLASSES)
             .filter(|bit| classes::RETRANSMITTED & (1 << bit) != 0)
-            .filter_map(|bit| tcp.get(classes::NAMES[bit].0))
+            .filter_map(|bit| tcp.get(classes::NAMES[bit].0)?.as_u64())
             .sum()
     };
     match (&flow.from_originator.tcp, &flow.from_responder.tcp) {
@@ -338,8 +339,10 @@ mod tests {
     }
 
     fn page(interface: &str) -> Page {
-        let classes =
-            json!({ "segments": 9, "retransmissions": 2, "out_of_order": 1, "keep_alives": 5 });
+        let classes = json!({
+            "segments": 9, "retransmissions": 2, "out_of_order": 1, "keep_alives": 5,
+            "verdicts": { "retransmitted_segments": 3 },
+        });
         let flow = json!({
             "protocol": "tcp",
             "originator": { "address": "2001:db8::1", "port": 40_000 },

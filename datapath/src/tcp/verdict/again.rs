@@ -21,11 +21,13 @@ pub(super) const DOWNSTREAM: u32 = 2;
 /// Bits of the place.
 const PLACE_BITS: u32 = 2;
 
+#[expect(clippy::too_many_arguments, reason = "both sides, each with what is kept in two places")]
 /// Takes the blocks of the segment's selective acknowledgment into account: `own` and `side` are its sender's,
 /// `peer_side` and `counts` of what they acknowledge.
 #[inline(always)]
 pub(super) fn selective(
     own: &mut Trail,
+    peer: &Trail,
     side: &mut TroubleSide,
     peer_side: &mut TroubleSide,
     counts: &mut VerdictCounts,
@@ -66,7 +68,7 @@ pub(super) fn selective(
         || headers.classes & crate::tcp::classes::DUPLICATE_ACK != 0
         || headers.told_more == 0;
     if !is_counted {
-        repeat(own, headers, now);
+        repeat(own, peer, headers, now);
     }
 }
 

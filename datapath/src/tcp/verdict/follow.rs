@@ -39,7 +39,7 @@ pub(crate) fn follow(own: &mut Trail, turn: u64, headers: &Headers, now: Ktime) 
     if headers.from_socket == 0 {
         remember(own, turn, hash(headers), now);
     }
-    number(own, headers.ip_id);
+    number(own, headers.ip_id, false);
     if headers.acknowledgment != own.acknowledged {
         own.acknowledged = headers.acknowledgment;
         own.told_us = us(now);
@@ -97,12 +97,12 @@ pub(crate) fn notice(entry: &mut FlowEntry, headers: &mut Headers, now: Ktime) {
         count(own_counts, headers);
         return;
     }
-    number(own, headers.ip_id);
+    number(own, headers.ip_id, true);
     if headers.tcp_flags & RST != 0 {
         return;
     }
     if headers.tcp_flags & ACK != 0 {
-        acknowledge(own, headers, now);
+        acknowledge(own, peer, headers, now);
         if headers.options & OPTION_SACK != 0 {
             headers.due = DUE_SELECTIVE;
         }
@@ -165,7 +165,7 @@ fn find_copy(own: &Trail, hash: u32, headers: &mut Headers, now: Ktime) {
 
 /// What the segment acknowledges, but for blocks of it.
 #[inline(always)]
-fn acknowledge(own: &mut Trail, headers: &mut Headers, now: Ktime) {
+fn acknowledge(own: &mut Trail, peer: &Trail, headers: &mut Headers, now: Ktime) {
     let acknowledgment = headers.acknowledgment;
     if own.bits & ACKNOWLEDGED_KNOWN == 0 || after(acknowledgment, own.acknowledged) {
         own.acknowledged = acknowledgment;
@@ -174,15 +174,17 @@ fn acknowledge(own: &mut Trail, headers: &mut Headers, now: Ktime) {
         own.bits |= ACKNOWLEDGED_KNOWN;
         headers.advanced = 1;
     } else if headers.classes & DUPLICATE_ACK != 0 {
-        repeat(own, headers, now);
+        repeat(own, peer, headers, now);
     }
 }
 
-/// The same acknowledgment again, in a segment that carries nothing: something is missing.
+/// The same acknowledgment again, in a segment that carries nothing, while something is on its way (RFC 5681, 2): that,
+/// or some of it, is missing.
 #[inline(always)]
-pub(super) fn repeat(own: &mut Trail, headers: &Headers, now: Ktime) {
+pub(super) fn repeat(own: &mut Trail, peer: &Trail, headers: &Headers, now: Ktime) {
     let is_pure = headers.payload_len == 0 && headers.tcp_flags & (SYN | FIN) == 0;
-    if is_pure && headers.acknowledgment == own.acknowledged {
+    let is_awaited = peer.bits & NEXT_KNOWN != 0 && after(peer.next, own.acknowledged);
+    if is_pure && is_awaited && headers.acknowledgment == own.acknowledged {
         own.told_us = us(now);
         own.duplicates = own.duplicates.saturating_add(1);
     }

@@ -15,16 +15,21 @@ const RUN_MIN: u8 = 8;
 /// that close to each other once in 2^40.
 const STEP_MAX: i16 = 2048;
 
+/// Greatest step back of a late packet before that.
+const BACK_MAX: i16 = 64;
+
 /// Older than what it is compared with.
 pub(super) const OLDER: u32 = 1;
 /// Newer than it.
 pub(super) const NEWER: u32 = 2;
+/// The same packet.
+pub(super) const SAME: u32 = 3;
 /// Nothing tells.
 pub(super) const UNKNOWN: u32 = 0;
 
-/// Takes a packet's identification into account.
+/// Takes a packet's identification into account. `may_be_copy` where the packet is not simply the next one.
 #[inline(always)]
-pub(super) fn number(own: &mut Trail, ip_id: u32) {
+pub(super) fn number(own: &mut Trail, ip_id: u32, may_be_copy: bool) {
     let ip_id = (ip_id & 0xffff) as u16;
     if ip_id == 0 {
         // Not numbered, as what must not be fragmented need not be (RFC 6864).
@@ -32,8 +37,12 @@ pub(super) fn number(own: &mut Trail, ip_id: u32) {
     }
     let step = ip_id.wrapping_sub(own.highest_ip_id).cast_signed();
     let is_first = own.highest_ip_id == 0;
-    if !is_first && own.run >= RUN_MIN && (-STEP_MAX..0).contains(&step) {
-        // A late packet.
+    let back_max = if own.run >= RUN_MIN { STEP_MAX } else { BACK_MAX };
+    if !is_first && step < 0 && step >= -back_max {
+        // A late packet, or a copy of one.
+        return;
+    }
+    if step == 0 && may_be_copy && own.run >= RUN_MIN {
         return;
     }
     own.highest_ip_id = ip_id;
@@ -75,9 +84,13 @@ pub(super) fn age(own: &Trail, headers: &Headers, other: &Opened) -> u32 {
     let ip_id = (headers.ip_id & 0xffff) as u16;
     if own.run >= RUN_MIN && ip_id != 0 && other.ip_id != 0 {
         let step = ip_id.wrapping_sub(other.ip_id).cast_signed();
-        if step != 0 {
-            return if step > 0 { NEWER } else { OLDER };
-        }
+        return if step == 0 {
+            SAME
+        } else if step > 0 {
+            NEWER
+        } else {
+            OLDER
+        };
     }
     if headers.options & OPTION_TIMESTAMPS == 0 || other.timestamped == 0 {
         return UNKNOWN;
@@ -98,7 +111,7 @@ mod tests {
 
     fn after_ids(ids: impl IntoIterator<Item = u16>) -> Trail {
         let mut trail = Trail::EMPTY;
-        ids.into_iter().for_each(|ip_id| number(&mut trail, u32::from(ip_id)));
+        ids.into_iter().for_each(|ip_id| number(&mut trail, u32::from(ip_id), false));
         trail
     }
 

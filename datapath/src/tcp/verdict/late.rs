@@ -2,13 +2,13 @@
 //! neither, where nothing decides.
 
 use super::{
-    LOST_DOWNSTREAM, LOST_UPSTREAM, NEVER, REORDERED, RETRANSMITTED, SPURIOUS, TROUBLED,
-    UNSURE_KNOWN, again,
+    DUPLICATE_FRAME, LOST_DOWNSTREAM, LOST_UPSTREAM, NEVER, REORDERED, RETRANSMITTED, SPURIOUS,
+    TROUBLED, UNSURE_KNOWN, again,
     cause::{self, handshake_us},
     count,
     follow::{advance, end},
     holes::{self, MISSING, SEEN},
-    identity::{NEWER, OLDER, age, by_newest, by_this},
+    identity::{NEWER, OLDER, SAME, age, by_newest, by_this},
     since, units, us,
 };
 use crate::{
@@ -19,6 +19,8 @@ use crate::{
     time::Ktime,
 };
 
+/// Time after which the same identification is that of another packet.
+const COPY_MAX: i32 = units(500_000_000);
 /// What the ends may take in a handshake for themselves, so that later round trips are shorter.
 const ENDS: i32 = units(200_000);
 
@@ -30,9 +32,9 @@ pub(crate) fn read_selective(
     headers: &mut Headers,
     now: Ktime,
 ) {
-    let Sides { own, peer_counts, .. } = entry.sides(headers.sender);
+    let Sides { own, peer, peer_counts, .. } = entry.sides(headers.sender);
     let (side, peer_side) = trouble.split(headers.sender);
-    again::selective(own, side, peer_side, peer_counts, headers, now);
+    again::selective(own, peer, side, peer_side, peer_counts, headers, now);
 }
 
 /// Judges the segment in `headers`, which [`super::notice`] found to be late, or to leave a hole.
@@ -153,6 +155,8 @@ fn late(head: &FlowHead, own: &Trail, own_half: &Half, headers: &mut Headers, no
     let late_by = since(us(now), headers.opened.us);
     headers.verdict = if age == NEWER {
         RETRANSMITTED
+    } else if age == SAME && coverage == SEEN && late_by < COPY_MAX {
+        DUPLICATE_FRAME
     } else if age == OLDER {
         // Two copies of one range, and the second one is older than what followed: the network's doing, or both.
         if coverage == SEEN { 0 } else { REORDERED }
