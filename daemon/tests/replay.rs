@@ -260,4 +260,15 @@ fn a_replay_tells_events_as_a_kernel_does() {
     let metrics = daemon.get("/metrics").1;
     let series = "linnet_tcp_segments_flagged_total{interface=\"sent_again.pcapng\",class=\"retransmissions\"} ";
     assert!(metrics.as_str().unwrap().contains(series), "{metrics}");
+
+    let id = flow["id"].as_str().unwrap();
+    for (args, line) in [
+        (&["flows"][..], "tcp    192.0.2.1:5000 -> 192.0.2.2:80"),
+        (&["events", id], "retransmitted_segments"),
+    ] {
+        let mut linnet = Command::new(env!("CARGO_BIN_EXE_linnet"));
+        let output = linnet.args(args).arg("--socket").arg(daemon.socket()).output().unwrap();
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && told.contains(line), "{args:?}: {output:?}");
+    }
 }
