@@ -189,7 +189,8 @@ fn the_events_of_a_lossy_flow_are_its_counters_and_outlive_the_daemon() {
         let Some(next) = page["next"].as_u64() else { break };
         after = next;
     }
-    assert_eq!(&paged, kept);
+    let paged: Vec<_> = paged.iter().map(|event| count(&event["number"])).collect();
+    assert_eq!(paged, numbers);
 
     let flow = linnet.see(&format!("/api/v1/flows/{id}"), "flow");
     let handshake = |side| count(&flow["handshake"][side]);
