@@ -21,7 +21,6 @@ pub(super) const DOWNSTREAM: u32 = 2;
 /// Bits of the place.
 const PLACE_BITS: u32 = 2;
 
-#[expect(clippy::too_many_arguments, reason = "both sides, each with what is kept in two places")]
 /// Takes the blocks of the segment's selective acknowledgment into account: `own` and `side` are its sender's,
 /// `peer_side` and `counts` of what they acknowledge.
 #[inline(always)]
