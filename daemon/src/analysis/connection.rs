@@ -29,8 +29,6 @@ pub struct Connection {
     handshake: Handshake,
     turn: Option<Turn>,
     span: Option<Span>,
-    longest_silence: Option<Span>,
-    reopened: u32,
 }
 
 impl Connection {
@@ -54,7 +52,7 @@ impl Connection {
             self.sides[sender].tell(verdict, 0, mark);
             return;
         }
-        let silence_ns = self.pass(mark);
+        self.pass(mark);
         let flags = segment.tcp_flags;
         if flags & SYN != 0 && segment.classes & REUSED_PORTS != 0 {
             self.restart(sender, flags & ACK == 0);
@@ -75,13 +73,14 @@ impl Connection {
             acknowledge(own, peer, classified, mark, path_ns);
         }
         if flags & RST != 0 {
-            if own.resets.count == 0 {
-                own.silence_before_reset_ns = silence_ns;
-            }
             own.resets.add(mark);
         }
         let control = u32::from(flags & (SYN | FIN) != 0);
         let end = segment.sequence.wrapping_add(segment.payload_len).wrapping_add(control);
+        let is_probe = segment.classes & (ZERO_WINDOW_PROBE | KEEP_ALIVE) != 0;
+        if flags & RST == 0 && (is_probe || end != segment.sequence) {
+            peer.window.asked(mark);
+        }
         if end != segment.sequence {
             let said = send(own, peer, classified, end, mark, path_ns);
             if let Some((is_disturbed, is_alone)) = said {
@@ -93,21 +92,16 @@ impl Connection {
         peer.settle(&own.window);
     }
 
-    /// Time passes until `mark`. Returns how much since the segment before.
+    /// Time passes until `mark`.
     #[inline]
-    fn pass(&mut self, mark: Mark) -> u64 {
+    fn pass(&mut self, mark: Mark) {
         let Some(span) = &mut self.span else {
             self.span = Some(Span { from: mark, until: mark });
-            return 0;
+            return;
         };
-        let silence = Span { from: span.until, until: mark };
-        let silence_ns = silence.duration_ns();
+        let silence_ns = mark.since_ns(span.until);
         span.until = mark;
         self.sides.iter_mut().for_each(|side| side.pace.pass(silence_ns));
-        if self.longest_silence.is_none_or(|longest| silence_ns > longest.duration_ns()) {
-            self.longest_silence = Some(silence);
-        }
-        silence_ns
     }
 
     /// A SYN, or the answer to one, with other sequence numbers than before.
@@ -120,7 +114,6 @@ impl Connection {
         if is_both {
             self.handshake = Handshake::default();
             self.turn = None;
-            self.reopened = self.reopened.saturating_add(1);
         }
     }
 
@@ -156,18 +149,6 @@ impl Connection {
     pub const fn span(&self) -> Option<Span> {
         self.span
     }
-
-    /// The longest time without a segment.
-    #[must_use]
-    pub const fn longest_silence(&self) -> Option<Span> {
-        self.longest_silence
-    }
-
-    /// How often a SYN with another sequence number opened it anew.
-    #[must_use]
-    pub const fn reopened(&self) -> u32 {
-        self.reopened
-    }
 }
 
 /// `own` acknowledges what `peer` sent, and advertises a window.
@@ -189,7 +170,9 @@ fn acknowledge(own: &mut Side, peer: &mut Side, classified: &Classified, mark: M
     if let Some(round_trip) = acknowledged.round_trip {
         peer.measured(round_trip);
     }
-    own.window.advertise(segment, mark);
+    if !peer.flight.is_overtaken(segment.acknowledgment) {
+        own.window.advertise(segment, mark);
+    }
     peer.draw_acknowledgment(segment, &own.window, mark);
 }
 
@@ -213,7 +196,10 @@ fn send(
         let is_syn = segment.tcp_flags & SYN != 0;
         own.stamped(segment.timestamp.unwrap_or(0), is_syn, mark);
     }
-    if segment.classes & (ZERO_WINDOW_PROBE | KEEP_ALIVE) != 0 {
+    // One byte that was not acknowledged is data, also where Wireshark sees a keep-alive.
+    let is_data = verdict & (RETRANSMITTED | REORDERED) != 0;
+    let is_keep_alive = segment.classes & KEEP_ALIVE != 0 && !is_data;
+    if is_keep_alive || segment.classes & ZERO_WINDOW_PROBE != 0 {
         own.flight.probe(end, mark);
         return None;
     }
