@@ -241,9 +241,9 @@ impl Flight {
     /// what was not sent.
     #[inline]
     pub(super) fn is_overtaken(&self, acknowledgment: u32) -> bool {
-        let highest = self.acknowledged.filter(|highest| {
-            self.next().is_none_or(|next| at_or_before(*highest, next))
-        });
+        let highest = self
+            .acknowledged
+            .filter(|highest| self.next().is_none_or(|next| at_or_before(*highest, next)));
         highest.is_some_and(|highest| before(acknowledgment, highest))
     }
 
