@@ -239,3 +239,119 @@ fn send(
     let is_disturbed = is_late || segment.classes & (SENT_AGAIN | LOST_SEGMENT) != 0;
     Some((is_disturbed, in_flight == 0 && peer.flight.bytes() == 0))
 }
+
+#[cfg(test)]
+mod tests {
+    use datapath::{
+        Ktime,
+        parse::tcp::PSH,
+        tcp::verdict::{RTO, Segment, Verdict},
+    };
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// Side `sender` sends this at `at_ms`, with `[sequence, acknowledgment, payload_len, window]`.
+    fn segment(
+        sender: u32,
+        at_ms: u64,
+        numbers: [u32; 4],
+        classes: u32,
+        verdict: u32,
+    ) -> Classified {
+        let [sequence, acknowledgment, payload_len, window] = numbers;
+        let segment = Segment {
+            now: Ktime(at_ms * MS),
+            sequence,
+            acknowledgment,
+            payload_len,
+            tcp_flags: if payload_len > 0 { ACK | PSH } else { ACK },
+            window,
+            classes,
+            ..Segment::default()
+        };
+        Classified {
+            flow: 0,
+            sender,
+            segment,
+            timestamp_echo: 0,
+            options: 0,
+            window_scale_plus_one: 0,
+            segment_max: None,
+            hops: 64,
+            traffic_class: 0,
+            unfragmentable: true,
+            headers_len: 40,
+            round_trip: None,
+            verdict: Verdict { bits: verdict, ..Verdict::default() },
+            event: None,
+        }
+    }
+
+    fn connection(segments: &[Classified]) -> Connection {
+        let mut connection = Connection::default();
+        for (segment, frame) in segments.iter().zip(1..) {
+            connection.segment(segment, frame);
+        }
+        connection.finish();
+        connection
+    }
+
+    #[test]
+    fn a_byte_that_is_sent_again_is_data_and_no_keep_alive() {
+        let sent_twice = |verdict| {
+            let told = connection(&[
+                segment(0, 1, [100, 1, 1, 500], 0, 0),
+                segment(0, 301, [100, 1, 1, 500], KEEP_ALIVE, verdict),
+                segment(1, 321, [1, 101, 0, 500], 0, 0),
+            ]);
+            let side = &told.sides()[0];
+            (side.timeouts.told().count(), side.pace.stalls().count())
+        };
+        assert_eq!(sent_twice(RETRANSMITTED | RTO), (1, 1));
+        assert_eq!(sent_twice(0).0, 0);
+    }
+
+    #[test]
+    fn losses_are_no_round_trip_of_the_path() {
+        let mut segments = Vec::new();
+        for n in 0..10_u32 {
+            let (at_ms, sequence) = (u64::from(n) * 400, 100 + n * 100);
+            segments.extend([
+                segment(0, at_ms, [sequence, 1, 100, 500], 0, 0),
+                segment(0, at_ms + 300, [sequence, 1, 100, 500], 0, RETRANSMITTED | RTO),
+                segment(1, at_ms + 320, [1, sequence + 100, 0, 500], 0, 0),
+            ]);
+        }
+        let told = connection(&segments);
+        let side = &told.sides()[0];
+        assert_eq!((side.round_trips.min_ns(), told.path_ns()), (Some(320 * MS), 0));
+        assert_eq!(side.pace.stalls().count(), 10);
+    }
+
+    #[test]
+    fn an_overtaken_acknowledgment_closes_no_window() {
+        let zero_periods = |acknowledgments: [u32; 2]| {
+            let [first, second] = acknowledgments;
+            let told = connection(&[
+                segment(0, 1, [100, 1, 200, 500], 0, 0),
+                segment(1, 10, [1, first, 0, 500], 0, 0),
+                segment(1, 11, [1, second, 0, 0], 0, 0),
+            ]);
+            told.sides()[1].window.zero_periods().count()
+        };
+        assert_eq!((zero_periods([300, 200]), zero_periods([200, 300])), (0, 1));
+    }
+
+    #[test]
+    fn a_silent_receiver_without_room_has_none_until_the_last_probe() {
+        let told = connection(&[
+            segment(0, 1, [100, 1, 200, 500], 0, 0),
+            segment(1, 10, [1, 300, 0, 0], 0, 0),
+            segment(0, 210, [300, 1, 1, 500], ZERO_WINDOW_PROBE, 0),
+            segment(0, 1_010, [299, 1, 0, 500], KEEP_ALIVE, 0),
+        ]);
+        assert_eq!(told.sides()[1].window.zero_ns(), 1_000 * MS);
+    }
+}
