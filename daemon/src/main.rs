@@ -1,6 +1,9 @@
 //! `linnet`: parse the command line, run the subcommand, turn what comes of it into an exit code.
 
-use std::{io::IsTerminal as _, process::ExitCode};
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser as _;
 use daemon::cli::{Cli, exit, exit_code, printable};
@@ -36,7 +39,6 @@ fn usage(error: &clap::Error) -> ExitCode {
     if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
 }
 
-#[expect(clippy::print_stderr, reason = "the last words of a failed command")]
 fn fail(error: &anyhow::Error) -> ExitCode {
     let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
@@ -47,6 +49,7 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     // A file's text is foreign, but where its lines end may stay.
     let shown: Vec<_> = said.split('\n').map(printable).collect();
-    eprintln!("linnet: {}", shown.join("\n"));
+    // A closed terminal cannot be told.
+    let _told = writeln!(std::io::stderr(), "linnet: {}", shown.join("\n"));
     ExitCode::from(exit_code(error))
 }

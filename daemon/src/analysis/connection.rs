@@ -29,8 +29,6 @@ pub struct Connection {
     handshake: Handshake,
     turn: Option<Turn>,
     span: Option<Span>,
-    longest_silence: Option<Span>,
-    reopened: u32,
 }
 
 impl Connection {
@@ -54,7 +52,7 @@ impl Connection {
             self.sides[sender].tell(verdict, 0, mark);
             return;
         }
-        let silence_ns = self.pass(mark);
+        self.pass(mark);
         let flags = segment.tcp_flags;
         if flags & SYN != 0 && segment.classes & REUSED_PORTS != 0 {
             self.restart(sender, flags & ACK == 0);
@@ -75,13 +73,14 @@ impl Connection {
             acknowledge(own, peer, classified, mark, path_ns);
         }
         if flags & RST != 0 {
-            if own.resets.count == 0 {
-                own.silence_before_reset_ns = silence_ns;
-            }
             own.resets.add(mark);
         }
         let control = u32::from(flags & (SYN | FIN) != 0);
         let end = segment.sequence.wrapping_add(segment.payload_len).wrapping_add(control);
+        let is_probe = segment.classes & (ZERO_WINDOW_PROBE | KEEP_ALIVE) != 0;
+        if flags & RST == 0 && (is_probe || end != segment.sequence) {
+            peer.window.asked(mark);
+        }
         if end != segment.sequence {
             let said = send(own, peer, classified, end, mark, path_ns);
             if let Some((is_disturbed, is_alone)) = said {
@@ -93,21 +92,16 @@ impl Connection {
         peer.settle(&own.window);
     }
 
-    /// Time passes until `mark`. Returns how much since the segment before.
+    /// Time passes until `mark`.
     #[inline]
-    fn pass(&mut self, mark: Mark) -> u64 {
+    fn pass(&mut self, mark: Mark) {
         let Some(span) = &mut self.span else {
             self.span = Some(Span { from: mark, until: mark });
-            return 0;
+            return;
         };
-        let silence = Span { from: span.until, until: mark };
-        let silence_ns = silence.duration_ns();
+        let silence_ns = mark.since_ns(span.until);
         span.until = mark;
         self.sides.iter_mut().for_each(|side| side.pace.pass(silence_ns));
-        if self.longest_silence.is_none_or(|longest| silence_ns > longest.duration_ns()) {
-            self.longest_silence = Some(silence);
-        }
-        silence_ns
     }
 
     /// A SYN, or the answer to one, with other sequence numbers than before.
@@ -120,7 +114,6 @@ impl Connection {
         if is_both {
             self.handshake = Handshake::default();
             self.turn = None;
-            self.reopened = self.reopened.saturating_add(1);
         }
     }
 
@@ -156,18 +149,6 @@ impl Connection {
     pub const fn span(&self) -> Option<Span> {
         self.span
     }
-
-    /// The longest time without a segment.
-    #[must_use]
-    pub const fn longest_silence(&self) -> Option<Span> {
-        self.longest_silence
-    }
-
-    /// How often a SYN with another sequence number opened it anew.
-    #[must_use]
-    pub const fn reopened(&self) -> u32 {
-        self.reopened
-    }
 }
 
 /// `own` acknowledges what `peer` sent, and advertises a window.
@@ -189,7 +170,9 @@ fn acknowledge(own: &mut Side, peer: &mut Side, classified: &Classified, mark: M
     if let Some(round_trip) = acknowledged.round_trip {
         peer.measured(round_trip);
     }
-    own.window.advertise(segment, mark);
+    if !peer.flight.is_overtaken(segment.acknowledgment) {
+        own.window.advertise(segment, mark);
+    }
     peer.draw_acknowledgment(segment, &own.window, mark);
 }
 
@@ -213,7 +196,10 @@ fn send(
         let is_syn = segment.tcp_flags & SYN != 0;
         own.stamped(segment.timestamp.unwrap_or(0), is_syn, mark);
     }
-    if segment.classes & (ZERO_WINDOW_PROBE | KEEP_ALIVE) != 0 {
+    // One byte that was not acknowledged is data, also where Wireshark sees a keep-alive.
+    let is_data = verdict & (RETRANSMITTED | REORDERED) != 0;
+    let is_keep_alive = segment.classes & KEEP_ALIVE != 0 && !is_data;
+    if is_keep_alive || segment.classes & ZERO_WINDOW_PROBE != 0 {
         own.flight.probe(end, mark);
         return None;
     }
@@ -252,4 +238,120 @@ fn send(
     own.last_data = Some(mark);
     let is_disturbed = is_late || segment.classes & (SENT_AGAIN | LOST_SEGMENT) != 0;
     Some((is_disturbed, in_flight == 0 && peer.flight.bytes() == 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use datapath::{
+        Ktime,
+        parse::tcp::PSH,
+        tcp::verdict::{RTO, Segment, Verdict},
+    };
+
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// Side `sender` sends this at `at_ms`, with `[sequence, acknowledgment, payload_len, window]`.
+    fn segment(
+        sender: u32,
+        at_ms: u64,
+        numbers: [u32; 4],
+        classes: u32,
+        verdict: u32,
+    ) -> Classified {
+        let [sequence, acknowledgment, payload_len, window] = numbers;
+        let segment = Segment {
+            now: Ktime(at_ms * MS),
+            sequence,
+            acknowledgment,
+            payload_len,
+            tcp_flags: if payload_len > 0 { ACK | PSH } else { ACK },
+            window,
+            classes,
+            ..Segment::default()
+        };
+        Classified {
+            flow: 0,
+            sender,
+            segment,
+            timestamp_echo: 0,
+            options: 0,
+            window_scale_plus_one: 0,
+            segment_max: None,
+            hops: 64,
+            traffic_class: 0,
+            unfragmentable: true,
+            headers_len: 40,
+            round_trip: None,
+            verdict: Verdict { bits: verdict, ..Verdict::default() },
+            event: None,
+        }
+    }
+
+    fn connection(segments: &[Classified]) -> Connection {
+        let mut connection = Connection::default();
+        for (segment, frame) in segments.iter().zip(1..) {
+            connection.segment(segment, frame);
+        }
+        connection.finish();
+        connection
+    }
+
+    #[test]
+    fn a_byte_that_is_sent_again_is_data_and_no_keep_alive() {
+        let sent_twice = |verdict| {
+            let told = connection(&[
+                segment(0, 1, [100, 1, 1, 500], 0, 0),
+                segment(0, 301, [100, 1, 1, 500], KEEP_ALIVE, verdict),
+                segment(1, 321, [1, 101, 0, 500], 0, 0),
+            ]);
+            let side = &told.sides()[0];
+            (side.timeouts.told().count(), side.pace.stalls().count())
+        };
+        assert_eq!(sent_twice(RETRANSMITTED | RTO), (1, 1));
+        assert_eq!(sent_twice(0).0, 0);
+    }
+
+    #[test]
+    fn losses_are_no_round_trip_of_the_path() {
+        let mut segments = Vec::new();
+        for n in 0..10_u32 {
+            let (at_ms, sequence) = (u64::from(n) * 400, 100 + n * 100);
+            segments.extend([
+                segment(0, at_ms, [sequence, 1, 100, 500], 0, 0),
+                segment(0, at_ms + 300, [sequence, 1, 100, 500], 0, RETRANSMITTED | RTO),
+                segment(1, at_ms + 320, [1, sequence + 100, 0, 500], 0, 0),
+            ]);
+        }
+        let told = connection(&segments);
+        let side = &told.sides()[0];
+        assert_eq!((side.round_trips.min_ns(), told.path_ns()), (Some(320 * MS), 0));
+        assert_eq!(side.pace.stalls().count(), 10);
+    }
+
+    #[test]
+    fn an_overtaken_acknowledgment_closes_no_window() {
+        let zero_periods = |acknowledgments: [u32; 2]| {
+            let [first, second] = acknowledgments;
+            let told = connection(&[
+                segment(0, 1, [100, 1, 200, 500], 0, 0),
+                segment(1, 10, [1, first, 0, 500], 0, 0),
+                segment(1, 11, [1, second, 0, 0], 0, 0),
+            ]);
+            told.sides()[1].window.zero_periods().count()
+        };
+        assert_eq!((zero_periods([300, 200]), zero_periods([200, 300])), (0, 1));
+    }
+
+    #[test]
+    fn a_silent_receiver_without_room_has_none_until_the_last_probe() {
+        let told = connection(&[
+            segment(0, 1, [100, 1, 200, 500], 0, 0),
+            segment(1, 10, [1, 300, 0, 0], 0, 0),
+            segment(0, 210, [300, 1, 1, 500], ZERO_WINDOW_PROBE, 0),
+            segment(0, 1_010, [299, 1, 0, 500], KEEP_ALIVE, 0),
+        ]);
+        assert_eq!(told.sides()[1].window.zero_ns(), 1_000 * MS);
+    }
 }

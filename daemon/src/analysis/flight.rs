@@ -25,6 +25,8 @@ struct Outstanding {
     first_at: Ktime,
     /// In flight with it, when it was sent: this many bytes.
     flight: u32,
+    /// It was sent more than once, or late: an acknowledgment of it may be meant for another try (Karn).
+    is_again: bool,
 }
 
 /// What an acknowledgment tells.
@@ -42,6 +44,8 @@ pub(super) struct RoundTrip {
     pub(super) ns: u64,
     /// Bytes that were in flight once its segment was sent.
     pub(super) flight: u32,
+    /// Nothing that is acknowledged with it was sent again or late: it is the path's, and of no loss.
+    pub(super) is_clean: bool,
 }
 
 /// The greatest flight.
@@ -74,6 +78,7 @@ impl Flight {
     #[inline]
     pub(super) fn send(&mut self, start: u32, end: u32, mark: Mark) {
         let [_, next] = self.bounds.get_or_insert([start, start]);
+        let is_again = before(start, *next);
         if after(end, *next) {
             *next = end;
         }
@@ -81,12 +86,12 @@ impl Flight {
         if flight > self.peak.bytes {
             self.peak = Peak { bytes: flight, mark };
         }
-        self.follow(Outstanding { end, first_at: mark.at, flight });
+        self.follow(Outstanding { end, first_at: mark.at, flight, is_again });
     }
 
     /// A probe that ends at `end` was sent: it is acknowledged like a segment, and is none.
     pub(super) fn probe(&mut self, end: u32, mark: Mark) {
-        self.follow(Outstanding { end, first_at: mark.at, flight: 0 });
+        self.follow(Outstanding { end, first_at: mark.at, flight: 0, is_again: false });
     }
 
     #[inline]
@@ -97,7 +102,8 @@ impl Flight {
             true => self.outstanding.len(),
             false => self.outstanding.partition_point(|one| before(one.end, end)),
         };
-        if self.outstanding.get(place).is_some_and(|one| one.end == end) {
+        if let Some(one) = self.outstanding.get_mut(place).filter(|one| one.end == end) {
+            one.is_again = true;
             return;
         }
         if self.outstanding.len() == OUTSTANDING_MAX {
@@ -113,12 +119,14 @@ impl Flight {
     #[inline]
     pub(super) fn acknowledge(&mut self, acknowledgment: u32, now: Ktime) -> Acknowledged {
         let mut told = Acknowledged::default();
+        let mut is_clean = true;
         while let Some(one) =
             self.outstanding.front().filter(|one| at_or_before(one.end, acknowledgment))
         {
+            is_clean &= !one.is_again;
             if one.end == acknowledgment {
                 let ns = now.since(one.first_at).max(0).cast_unsigned();
-                told.round_trip = Some(RoundTrip { ns, flight: one.flight });
+                told.round_trip = Some(RoundTrip { ns, flight: one.flight, is_clean });
             }
             self.outstanding.pop_front();
         }
@@ -229,6 +237,16 @@ impl Flight {
         self.acknowledged
     }
 
+    /// Whether a later acknowledgment came before this one, so that it has an old window (RFC 9293, 3.10.7.4). Not by one of
+    /// what was not sent.
+    #[inline]
+    pub(super) fn is_overtaken(&self, acknowledgment: u32) -> bool {
+        let highest = self
+            .acknowledged
+            .filter(|highest| self.next().is_none_or(|next| at_or_before(*highest, next)));
+        highest.is_some_and(|highest| before(acknowledgment, highest))
+    }
+
     /// Segments beyond [`OUTSTANDING_MAX`].
     #[must_use]
     pub const fn not_followed(&self) -> u64 {
@@ -257,7 +275,7 @@ mod tests {
     fn each_acknowledgment_measures_the_segment_that_ends_there() {
         let mut flight = ten();
         let measured = flight.acknowledge(1_300, Ktime(13 * MS)).round_trip;
-        assert_eq!(measured, Some(RoundTrip { ns: 10 * MS, flight: 300 }));
+        assert_eq!(measured, Some(RoundTrip { ns: 10 * MS, flight: 300, is_clean: true }));
         assert_eq!(flight.acknowledge(1_350, Ktime(14 * MS)).round_trip, None, "within a segment");
         assert_eq!(flight.acknowledge(1_400, Ktime(14 * MS)).round_trip.unwrap().ns, 10 * MS);
         assert_eq!(flight.acknowledge(1_400, Ktime(15 * MS)), Acknowledged::default(), "again");
@@ -268,6 +286,39 @@ mod tests {
         let mut flight = ten();
         flight.send(1_000, 1_100, mark(50));
         assert_eq!(flight.acknowledge(1_100, Ktime(60 * MS)).round_trip.unwrap().ns, 59 * MS);
+    }
+
+    #[test]
+    fn round_trips_over_what_is_sent_again_are_not_clean() {
+        let mut flight = ten();
+        let mut is_clean = |acknowledgment, again: Option<[u32; 2]>| {
+            again.into_iter().for_each(|[start, end]| flight.send(start, end, mark(50)));
+            flight.acknowledge(acknowledgment, Ktime(60 * MS)).round_trip.unwrap().is_clean
+        };
+        assert!(is_clean(1_100, None));
+        assert!(!is_clean(1_200, Some([1_100, 1_200])));
+        assert!(!is_clean(1_600, Some([1_200, 1_300])), "one of those that are acknowledged");
+        assert!(!is_clean(1_800, Some([1_600, 1_650])), "a part of one");
+        assert!(is_clean(1_900, None));
+    }
+
+    #[test]
+    fn probes_that_are_sent_again_are_not_clean() {
+        let mut flight = ten();
+        flight.acknowledge(2_000, Ktime(20 * MS));
+        flight.probe(2_000, mark(100));
+        assert!(flight.acknowledge(2_000, Ktime(110 * MS)).round_trip.unwrap().is_clean);
+        [200, 300].into_iter().for_each(|at_ms| flight.probe(2_000, mark(at_ms)));
+        assert!(!flight.acknowledge(2_000, Ktime(310 * MS)).round_trip.unwrap().is_clean);
+    }
+
+    #[test]
+    fn an_acknowledgment_is_overtaken_by_a_later_one() {
+        let mut flight = ten();
+        flight.acknowledge(1_300, Ktime(20 * MS));
+        assert_eq!([1_200, 1_300, 1_400].map(|ack| flight.is_overtaken(ack)), [true, false, false]);
+        flight.acknowledge(2_100, Ktime(21 * MS));
+        assert!(!flight.is_overtaken(1_300), "of what was not sent");
     }
 
     #[test]

@@ -2,11 +2,11 @@
 
 use datapath::{Ktime, tcp::classes::CLASSES};
 
-/// Kinds of verdict ([`datapath::tcp::verdict`]), in the order of their bits.
+/// Kinds of verdict ([`datapath::tcp::verdict`]) in the order of their bits, as a flow's counters are named.
 pub const VERDICT_NAMES: [&str; 9] = [
-    "retransmitted",
-    "reordered",
-    "duplicate_frame",
+    "retransmitted_segments",
+    "reordered_segments",
+    "duplicate_frames",
     "rto",
     "fast",
     "tail_loss_probe",

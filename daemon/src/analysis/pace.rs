@@ -5,8 +5,6 @@ use super::mark::{Kept, Mark, Span};
 
 /// Stalls of one side that are told one by one.
 pub const STALLS_MAX: usize = 64;
-/// Idle periods of one side that are told one by one.
-pub const PAUSES_MAX: usize = 32;
 /// Least silence that is a stall: Linux' least time-out.
 pub const STALL_MIN_NS: u64 = 200_000_000;
 
@@ -89,7 +87,6 @@ pub struct Pace {
     stalls: Kept<Stall, STALLS_MAX>,
     stalled_ns: [u64; StallKind::ALL.len()],
     longest_stall_ns: u64,
-    pauses: Kept<Span, PAUSES_MAX>,
     longest_pause_ns: u64,
 }
 
@@ -158,7 +155,6 @@ impl Pace {
         if pause_ns > round_trip_ns {
             self.application_limited_ns = self.application_limited_ns.saturating_add(pause_ns);
             self.longest_pause_ns = self.longest_pause_ns.max(pause_ns);
-            self.pauses.push(Span { from: since, until: mark });
         }
     }
 
@@ -202,12 +198,6 @@ impl Pace {
     #[must_use]
     pub const fn longest_stall_ns(&self) -> u64 {
         self.longest_stall_ns
-    }
-
-    /// Pauses of the sender's application.
-    #[must_use]
-    pub const fn pauses(&self) -> &Kept<Span, PAUSES_MAX> {
-        &self.pauses
     }
 
     /// How long the longest pause was.
@@ -263,7 +253,7 @@ mod tests {
     fn without_data_in_flight_it_is_a_pause() {
         let pace = silence(500, Event::Sent, 0, 10);
         assert_eq!((pace.stalls().count(), pace.application_limited_ns()), (0, 500 * MS));
-        assert_eq!(silence(9, Event::Sent, 0, 10).pauses().count(), 0, "within a round trip");
+        assert_eq!(silence(9, Event::Sent, 0, 10).longest_pause_ns(), 0, "within a round trip");
     }
 
     #[test]

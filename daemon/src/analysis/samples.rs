@@ -1,5 +1,5 @@
 //! A distribution of times: every value as long as there is room, then one in two, one in four and so on of them. Count,
-//! least, greatest and mean are of all. Never computes a quantile before it is asked for one.
+//! least and greatest are of all. Never computes a quantile before it is asked for one.
 
 use crate::flow::record::rank;
 
@@ -13,14 +13,13 @@ pub struct Samples {
     /// One in as many is kept: a power of two.
     one_in: u64,
     count: u64,
-    sum_ns: u64,
     min_ns: u64,
     max_ns: u64,
 }
 
 impl Default for Samples {
     fn default() -> Self {
-        Self { kept: Vec::new(), one_in: 1, count: 0, sum_ns: 0, min_ns: u64::MAX, max_ns: 0 }
+        Self { kept: Vec::new(), one_in: 1, count: 0, min_ns: u64::MAX, max_ns: 0 }
     }
 }
 
@@ -36,7 +35,6 @@ impl Samples {
             }
         }
         self.count += 1;
-        self.sum_ns = self.sum_ns.saturating_add(ns);
         self.min_ns = self.min_ns.min(ns);
         self.max_ns = self.max_ns.max(ns);
     }
@@ -67,12 +65,6 @@ impl Samples {
     #[must_use]
     pub fn max_ns(&self) -> Option<u64> {
         (self.count > 0).then_some(self.max_ns)
-    }
-
-    /// Their mean.
-    #[must_use]
-    pub const fn mean_ns(&self) -> Option<u64> {
-        self.sum_ns.checked_div(self.count)
     }
 
     /// Those that are kept, in order of time.
@@ -109,8 +101,7 @@ mod tests {
         let mut samples = Samples::default();
         (1..=100).for_each(|ns| samples.add(ns));
         assert_eq!(samples.quantiles_ns([0.5, 0.95, 0.99]), Some([50, 95, 99]));
-        let ends = (samples.min_ns(), samples.max_ns(), samples.mean_ns());
-        assert_eq!(ends, (Some(1), Some(100), Some(50)));
+        assert_eq!((samples.min_ns(), samples.max_ns()), (Some(1), Some(100)));
     }
 
     #[test]

@@ -48,8 +48,6 @@ pub struct Side {
     pub timeouts: Timeouts,
     /// Resets that it sent.
     pub resets: Occurrences,
-    /// Silence of the whole connection before the first of them.
-    pub silence_before_reset_ns: u64,
     /// Its FIN.
     pub fin: Option<Mark>,
     /// The greatest payload of a segment.
@@ -83,11 +81,14 @@ impl Side {
     /// An acknowledgment of its data measured this.
     #[inline]
     pub(super) fn measured(&mut self, round_trip: RoundTrip) {
-        let RoundTrip { ns, flight } = round_trip;
+        let RoundTrip { ns, flight, is_clean } = round_trip;
         self.round_trips.add(ns);
         self.values = None;
         if flight >= 2 * self.payload_max.clamp(1, SEGMENT_MAX) {
             self.loaded_round_trips.add(ns);
+        }
+        if !is_clean {
+            return;
         }
         // RFC 6298, 2.3.
         self.srtt_ns =
@@ -171,7 +172,7 @@ impl Side {
         }
     }
 
-    /// The smoothed round trip of its data (RFC 6298); 0 before the first.
+    /// The smoothed round trip of its data (RFC 6298), without what was sent again (Karn's rule); 0 before the first.
     #[must_use]
     pub const fn srtt_ns(&self) -> u64 {
         self.srtt_ns

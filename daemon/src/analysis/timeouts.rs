@@ -1,10 +1,7 @@
 //! Segments that a timer sent again, and how often each of them was: what a connection waits longest for. Built upon the
 //! verdicts; never finds a time-out that they do not.
 
-use datapath::tcp::{
-    after,
-    verdict::{RETRANSMITTED, RTO},
-};
+use datapath::tcp::{after, verdict::RTO};
 
 use super::mark::{Kept, Mark};
 
@@ -26,7 +23,7 @@ pub struct Timeout {
     pub first: Mark,
     /// The last one.
     pub last: Mark,
-    /// How often it was sent again.
+    /// How often the timer sent it again.
     pub tries: u32,
     /// Silence before each of the first [`GAPS_MAX`] tries, ns; 0 for those that were not.
     pub gaps_ns: [u64; GAPS_MAX],
@@ -52,11 +49,11 @@ pub struct Timeouts {
 impl Timeouts {
     /// A segment with this verdict was sent; `before` is the last one that was.
     pub(super) fn sent(&mut self, verdict: u32, mut found: Timeout, before: Mark) {
+        if verdict & RTO == 0 {
+            return;
+        }
         let mark = found.first;
-        let is_same = self.open.as_ref().is_some_and(|open| open.sequence == found.sequence);
-        if is_same && verdict & RETRANSMITTED != 0 {
-            // Whatever the cause of a further try, the timer's was the first.
-            let open = self.open.as_mut().expect("it is the same as an open one");
+        if let Some(open) = self.open.as_mut().filter(|open| open.sequence == found.sequence) {
             let gap_ns = mark.since_ns(open.last);
             if let Some(gap) = open.gaps_ns.get_mut(open.tries as usize) {
                 *gap = gap_ns;
@@ -64,7 +61,7 @@ impl Timeouts {
             open.tries = open.tries.saturating_add(1);
             open.last = mark;
             self.silence_ns = self.silence_ns.saturating_add(gap_ns);
-        } else if verdict & RTO != 0 {
+        } else {
             self.close();
             found.before = before;
             found.last = mark;
@@ -72,8 +69,6 @@ impl Timeouts {
             found.gaps_ns[0] = mark.since_ns(before);
             self.silence_ns = self.silence_ns.saturating_add(found.gaps_ns[0]);
             self.open = Some(Box::new(found));
-        } else {
-            return;
         }
         self.tries += 1;
         self.most_tries = self.most_tries.max(self.open.as_ref().map_or(0, |open| open.tries));
@@ -102,7 +97,7 @@ impl Timeouts {
         &self.told
     }
 
-    /// How often a segment of all of them was sent again.
+    /// How often the timer sent any of them again.
     #[must_use]
     pub const fn tries(&self) -> u64 {
         self.tries
@@ -131,7 +126,7 @@ impl Timeouts {
 mod tests {
     use datapath::{
         Ktime,
-        tcp::verdict::{FAST, TAIL_LOSS_PROBE},
+        tcp::verdict::{FAST, RETRANSMITTED, TAIL_LOSS_PROBE},
     };
 
     use super::*;
@@ -158,6 +153,19 @@ mod tests {
         assert_eq!((told.len(), told[0].tries, told[0].recovered), (1, 3, Some(mark(1_500))));
         assert_eq!(told[0].gaps_ns[..4], [200, 400, 800, 0].map(|ms| ms * 1_000_000));
         assert_eq!((timeouts.tries(), timeouts.most_tries(), timeouts.recovered()), (3, 3, 1));
+    }
+
+    #[test]
+    fn what_is_sent_again_for_another_cause_is_no_try() {
+        let mut timeouts = Timeouts::default();
+        sent(&mut timeouts, RTO, 100, 201);
+        sent(&mut timeouts, FAST, 100, 301);
+        sent(&mut timeouts, 0, 100, 351);
+        sent(&mut timeouts, RTO, 100, 601);
+        timeouts.close();
+        let told = timeouts.told().as_slice()[0];
+        assert_eq!((told.tries, timeouts.tries(), timeouts.most_tries()), (2, 2, 2));
+        assert_eq!(told.gaps_ns[..3], [200, 400, 0].map(|ms| ms * 1_000_000));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum Scaling {
 /// A time without room: from the first window of 0 until one that is not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZeroPeriod {
-    /// From the segment that said so to the one that ended it, or to the last one that said so again.
+    /// From the segment that said so to the one that ended it, or to the last one that said so again or asked.
     pub span: Span,
     /// It ended while the capture went on.
     pub is_over: bool,
@@ -47,7 +47,6 @@ pub struct Window {
     zero_ns: u64,
     longest_zero_ns: u64,
     max_bytes: u32,
-    last_bytes: u32,
 }
 
 impl Window {
@@ -84,7 +83,6 @@ impl Window {
         self.edge = bytes.map(|bytes| segment.acknowledgment.wrapping_add(bytes));
         if let Some(bytes) = bytes {
             self.max_bytes = self.max_bytes.max(bytes);
-            self.last_bytes = bytes;
         }
         if segment.tcp_flags & (SYN | FIN | RST) != 0 {
             return;
@@ -99,6 +97,14 @@ impl Window {
                     self.end_zero(true);
                 }
             }
+        }
+    }
+
+    /// The sender asked for room: as long as nobody answers, there is none.
+    #[inline]
+    pub(super) const fn asked(&mut self, mark: Mark) {
+        if let Some(zero) = &mut self.zero {
+            zero.until = mark;
         }
     }
 
@@ -136,12 +142,6 @@ impl Window {
     #[must_use]
     pub const fn scaling(&self) -> Scaling {
         self.scaling
-    }
-
-    /// The shift that its SYN offered: `None` where no SYN was seen, `Some(None)` where that had no option.
-    #[must_use]
-    pub const fn offered(&self) -> Option<Option<u8>> {
-        self.offered
     }
 
     /// The greatest window, where the scale was known.
@@ -194,6 +194,20 @@ mod tests {
         assert_eq!((told[1].span.from.frame, told[1].span.until.frame), (120, 130));
         assert!(!told[1].is_over, "nobody saw its end");
         assert_eq!((window.zero_ns(), window.longest_zero_ns()), (110_000_000, 100_000_000));
+    }
+
+    #[test]
+    fn a_zero_window_lasts_until_somebody_last_asked() {
+        let mut window = Window::default();
+        let mark = |at_ms: u64| Mark { frame: at_ms, at: Ktime(at_ms * 1_000_000) };
+        window.asked(mark(1));
+        advertise(&mut window, 10, 0);
+        [200, 600, 1_400].into_iter().for_each(|at_ms| window.asked(mark(at_ms)));
+        window.finish();
+        let [told] = window.zero_periods().as_slice() else { panic!("one period") };
+        assert_eq!((told.span.duration_ns(), told.is_over), (1_390_000_000, false));
+        window.asked(mark(1_500));
+        assert_eq!(window.zero_ns(), 1_390_000_000, "it has ended");
     }
 
     #[test]
