@@ -11,8 +11,11 @@ use super::{FULL, at, bulk, has, open};
 pub(crate) const LOSSES: [&str; 4] =
     ["network_loss_upstream", "network_loss_downstream", "tail_loss", "retransmission_timeouts"];
 
-/// Those, by name.
-pub(crate) const SCENES: &[(&str, fn(&mut Stage))] = &[
+/// What a scene is called, and how it goes.
+type Named = (&'static str, fn(&mut Stage));
+
+/// All of them.
+pub(crate) const SCENES: &[Named] = &[
     ("arrived twice", arrived_twice),
     ("the first one is echoed", first_is_echoed),
     ("acknowledged too soon", too_soon),
