@@ -22,7 +22,7 @@ use lab::synth::{
     Side::{Originator as O, Responder as R},
     stage::{Offer, Segment, Stage},
 };
-use scenes::{SCENES, capture_misses_some, lost_before, lost_behind};
+use scenes::{SCENES, capture_misses_some, innocent, lost_before, lost_behind};
 use serde_json::Value;
 use support::served::Daemon;
 
@@ -63,6 +63,21 @@ fn what_the_capture_missed_is_not_blamed_on_the_network() {
     let all: Vec<_> = flows.values().cloned().collect();
     assert!(all.contains(&["network_loss_upstream"].into()), "{all:?}");
     assert!(all.contains(&["capture_loss"].into()), "{all:?}");
+}
+
+#[test]
+fn what_arrived_or_was_refused_is_no_loss() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut wrong = Vec::new();
+    for (name, play) in innocent::SCENES {
+        let found = staged(folder.path(), name, *play);
+        wrong.extend(
+            found.into_iter().filter(|diagnosis| {
+                innocent::LOSSES.contains(&diagnosis["code"].as_str().unwrap())
+            }),
+        );
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]

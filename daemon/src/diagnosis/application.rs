@@ -6,7 +6,6 @@ use super::{
     facts::Direction::{FromOriginator, FromResponder},
     filter,
 };
-use crate::flow::LatencySummary;
 
 /// Answers that make a habit, and those that leave little doubt.
 const ANSWERS_MIN: u32 = 3;
@@ -29,13 +28,13 @@ pub(super) fn slow_response(facts: &Facts<'_>) -> Option<Finding> {
     if count < ANSWERS_MIN || responses.overlaps.saturating_mul(OVERLAPS_SHARE_MAX) > count {
         return None;
     }
-    let times = LatencySummary::of(&responses.times);
+    let median_ns = responses.median_ns()?;
     let network_ns = match originator.round_trips(u64::from(ANSWERS_MIN)) {
         Some(round_trips) => round_trips.min_ns,
         None => facts.record.handshake_rtt_ns?,
     };
     let least_ns = SLOW_NS.max(network_ns.saturating_mul(SLOW_ROUND_TRIPS));
-    if times.p50_ns < least_ns || times.p50_ns > WAITING_NS {
+    if median_ns < least_ns || median_ns > WAITING_NS {
         return None;
     }
     let confidence =
@@ -44,8 +43,8 @@ pub(super) fn slow_response(facts: &Facts<'_>) -> Option<Finding> {
     let finding = Finding::new(Code::SlowResponse, confidence, filter)
         .between(responses.tally.span())
         .with("responses", count)
-        .with("response_p50_ns", times.p50_ns)
-        .with("response_max_ns", times.max_ns)
+        .with("response_p50_ns", median_ns)
+        .with("response_max_ns", responses.longest_ns)
         .with("round_trip_min_ns", network_ns);
     Some(finding)
 }
@@ -87,7 +86,10 @@ pub(super) fn dns_slow(facts: &Facts<'_>) -> Option<Finding> {
     if dns.slow.count == 0 {
         return None;
     }
-    let filter = filter::both(facts, "dns.flags.response == 1");
+    // Wireshark measures from one of the questions.
+    let is_measured = dns.slow_repeated == 0;
+    let what = if is_measured { "dns.time > 0.5" } else { "dns.flags.response == 1" };
+    let filter = filter::both(facts, what);
     let finding = Finding::new(Code::DnsSlow, Confidence::Likely, filter)
         .between(dns.slow.span())
         .with("slow_answers", dns.slow.count)

@@ -150,9 +150,16 @@ impl<'a> SideFacts<'a> {
         if rtt.samples >= samples_min && rtt.samples > 0 { Some(rtt) } else { None }
     }
 
-    /// The share of its segments that a count is.
+    /// Its segments, without copies of frames.
+    #[must_use]
+    pub fn segments(&self) -> u64 {
+        let copies = self.verdicts().map_or(0, |verdicts| verdicts.duplicate_frames);
+        self.record.packets.saturating_sub(copies)
+    }
+
+    /// The share of these that a count is.
     #[must_use]
     pub fn share(&self, count: u64) -> f64 {
-        count as f64 / self.record.packets.max(1) as f64
+        count as f64 / self.segments().max(1) as f64
     }
 }

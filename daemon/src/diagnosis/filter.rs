@@ -9,6 +9,9 @@ use crate::flow::community_id::address;
 /// Retransmitted or late, in Wireshark's words.
 pub(super) const LATE: &str = "tcp.analysis.retransmission || tcp.analysis.out_of_order";
 
+/// Sent again after it was acknowledged, in Wireshark's words.
+pub(super) const SPURIOUS: &str = "tcp.analysis.spurious_retransmission";
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 

@@ -7,7 +7,7 @@ use super::{
     Code, Confidence, Facts, Finding, SideFacts,
     evidence::Tally,
     facts::Direction,
-    filter::{self, LATE},
+    filter::{self, LATE, SPURIOUS},
 };
 
 /// Segments that make it more than an accident.
@@ -61,7 +61,8 @@ pub(super) fn duplicate_frames(facts: &Facts<'_>, direction: Direction) -> Optio
     let side = facts.side(direction);
     let (wire, verdicts) = (side.wire?, side.verdicts()?);
     let copies = verdicts.duplicate_frames;
-    if copies < SEGMENTS_MIN || side.share(copies) < COPIES_SHARE {
+    let share = copies as f64 / side.record.packets.max(1) as f64;
+    if copies < SEGMENTS_MIN || share < COPIES_SHARE {
         return None;
     }
     let (fewer_hops, most_falls) = wire.copies_hops;
@@ -96,7 +97,7 @@ pub(super) fn duplicate_frames(facts: &Facts<'_>, direction: Direction) -> Optio
 pub(super) fn network_loss_upstream(facts: &Facts<'_>, direction: Direction) -> Option<Finding> {
     let side = facts.side(direction);
     let verdicts = side.verdicts()?;
-    let control = side.wire.map_or(0, |wire| wire.control_lost[0]);
+    let control = side.wire.map_or(0, |wire| wire.control_lost[0].saturating_add(wire.excused[0]));
     let tally = side.wire.map(|wire| wire.lost_upstream);
     let lost = verdicts.lost_upstream.saturating_sub(control.into());
     let what = (Code::NetworkLossUpstream, "lost_upstream_segments");
@@ -108,7 +109,10 @@ pub(super) fn network_loss_downstream(facts: &Facts<'_>, direction: Direction) -
     let side = facts.side(direction);
     let verdicts = side.verdicts()?;
     // What was never acknowledged may be nobody's loss: the receiver has gone away, or cannot be heard.
-    let excluded = side.wire.map_or(0, |wire| wire.control_lost[1] + wire.lost_since_progress);
+    let excluded = side.wire.map_or(0, |wire| {
+        let unknown = wire.control_lost[1].saturating_add(wire.lost_since_progress);
+        unknown.saturating_add(wire.excused[1])
+    });
     let tally = side.wire.map(|wire| wire.lost_downstream);
     let lost = verdicts.lost_downstream.saturating_sub(excluded.into());
     let what = (Code::NetworkLossDownstream, "lost_downstream_segments");
@@ -138,7 +142,7 @@ fn lost_in_network(
         .between(tally.and_then(|tally| tally.span()))
         .with(name, lost)
         .with("retransmitted_segments", retransmitted)
-        .with("segments", side.record.packets)
+        .with("segments", side.segments())
         .with("lost_percent", percent(share))
         .with("severity", if share > CRITICAL_SHARE { "critical" } else { "warning" });
     Some(finding)
@@ -187,7 +191,7 @@ pub(super) fn timeouts(facts: &Facts<'_>, direction: Direction) -> Option<Findin
         .between(wire.timeouts.span())
         .with("timeouts", others)
         .with("silence_ns", silence_ns)
-        .with("segments", side.record.packets);
+        .with("segments", side.segments());
     Some(finding)
 }
 
@@ -200,22 +204,22 @@ fn has_recovered(side: SideFacts<'_>, facts: &Facts<'_>, direction: Direction) -
 /// Sent again without need.
 pub(super) fn spurious(facts: &Facts<'_>, direction: Direction) -> Option<Finding> {
     let side = facts.side(direction);
-    let count = side.verdicts()?.spurious;
+    let control = side.wire.map_or(0, |wire| wire.control_spurious);
+    let count = side.verdicts()?.spurious.saturating_sub(control.into());
     let share = side.share(count);
     if count < SEGMENTS_MIN || share <= WARNING_SHARE {
         return None;
     }
-    let finding = Finding::new(
-        Code::SpuriousRetransmissions,
-        Confidence::Likely,
-        filter::from(facts, direction, LATE),
-    );
+    let in_class = side.wire.map_or(0, |wire| wire.spurious_in_class);
+    let what = if count == u64::from(in_class) { SPURIOUS } else { LATE };
+    let filter = filter::from(facts, direction, what);
+    let finding = Finding::new(Code::SpuriousRetransmissions, Confidence::Likely, filter);
     let span =
         side.wire.and_then(|wire| wire.spurious.span().or_else(|| wire.retransmitted.span()));
     let finding = finding
         .between(span)
         .with("spurious_segments", count)
-        .with("segments", side.record.packets)
+        .with("segments", side.segments())
         .with("spurious_percent", percent(share));
     Some(finding)
 }
@@ -231,7 +235,7 @@ pub(super) fn reordering(facts: &Facts<'_>, direction: Direction) -> Option<Find
     let mut finding =
         Finding::new(Code::Reordering, Confidence::Likely, filter::from(facts, direction, LATE))
             .with("reordered_segments", count)
-            .with("segments", side.record.packets)
+            .with("segments", side.segments())
             .with("reordered_percent", percent(share))
             .with("severity", if share > CRITICAL_SHARE { "critical" } else { "warning" });
     if let Some(wire) = side.wire {

@@ -72,14 +72,19 @@ const PRECEDENCE: &[(Code, Scope, Effect, &[Code])] = &[
     (Code::DuplicateFrames, Scope::Flow, Effect::Lower, &[Code::SpuriousRetransmissions]),
     // What really arrives twice is acknowledged twice, and that makes a sender send again.
     (Code::DuplicateFrames, Scope::Flow, Effect::Lower, LOSSES),
-    (Code::WindowScalingOff, Scope::Flow, Effect::Withhold, &[Code::ReceiveWindowLimited]),
-    (Code::ReceiverZeroWindow, Scope::Flow, Effect::Withhold, &[Code::ReceiveWindowLimited]),
+    (
+        Code::ReceiverZeroWindow,
+        Scope::Flow,
+        Effect::Withhold,
+        &[Code::ReceiveWindowLimited, Code::WindowScalingOff],
+    ),
     (
         Code::ReceiverZeroWindow,
         Scope::Flow,
         Effect::Withhold,
         &[Code::SlowResponse, Code::Bufferbloat],
     ),
+    (Code::WindowScalingOff, Scope::Flow, Effect::Withhold, &[Code::ReceiveWindowLimited]),
     (Code::NetworkLossDownstream, Scope::Flow, Effect::Lower, &[Code::SlowResponse]),
     (Code::PathChange, Scope::Flow, Effect::Withhold, &[Code::HandshakeRttDiffers]),
     (Code::Bufferbloat, Scope::Flow, Effect::Withhold, &[Code::HandshakeRttDiffers]),

@@ -90,7 +90,15 @@ pub(super) fn window_unscaled(facts: &Facts<'_>) -> Option<Finding> {
     };
     let direction = Direction::BOTH.into_iter().find(is_filled)?;
     let side = facts.side(direction);
-    let round_trip_ns = facts.record.handshake_rtt_ns?;
+    // The handshake's alone may be a tick of the capture's clock: data has to have taken as long, to here from both ends.
+    let of_data_ns: u64 = facts
+        .sides()
+        .iter()
+        .filter(|side| side.wire.is_some_and(|wire| wire.data_round_trips > 0))
+        .filter_map(|side| side.round_trips(1))
+        .map(|round_trips| round_trips.min_ns)
+        .fold(0, u64::saturating_add);
+    let round_trip_ns = facts.record.handshake_rtt_ns?.min(of_data_ns);
     if round_trip_ns < UNSCALED_ROUND_TRIP_NS {
         return None;
     }

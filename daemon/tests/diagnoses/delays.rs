@@ -45,6 +45,8 @@ pub(super) fn window_wide(stage: &mut Stage) {
 
 fn flights(stage: &mut Stage, offer: Offer) {
     stage.handshake(offer, offer);
+    stage.data(O, 300).wait_ms(10);
+    stage.ack(R);
     for _ in 0..6 {
         for _ in 0..44 {
             stage.data(R, FULL);

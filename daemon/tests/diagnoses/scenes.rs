@@ -2,6 +2,8 @@
 
 #[path = "delays.rs"]
 mod delays;
+#[path = "innocent.rs"]
+pub(crate) mod innocent;
 
 use daemon::diagnosis::Code;
 use lab::synth::{

@@ -68,6 +68,8 @@ pub struct Segment {
     pub selective: Option<[u32; 2]>,
     /// Whether it has timestamps.
     pub timestamps: bool,
+    /// The timestamp that it echoes, in ms of the stage.
+    pub echo: u32,
 }
 
 impl Default for Segment {
@@ -84,6 +86,7 @@ impl Default for Segment {
             ecn: 0,
             selective: None,
             timestamps: false,
+            echo: 1,
         }
     }
 }
@@ -191,6 +194,12 @@ impl Stage {
         self.ack(Side::Originator).wait_ns(200_000)
     }
 
+    /// The clock of timestamps, ms.
+    #[must_use]
+    pub fn clock_ms(&self) -> u32 {
+        u32::try_from(self.now_ns / 1_000_000).unwrap_or(u32::MAX)
+    }
+
     /// Where the next segment of a side begins.
     #[must_use]
     pub fn sent(&self, side: Side) -> u32 {
@@ -207,8 +216,12 @@ impl Stage {
             self.next[own] = self.next[own].max(end);
         }
         if segment.timestamps {
-            let clock = u32::try_from(self.now_ns / 1_000_000).unwrap_or(u32::MAX);
-            options.extend([TcpOption::nop(), TcpOption::nop(), TcpOption::timestamp(clock, 1)]);
+            let clock = self.clock_ms();
+            options.extend([
+                TcpOption::nop(),
+                TcpOption::nop(),
+                TcpOption::timestamp(clock, segment.echo),
+            ]);
         }
         if let Some(block) = segment.selective {
             let block = block.map(|edge| self.isns[peer].wrapping_add(edge));

@@ -14,10 +14,6 @@ const REFUSED: u8 = 5;
 /// What became of the questions of one flow.
 #[derive(Clone, Debug, Default)]
 pub struct DnsEvidence {
-    /// Questions, those that were repeated among them.
-    pub questions: Tally,
-    /// Questions that repeat one that was open.
-    pub repeated: Tally,
     /// Answers to questions that were seen.
     pub answers: Tally,
     /// Answers that took longer than [`SLOW_NS`].
@@ -28,8 +24,8 @@ pub struct DnsEvidence {
     pub failures: Tally,
     /// The last of their codes.
     pub failure: u8,
-    /// Identifier of the last question, failure or slow answer.
-    pub identifier: u16,
+    /// Of the slow ones, those to a question that was asked again.
+    pub slow_repeated: u32,
     open: [Option<Open>; OPEN_MAX],
 }
 
@@ -68,12 +64,10 @@ impl DnsEvidence {
     }
 
     fn question(&mut self, sender: u32, identifier: u16, now_ns: u64) {
-        self.questions.add(now_ns);
         let is_it = |open: &&mut Open| open.sender == sender && open.identifier == identifier;
         if let Some(open) = self.open.iter_mut().flatten().find(is_it) {
             open.asked += 1;
             open.last_ns = now_ns;
-            self.repeated.add(now_ns);
         } else if let Some(free) = self.open.iter_mut().find(|place| place.is_none()) {
             let (first_ns, last_ns) = (now_ns, now_ns);
             *free = Some(Open { sender, identifier, first_ns, last_ns, asked: 1 });
@@ -88,15 +82,14 @@ impl DnsEvidence {
         let elapsed_ns = now_ns.saturating_sub(open.first_ns);
         if elapsed_ns > SLOW_NS {
             self.slow.add(now_ns);
+            self.slow_repeated += u32::from(open.asked > 1);
         }
         if elapsed_ns > self.slowest_ns {
             self.slowest_ns = elapsed_ns;
-            self.identifier = identifier;
         }
         if matches!(code, SERVER_FAILURE | REFUSED) {
             self.failures.add(now_ns);
             self.failure = code;
-            self.identifier = identifier;
         }
     }
 }

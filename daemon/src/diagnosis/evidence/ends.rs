@@ -55,8 +55,6 @@ pub struct Idle {
     pub at_ns: u64,
     /// Segments of that endpoint since, and how many of them were sent again.
     pub sent: (u32, u32),
-    /// It was a keep-alive.
-    pub is_keep_alive: bool,
     /// Packets of the other one since, other than resets.
     pub answered: u32,
     /// When the other one reset it first.
@@ -91,7 +89,6 @@ impl FlowEvidence {
                 sender: classified.sender,
                 at_ns: now_ns,
                 sent: (0, 0),
-                is_keep_alive: segment.classes & KEEP_ALIVE != 0,
                 answered: 0,
                 reset_ns: None,
                 after_fin: self.finished,

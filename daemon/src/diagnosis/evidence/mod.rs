@@ -1,6 +1,7 @@
 //! What diagnoses need of a file's packets and nobody else collects: options, hops, sizes, marks, resets, silences, ICMP
 //! errors, names asked for. One pass, a fixed state for each flow; never keeps a packet.
 
+mod again;
 mod dns;
 mod ends;
 mod holes;
@@ -98,10 +99,9 @@ impl Evidence {
     /// Takes an ICMP error into account.
     pub fn error(&mut self, noted: &Noted) {
         if let Some(flow) = self.flow(noted.flow) {
-            // ICMP and ICMPv6; neither has the other's type for an error.
-            let is_too_big = matches!(noted.kind, [3, 4] | [2, _]);
-            let sender = &mut flow.sides[(noted.sender & 1) as usize];
-            sender.error(noted.now.0, noted.kind, is_too_big, noted.mtu);
+            let [lower, upper] = &mut flow.sides;
+            let (own, peer) = if noted.sender & 1 == 0 { (lower, upper) } else { (upper, lower) };
+            own.error(peer, noted);
         }
     }
 

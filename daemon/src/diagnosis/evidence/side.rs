@@ -2,12 +2,13 @@
 //! list of segments.
 
 use datapath::{
+    Ktime,
     parse::tcp::{ACK, FIN, OPTION_SACK, OPTION_SACK_PERMITTED, OPTION_TIMESTAMPS, RST, SYN},
-    replay::Classified,
+    replay::{Classified, Noted},
     rtt::RttTicks,
     tcp::{
         after, at_or_before, before,
-        classes::{KEEP_ALIVE, ZERO_WINDOW_PROBE},
+        classes::{KEEP_ALIVE, SPURIOUS_RETRANSMISSION, ZERO_WINDOW_PROBE},
         verdict::{
             DUPLICATE_FRAME, LOST_DOWNSTREAM, LOST_UPSTREAM, REORDERED, RETRANSMITTED, RTO,
             SPURIOUS, TAIL_LOSS_PROBE,
@@ -15,7 +16,10 @@ use datapath::{
     },
 };
 
-use super::{Holes, LARGE_MIN, Loaded, Responses, Sizes, Tally};
+use super::{
+    Holes, LARGE_MIN, Loaded, Responses, Sizes, Tally,
+    again::{self, Again, Pending},
+};
 
 /// Flags of ECN (RFC 3168, 6.1).
 const ECE: u32 = 0x40;
@@ -86,18 +90,21 @@ pub struct SideEvidence {
     pub selective: Tally,
     /// Acknowledgments of more than the one before.
     pub advances: u32,
-    /// Bytes that were acknowledged to this endpoint.
-    pub bytes_acknowledged: u64,
     /// What sizes pass.
     pub sizes: Sizes,
     /// What has not passed here.
     pub holes: Holes,
     /// Of the verdicts, with payload: sent again.
     pub retransmitted: Tally,
-    /// Without payload: a SYN, an answer to one, or a FIN.
-    pub control_again: u32,
-    /// Those that were called lost upstream, and downstream.
+    /// Without payload (a SYN, an answer to one, or a FIN): those that were called lost upstream, and downstream.
     pub control_lost: [u32; 2],
+    /// And those that were called spurious.
+    pub control_spurious: u32,
+    /// Wire packets that were called lost upstream, and downstream, and are not the network's loss: they had arrived, or
+    /// their receiver had no place for them.
+    pub excused: [u32; 2],
+    /// Of the spurious ones, those that Wireshark calls so too.
+    pub spurious_in_class: u32,
     /// Lost between sender and here.
     pub lost_upstream: Tally,
     /// Lost between here and the receiver.
@@ -124,7 +131,7 @@ pub struct SideEvidence {
     pub copies: Tally,
     /// Copies with fewer hops left, and the greatest number of times that those of one packet fell.
     pub copies_hops: (u32, u32),
-    /// Identifications of some of them.
+    /// Identifications of the first of them, each once.
     pub copies_ids: [u16; 4],
     /// Hops left: before the path changed, and since.
     pub hops_before: Option<Hops>,
@@ -161,6 +168,11 @@ pub struct SideEvidence {
     /// When the last one ended, as far as its packets told.
     pub shut_end_ns: u64,
     shut_since_ns: Option<u64>,
+    /// Bytes that it had no place for, or that a router may have told to have dropped.
+    refused: Option<[u32; 2]>,
+    /// What it acknowledged last, and the window in that header.
+    window: Option<(u32, u32)>,
+    again: Again,
     shut_told_ns: u64,
     /// When it first acknowledged anything without a SYN.
     pub first_ack_ns: Option<u64>,
@@ -198,7 +210,7 @@ impl SideEvidence {
         self.last_id = Some(segment.ip_id);
         self.pass(classified);
         self.marks(classified);
-        self.window(classified);
+        self.window(peer, classified);
         self.connection(classified);
         peer.sizes.receiver_spoke();
         if segment.tcp_flags & ACK != 0 {
@@ -245,7 +257,15 @@ impl SideEvidence {
     }
 
     /// An ICMP error about a packet that this endpoint sent.
-    pub(super) fn error(&mut self, now_ns: u64, kind: [u8; 2], is_too_big: bool, mtu: u32) {
+    pub(super) fn error(&mut self, peer: &mut Self, noted: &Noted) {
+        // ICMP and ICMPv6; neither has the other's type for an error.
+        let is_too_big = matches!(noted.kind, [3, 4] | [2, _]);
+        let Noted { kind, mtu, now: Ktime(now_ns), .. } = *noted;
+        if let (Some(next), Some(acknowledged)) = (self.next, peer.acknowledged)
+            && after(next, acknowledged)
+        {
+            peer.refuse(acknowledged, next);
+        }
         if is_too_big {
             self.too_big.add(now_ns);
             if mtu > 0 {
@@ -259,7 +279,9 @@ impl SideEvidence {
 
     fn copy(&mut self, classified: &Classified) {
         let id = classified.segment.ip_id;
-        if let Some(place) = self.copies_ids.get_mut(self.copies.count as usize) {
+        if !self.copies_ids.contains(&id)
+            && let Some(place) = self.copies_ids.iter_mut().find(|place| **place == 0)
+        {
             *place = id;
         }
         self.copies.add(classified.segment.now.0);
@@ -296,12 +318,22 @@ impl SideEvidence {
         }
     }
 
-    fn window(&mut self, classified: &Classified) {
+    fn window(&mut self, peer: &Self, classified: &Classified) {
         let segment = &classified.segment;
         if segment.tcp_flags & (SYN | FIN) != 0 {
             return;
         }
         let now_ns = segment.now.0;
+        let to = segment.acknowledgment;
+        if self.acknowledged.is_none_or(|last| !before(to, last)) {
+            self.window = Some((to, segment.window));
+            if segment.window == 0
+                && let Some(next) = peer.next
+                && after(next, to)
+            {
+                self.refuse(to, next);
+            }
+        }
         match self.shut_since_ns {
             None if segment.window == 0 => {
                 self.shut_since_ns = Some(now_ns);
@@ -370,6 +402,9 @@ impl SideEvidence {
         let to = segment.acknowledgment;
         if classified.options & OPTION_SACK != 0 {
             self.selective.add(segment.now.0);
+            if let Some(block) = again::twice(&segment.selective, to) {
+                peer.arrived_twice(block);
+            }
         }
         let in_flight = peer.in_flight(self);
         peer.in_flight_max = peer.in_flight_max.max(in_flight);
@@ -392,7 +427,8 @@ impl SideEvidence {
         if after(to, last) {
             self.acknowledged = Some(to);
             self.advances = self.advances.saturating_add(1);
-            peer.bytes_acknowledged += u64::from(to.wrapping_sub(last));
+            let echo = segment.timestamp.map(|_| classified.timestamp_echo);
+            peer.needless(to, segment.now.0, echo);
             peer.acknowledged_up_to(to);
         }
     }
@@ -416,7 +452,7 @@ impl SideEvidence {
         self.loaded.get_or_insert_default().add(round_trip, least_ns, in_flight, now_ns);
     }
 
-    fn send(&mut self, peer: &Self, classified: &Classified) {
+    fn send(&mut self, peer: &mut Self, classified: &Classified) {
         let segment = &classified.segment;
         let now_ns = segment.now.0;
         let control = u32::from(segment.tcp_flags & (SYN | FIN) != 0);
@@ -442,6 +478,12 @@ impl SideEvidence {
         if segment.payload_len > 0 && !is_probe {
             self.sizes.sent(classified, end, packet_len);
         }
+        if segment.payload_len > 0 && classified.verdict.bits & RETRANSMITTED == 0 {
+            let is_beyond = peer.right_edge(self).is_some_and(|edge| after(end, edge));
+            if is_beyond || peer.shut_since_ns.is_some() {
+                peer.refuse(segment.sequence, end);
+            }
+        }
         if end != segment.sequence && !is_probe {
             if let Some(next) = self.next {
                 self.holes.sent(segment.sequence, end, next);
@@ -466,13 +508,32 @@ impl SideEvidence {
             return;
         }
         if segment.payload_len == 0 {
-            self.control_again += 1;
             self.control_lost[0] += u32::from(bits & LOST_UPSTREAM != 0);
             self.control_lost[1] += u32::from(bits & LOST_DOWNSTREAM != 0);
+            self.control_spurious += u32::from(bits & SPURIOUS != 0);
             return;
         }
         self.retransmitted.add(now_ns);
-        self.lost_since_progress += u32::from(bits & LOST_DOWNSTREAM != 0);
+        let is_in_class = segment.classes & SPURIOUS_RETRANSMISSION != 0;
+        self.spurious_in_class += u32::from(bits & SPURIOUS != 0 && is_in_class);
+        let is_refused = peer.has_refused(segment.sequence, end);
+        if is_refused && bits & LOST_DOWNSTREAM != 0 {
+            self.excused[1] = self.excused[1].saturating_add(classified.verdict.segments);
+        } else {
+            self.lost_since_progress += u32::from(bits & LOST_DOWNSTREAM != 0);
+        }
+        let mut pending = Pending {
+            start: segment.sequence,
+            end,
+            sent_ns: now_ns,
+            timestamp: segment.timestamp,
+            segments: classified.verdict.segments,
+            lost: [LOST_UPSTREAM, LOST_DOWNSTREAM].map(|bit| bits & bit != 0),
+            is_excused: is_refused && bits & LOST_DOWNSTREAM != 0,
+            timeout_ns: None,
+            is_tail: false,
+            is_open: true,
+        };
         let tallies = [
             (LOST_UPSTREAM, &mut self.lost_upstream),
             (LOST_DOWNSTREAM, &mut self.lost_downstream),
@@ -484,17 +545,87 @@ impl SideEvidence {
                 tally.add(now_ns);
             }
         }
-        if bits & RTO != 0 && bits & SPURIOUS == 0 {
+        if bits & RTO != 0 && bits & SPURIOUS == 0 && !is_refused {
             let silence_ns = now_ns.saturating_sub(self.sent_ns.max(peer.told_ns));
             self.timeouts.add(now_ns);
             self.timeouts_silence_ns = self.timeouts_silence_ns.saturating_add(silence_ns);
+            pending.timeout_ns = Some(silence_ns);
             let is_last =
                 |next| at_or_before(next, end) && !before(segment.sequence, self.last_start);
             if self.next.is_some_and(is_last) {
+                pending.is_tail = true;
                 self.tail_sequence = segment.sequence;
                 self.tail_timeouts.add(now_ns);
                 self.tail_silence_ns = self.tail_silence_ns.saturating_add(silence_ns);
             }
         }
+        if bits & SPURIOUS == 0 {
+            self.again.push(pending);
+        }
+    }
+
+    /// A receiver has what acknowledged it before it was sent again.
+    fn needless(&mut self, to: u32, now_ns: u64, echo: Option<u32>) {
+        let mut again = std::mem::take(&mut self.again);
+        again.acknowledged((to, now_ns), echo, self.least_round_trip_ns, |pending| {
+            self.withdraw(pending);
+            if !pending.is_excused {
+                for (excused, _) in self.excused.iter_mut().zip(pending.lost).filter(|it| it.1) {
+                    *excused = excused.saturating_add(pending.segments);
+                }
+                pending.is_excused = true;
+            }
+        });
+        self.again = again;
+    }
+
+    /// The receiver got it twice. The verdicts' counters know that.
+    fn arrived_twice(&mut self, block: [u32; 2]) {
+        let Some(mut pending) = self.again.arrived_twice(block) else { return };
+        self.withdraw(&mut pending);
+        if pending.is_excused {
+            for (excused, _) in self.excused.iter_mut().zip(pending.lost).filter(|it| it.1) {
+                *excused = excused.saturating_sub(pending.segments);
+            }
+        }
+    }
+
+    /// The time-out of something that had arrived is none of a loss.
+    fn withdraw(&mut self, pending: &mut Pending) {
+        let Some(silence_ns) = pending.timeout_ns.take() else { return };
+        self.timeouts.withdraw();
+        self.timeouts_silence_ns = self.timeouts_silence_ns.saturating_sub(silence_ns);
+        if pending.is_tail {
+            self.tail_timeouts.withdraw();
+            self.tail_silence_ns = self.tail_silence_ns.saturating_sub(silence_ns);
+        }
+    }
+
+    /// Whether it is known why this endpoint did not get these bytes when they first came.
+    fn has_refused(&self, start: u32, end: u32) -> bool {
+        self.refused.is_some_and(|[from, to]| after(end, from) && before(start, to))
+    }
+
+    /// It does not get these bytes, and that is known.
+    fn refuse(&mut self, start: u32, end: u32) {
+        self.refused = Some(match self.refused {
+            // What it had no place for before is long acknowledged.
+            Some([_, to]) if self.has_acknowledged(to) => [start, end],
+            Some([from, to]) => [
+                if before(start, from) { start } else { from },
+                if after(end, to) { end } else { to },
+            ],
+            None => [start, end],
+        });
+    }
+
+    /// How far its window reaches, where that is known.
+    fn right_edge(&self, peer: &Self) -> Option<u32> {
+        let (acknowledgment, window) = self.window?;
+        let shift = match (self.offered?.window_scale, peer.offered?.window_scale) {
+            (Some(own), Some(_)) => own.min(14),
+            _ => 0,
+        };
+        Some(acknowledgment.wrapping_add(window << shift))
     }
 }

@@ -19,6 +19,11 @@ impl Tally {
         self.last_ns = now_ns;
     }
 
+    /// Counts one less: it was none.
+    pub(super) const fn withdraw(&mut self) {
+        self.count = self.count.saturating_sub(1);
+    }
+
     /// First and last, if there was any; in the order of time where that went backwards.
     #[must_use]
     pub fn span(&self) -> Option<(u64, u64)> {

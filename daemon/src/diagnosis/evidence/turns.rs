@@ -1,8 +1,6 @@
 //! Who speaks when: how long after the other one's last data each endpoint began to send its own. Never counts a turn in
 //! which something was sent again.
 
-use datapath::{layout::RttHistogram, rtt::RttTicks, time::TICK_NS};
-
 use super::{SideEvidence, Tally};
 
 /// How long one endpoint took to answer.
@@ -10,10 +8,35 @@ use super::{SideEvidence, Tally};
 pub struct Responses {
     /// Answers.
     pub tally: Tally,
-    /// By how long they took.
-    pub times: RttHistogram,
+    /// The longest, ns.
+    pub longest_ns: u64,
+    /// How long the last of them took, ns.
+    times: Vec<u64>,
     /// Turns in which both spoke at once, so that nothing says what answers what.
     pub overlaps: u32,
+}
+
+/// Answers whose times are kept.
+const TIMES_MAX: usize = 64;
+
+impl Responses {
+    fn add(&mut self, now_ns: u64, elapsed_ns: u64) {
+        if self.times.len() < TIMES_MAX {
+            self.times.push(elapsed_ns);
+        } else {
+            self.times[self.tally.count as usize % TIMES_MAX] = elapsed_ns;
+        }
+        self.tally.add(now_ns);
+        self.longest_ns = self.longest_ns.max(elapsed_ns);
+    }
+
+    /// The median of the last 64.
+    #[must_use]
+    pub fn median_ns(&self) -> Option<u64> {
+        let mut times = self.times.clone();
+        times.sort_unstable();
+        times.get(times.len().checked_sub(1)? / 2).copied()
+    }
 }
 
 /// The turn at hand.
@@ -38,14 +61,12 @@ impl Turns {
             && speaker != sender
         {
             let elapsed_ns = now_ns.saturating_sub(self.spoke_ns);
-            let ticks = u32::try_from(elapsed_ns / TICK_NS).unwrap_or(u32::MAX).max(1);
             let is_overlapping = own.in_flight(peer) > 0;
             let responses = own.responses.get_or_insert_default();
             if is_overlapping {
                 responses.overlaps += 1;
             } else if !self.disturbed {
-                responses.tally.add(now_ns);
-                responses.times.add(RttTicks(ticks));
+                responses.add(now_ns, elapsed_ns);
             }
             self.disturbed = false;
         }
