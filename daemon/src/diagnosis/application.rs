@@ -86,10 +86,8 @@ pub(super) fn dns_slow(facts: &Facts<'_>) -> Option<Finding> {
     if dns.slow.count == 0 {
         return None;
     }
-    // Wireshark measures from one of the questions.
-    let is_measured = dns.slow_repeated == 0;
-    let what = if is_measured { "dns.time > 0.5" } else { "dns.flags.response == 1" };
-    let filter = filter::both(facts, what);
+    // Not `dns.time`: Wireshark measures from one of several questions, and not in every answer.
+    let filter = filter::both(facts, "dns.flags.response == 1");
     let finding = Finding::new(Code::DnsSlow, Confidence::Likely, filter)
         .between(dns.slow.span())
         .with("slow_answers", dns.slow.count)
