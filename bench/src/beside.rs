@@ -17,6 +17,8 @@ use lab::{
     synth::{self, Scene},
 };
 
+use crate::report::spread;
+
 /// Rounds; in each, every program reads every file once, in turn.
 pub const ROUNDS: usize = 5;
 /// How many of the greatest captures of the corpus are read.
@@ -266,14 +268,6 @@ fn told([least, median, most]: [f64; 3]) -> String {
 #[expect(clippy::cast_precision_loss, reason = "sizes of files and memory are far below 2^53")]
 fn mega(bytes: u64) -> f64 {
     bytes as f64 / 1e6
-}
-
-/// Least, median and most; zeros of nothing.
-fn spread(figures: &[f64]) -> [f64; 3] {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
-    [at(0), at(sorted.len() / 2), at(sorted.len().saturating_sub(1))]
 }
 
 #[cfg(test)]

@@ -14,6 +14,14 @@ const TITLE: &str = "\
 Each section is written by the program that it names; do not edit. Figures of one section are of one run.
 ";
 
+/// Least, median and most; zeros of nothing.
+pub(crate) fn spread(figures: &[f64]) -> [f64; 3] {
+    let mut sorted = figures.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
+    [at(0), at(sorted.len() / 2), at(sorted.len().saturating_sub(1))]
+}
+
 /// Puts a program's section in the place of its earlier one, or behind the others.
 pub fn write_section(path: &Path, program: &str, text: &str) -> Result<(), BenchError> {
     let old = match fs::read_to_string(path) {

@@ -13,6 +13,8 @@ use daemon::live::{AttachRequest, Attacher, MapSizes};
 use lab::{Family, Lab, Plan};
 use serde_json::Value;
 
+use crate::report::spread;
+
 /// Rounds; in each, every companion is measured once.
 pub const ROUNDS: usize = 7;
 /// How long one transfer lasts, s.
@@ -199,14 +201,6 @@ pub fn table(all: &[Transfers]) -> String {
         .expect("writing into a string cannot fail");
     }
     text
-}
-
-/// Least, median and most; zeros of nothing.
-fn spread(figures: &[f64]) -> [f64; 3] {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
-    [at(0), at(sorted.len() / 2), at(sorted.len().saturating_sub(1))]
 }
 
 #[cfg(test)]

@@ -104,19 +104,10 @@ fn forged(random: &mut Random, verdicts: &mut FlowVerdicts, now: u64, is_near: b
     };
     let verdict = verdicts.segment(sender, &segment);
     Classified {
-        flow: 0,
-        sender,
-        segment,
         timestamp_echo: number(random),
         options: random.below(8) as u32,
         window_scale_plus_one: random.below(16) as u32,
-        segment_max: None,
-        hops: 64,
-        traffic_class: 0,
-        unfragmentable: true,
         headers_len: 52,
-        round_trip: None,
-        verdict,
-        event: None,
+        ..Classified::plain(sender, segment, verdict)
     }
 }

@@ -157,7 +157,7 @@ fn measured<T: Tables>(
     }
 }
 
-/// Completes the verdict on the segment, in the kernel a function of its own does that.
+/// Completes the verdict on the segment; in the kernel, functions of their own do that.
 #[cfg(not(target_arch = "bpf"))]
 fn classified<T: Tables>(frame: &Frame, headers: &mut Headers, tables: &mut T) {
     if headers.key.protocol == TCP && headers.analyzable != 0 {
@@ -311,7 +311,11 @@ pub(crate) fn update(
     let headers = forget(headers);
     if held && headers.key.protocol == TCP && headers.analyzable != 0 {
         answer(entry, headers, now);
-        judge(entry, headers, now);
+        if verdict::follow(entry, headers, now) {
+            headers.unusual = 1;
+            #[cfg(target_arch = "bpf")]
+            crate::kernel::notice(entry, now);
+        }
     }
     let headers = forget(headers);
     if held {
@@ -327,26 +331,12 @@ pub(crate) fn update(
 /// Splits the handshake's round trip at its first answer.
 #[inline(always)]
 fn answer(entry: &mut FlowEntry, headers: &Headers, now: Ktime) {
-    if headers.tcp_flags & SYN == 0 {
-        return;
-    }
     let head = &mut entry.head;
-    let is_first = head.bits & (SYN_SEEN | SYN_REPEATED | ANSWERED) == SYN_SEEN;
-    if is_first && headers.tcp_flags & (SYN | ACK) == SYN | ACK {
+    if headers.tcp_flags & (SYN | ACK) == SYN | ACK
+        && head.bits & (SYN_SEEN | SYN_REPEATED | ANSWERED) == SYN_SEEN
+    {
         entry.answered_ns = now.since(Ktime(head.syn_ns)).cast_unsigned();
         head.bits |= ANSWERED;
-    }
-}
-
-/// linnet's own verdict on the segment. On the host, [`classified`] completes it.
-#[inline(always)]
-fn judge(entry: &mut FlowEntry, headers: &mut Headers, now: Ktime) {
-    let turn = entry.split(headers.sender).1.skbs;
-    let own = entry.sides(headers.sender).own;
-    if verdict::follow(own, turn, headers, now) {
-        headers.unusual = 1;
-        #[cfg(target_arch = "bpf")]
-        crate::kernel::notice(entry, now);
     }
 }
 

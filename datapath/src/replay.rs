@@ -99,6 +99,29 @@ pub struct Noted {
     pub mtu: u32,
 }
 
+impl Classified {
+    /// A segment of flow 0, with whole headers and no options, and nothing else to say about it.
+    #[must_use]
+    pub const fn plain(sender: u32, segment: Segment, verdict: Verdict) -> Self {
+        Self {
+            flow: 0,
+            sender,
+            segment,
+            timestamp_echo: 0,
+            options: 0,
+            window_scale_plus_one: 0,
+            segment_max: None,
+            hops: 64,
+            traffic_class: 0,
+            unfragmentable: true,
+            headers_len: 40,
+            round_trip: None,
+            verdict,
+            event: None,
+        }
+    }
+}
+
 /// The datapath on the host: one observation point, one direction, no capacity limit but the caller's.
 #[derive(Debug, Default)]
 pub struct Replay {

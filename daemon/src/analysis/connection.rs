@@ -271,22 +271,7 @@ mod tests {
             classes,
             ..Segment::default()
         };
-        Classified {
-            flow: 0,
-            sender,
-            segment,
-            timestamp_echo: 0,
-            options: 0,
-            window_scale_plus_one: 0,
-            segment_max: None,
-            hops: 64,
-            traffic_class: 0,
-            unfragmentable: true,
-            headers_len: 40,
-            round_trip: None,
-            verdict: Verdict { bits: verdict, ..Verdict::default() },
-            event: None,
-        }
+        Classified::plain(sender, segment, Verdict { bits: verdict, ..Verdict::default() })
     }
 
     fn connection(segments: &[Classified]) -> Connection {

@@ -1,19 +1,9 @@
 //! When and where in the file something was: so that whoever is told of it can look. Never keeps a list without a bound.
 
-use datapath::{Ktime, tcp::classes::CLASSES};
-
-/// Kinds of verdict ([`datapath::tcp::verdict`]) in the order of their bits, as a flow's counters are named.
-pub const VERDICT_NAMES: [&str; 9] = [
-    "retransmitted_segments",
-    "reordered_segments",
-    "duplicate_frames",
-    "rto",
-    "fast",
-    "tail_loss_probe",
-    "spurious",
-    "lost_upstream",
-    "lost_downstream",
-];
+use datapath::{
+    Ktime,
+    tcp::{classes::CLASSES, verdict},
+};
 
 /// A frame and its time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,7 +63,7 @@ impl Occurrences {
 /// Segments by verdict and by Wireshark's class.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Told {
-    pub(super) verdicts: [Occurrences; VERDICT_NAMES.len()],
+    pub(super) verdicts: [Occurrences; verdict::BITS.len()],
     pub(super) classes: [Occurrences; CLASSES],
 }
 

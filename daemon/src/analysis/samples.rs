@@ -1,7 +1,7 @@
 //! A distribution of times: every value as long as there is room, then one in two, one in four and so on of them. Count,
 //! least and greatest are of all. Never computes a quantile before it is asked for one.
 
-use crate::flow::record::rank;
+use crate::flow::record;
 
 /// Values kept of one distribution.
 pub const SAMPLES_MAX: usize = 1 << 18;
@@ -82,13 +82,7 @@ impl Samples {
     /// Quantiles by the nearest rank among those that are kept.
     #[must_use]
     pub fn quantiles_ns<const N: usize>(&self, quantiles: [f64; N]) -> Option<[u64; N]> {
-        let mut sorted = self.kept.clone();
-        sorted.sort_unstable();
-        let at = |q| {
-            let index = usize::try_from(rank(q, sorted.len() as u64)).map_or(0, |rank| rank - 1);
-            sorted[index]
-        };
-        (!sorted.is_empty()).then(|| quantiles.map(at))
+        record::quantiles(&self.kept, quantiles)
     }
 }
 

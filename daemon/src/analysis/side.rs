@@ -1,12 +1,15 @@
 //! What one side of a connection sent, and what became of it. Never mixes the two sides: what is measured at this place
 //! of data that one side sent lies beyond it on the other side's way.
 
-use datapath::tcp::{classes::CLASSES, verdict::Segment};
+use datapath::tcp::{
+    classes::CLASSES,
+    verdict::{self, Segment},
+};
 
 use super::{
     flight::{Flight, RoundTrip},
     graph::{Graph, Point, PointKind},
-    mark::{Mark, Occurrences, Span, Told, VERDICT_NAMES},
+    mark::{Mark, Occurrences, Span, Told},
     pace::{Doing, Pace},
     responses::Responses,
     samples::Samples,
@@ -178,9 +181,9 @@ impl Side {
         self.srtt_ns
     }
 
-    /// Its segments by verdict, in the order of [`VERDICT_NAMES`].
+    /// Its segments by verdict, in the order of [`verdict::BITS`].
     #[must_use]
-    pub fn verdicts(&self) -> [Occurrences; VERDICT_NAMES.len()] {
+    pub fn verdicts(&self) -> [Occurrences; verdict::BITS.len()] {
         self.told.as_deref().map(|told| told.verdicts).unwrap_or_default()
     }
 

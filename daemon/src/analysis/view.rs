@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use datapath::tcp::classes;
+use datapath::tcp::{classes, verdict};
 use serde::Serialize;
 
 use super::{
     Connection, Mark, Occurrences, Samples, Side, Span,
     graph::{Graph, PointKind},
-    mark::VERDICT_NAMES,
     pace::StallKind,
     spin::Spin,
     window::Scaling,
@@ -389,8 +388,9 @@ impl OccurrencesView {
 fn troubles(side: &Side, naming: &Naming) -> BTreeMap<&'static str, OccurrencesView> {
     let (verdicts, classes) = (side.verdicts(), side.classes());
     let classes = classes::NAMES.iter().map(|(name, _)| *name).zip(&classes);
-    VERDICT_NAMES
-        .into_iter()
+    verdict::BITS
+        .iter()
+        .map(|(name, _)| *name)
         .zip(&verdicts)
         .chain(classes)
         .filter_map(|(name, one)| Some((name, OccurrencesView::new(one, naming)?)))

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    ExitWith, exit,
+    ExitWith, exit, foreign,
     interrupt::{Interrupts, Wake},
     printable, si_bytes,
 };
@@ -75,10 +75,7 @@ struct View {
 impl View {
     fn read(answer: Value) -> Result<Self, ExitWith> {
         let read: Result<Answer, _> = serde_json::from_value(answer);
-        read.map(|answer| answer.capture).map_err(|error| ExitWith {
-            code: exit::FAILED,
-            message: format!("the daemon is of another version than this command: {error}"),
-        })
+        read.map(|answer| answer.capture).map_err(|error| foreign(&error))
     }
 
     fn of(client: &Client, id: &str) -> Result<Self, ExitWith> {

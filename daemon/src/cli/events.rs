@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::{ExitWith, exit, printable, say, span};
+use super::{ExitWith, foreign, printable, say, span};
 use crate::{
     client::{Client, SOCKET_DEFAULT, with_query},
     flow::{FlowId, events::EVENTS_OF_FLOW_MAX},
@@ -82,10 +82,7 @@ pub fn run(args: &EventsArgs) -> anyhow::Result<u8> {
         say(&format!("{answer}\n"))?;
         return Ok(0);
     }
-    let answer = Answer::deserialize(answer).map_err(|error| ExitWith {
-        code: exit::FAILED,
-        message: format!("the daemon is of another version than this command: {error}"),
-    })?;
+    let answer = Answer::deserialize(answer).map_err(|error| foreign(&error))?;
     say(&render(&answer))?;
     Ok(0)
 }

@@ -13,7 +13,7 @@ use serde::Deserialize as _;
 use serde_json::Value;
 
 use super::{
-    ExitWith, exit,
+    ExitWith, foreign,
     interrupt::{Interrupts, Wake},
 };
 use crate::{
@@ -163,10 +163,7 @@ fn picture(
     if args.json {
         return Ok(format!("{page}\n"));
     }
-    let page = Page::deserialize(page).map_err(|error| ExitWith {
-        code: exit::FAILED,
-        message: format!("the daemon is of another version than this command: {error}"),
-    })?;
+    let page = Page::deserialize(page).map_err(|error| foreign(&error))?;
     Ok(table::render(&page, clock.wall_ns(), space))
 }
 

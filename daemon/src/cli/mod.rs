@@ -91,6 +91,13 @@ impl Command {
     }
 }
 
+/// An answer that this command does not understand.
+pub(crate) fn foreign(error: &impl ToString) -> ExitWith {
+    let message =
+        format!("the daemon is of another version than this command: {}", error.to_string());
+    ExitWith { code: exit::FAILED, message }
+}
+
 /// Prints what a command has to say. A reader that has gone has read enough; a full disk is an error.
 pub(crate) fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();

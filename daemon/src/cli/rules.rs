@@ -9,7 +9,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{ExitWith, exit, printable, say, unreadable};
+use super::{ExitWith, exit, foreign, printable, say, unreadable};
 use crate::{
     client::{Client, SOCKET_DEFAULT},
     rules::{ReadRule, read_json, text},
@@ -113,12 +113,6 @@ fn counted(rules: usize) -> String {
 
 fn shown(answer: Value) -> Result<Shown, ExitWith> {
     Shown::deserialize(answer).map_err(|error| foreign(&error))
-}
-
-fn foreign(error: &impl ToString) -> ExitWith {
-    let message =
-        format!("the daemon is of another version than this command: {}", error.to_string());
-    ExitWith { code: exit::FAILED, message }
 }
 
 /// The rules of a file, which is JSON if its first character is a brace.

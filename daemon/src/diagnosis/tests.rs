@@ -86,21 +86,16 @@ prop_compose! {
             classes,
             ..Segment::default()
         };
+        let verdict = Verdict { bits, segments: 1, bytes: payload_len, silence_ns: 0 };
         Classified {
-            flow: 0,
-            sender,
-            segment,
-            timestamp_echo: 0,
             options: u32::from(options & 7),
             window_scale_plus_one: u32::from(scale & 15),
             segment_max: Some(1_460),
             hops,
             traffic_class,
             unfragmentable: scale & 16 != 0,
-            headers_len: 40,
             round_trip: round_trip.map(datapath::rtt::RttTicks),
-            verdict: Verdict { bits, segments: 1, bytes: payload_len, silence_ns: 0 },
-            event: None,
+            ..Classified::plain(sender, segment, verdict)
         }
     }
 }

@@ -8,10 +8,10 @@ use std::{
 
 use datapath::{
     FlowKey,
-    layout::{Event, VERDICTS},
+    layout::{Event, VERDICTS, VerdictCounts},
     tcp::{
         classes::{self, CLASSES},
-        verdict::{self, Verdicts},
+        verdict,
     },
 };
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
@@ -110,10 +110,10 @@ impl Sums {
         for (class, count) in self.classes.iter_mut().enumerate() {
             *count += u64::from(event.classes >> class & 1);
         }
-        let mut verdicts = Verdicts::default();
-        verdicts.add(event.verdict, event.segments, event.bytes);
-        for (sum, (_, count)) in self.verdicts.iter_mut().zip(verdicts.named()) {
-            *sum += count;
+        let mut verdicts = VerdictCounts::NONE;
+        verdict::count(&mut verdicts, event.verdict, event.segments, event.bytes);
+        for (sum, count) in self.verdicts.iter_mut().zip(verdicts.counts) {
+            *sum += u64::from(count);
         }
     }
 

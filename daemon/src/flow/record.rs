@@ -124,45 +124,22 @@ impl RttSummary {
     /// From every sample there was.
     #[must_use]
     pub fn exact(samples: &[RttTicks]) -> Self {
-        let mut sorted: Vec<u64> = samples.iter().map(|sample| sample.as_ns()).collect();
-        sorted.sort_unstable();
-        let (Some(min_ns), Some(max_ns)) = (sorted.first(), sorted.last()) else {
-            return Self { error_factor: 1.0, ..Self::default() };
-        };
-        let mut buckets = [0; RTT_BUCKETS];
-        for sample in samples {
-            buckets[datapath::rtt::bucket(*sample)] += 1;
-        }
-        Self {
-            samples: sorted.len() as u64,
-            min_ns: *min_ns,
-            max_ns: *max_ns,
-            quantiles_ns: QUANTILES.map(|q| {
-                let index =
-                    usize::try_from(rank(q, sorted.len() as u64)).map_or(0, |rank| rank - 1);
-                sorted[index]
-            }),
-            error_factor: 1.0,
-            buckets,
-        }
+        let ns: Vec<u64> = samples.iter().map(|sample| sample.as_ns()).collect();
+        let least = ns.iter().min().copied().unwrap_or(0);
+        let greatest = ns.iter().max().copied().unwrap_or(0);
+        Self::sampled(&ns, (ns.len() as u64, least, greatest))
     }
 
     /// From samples in nanoseconds that need not be all there were: `of` are `(how many, least, greatest)`.
     #[must_use]
     pub fn sampled(kept: &[u64], of: (u64, u64, u64)) -> Self {
-        let mut sorted = kept.to_vec();
-        sorted.sort_unstable();
         let (samples, min_ns, max_ns) = of;
-        let at = |q| {
-            let index = usize::try_from(rank(q, sorted.len() as u64)).map_or(0, |rank| rank - 1);
-            sorted.get(index).copied().unwrap_or(0)
-        };
         let mut buckets = [0; RTT_BUCKETS];
         for ns in kept {
             let ticks = u32::try_from(ns / TICK_NS).unwrap_or(u32::MAX);
             buckets[datapath::rtt::bucket(RttTicks(ticks))] += 1;
         }
-        let quantiles_ns = QUANTILES.map(at);
+        let quantiles_ns = quantiles(kept, QUANTILES).unwrap_or_default();
         Self { samples, min_ns, max_ns, quantiles_ns, error_factor: 1.0, buckets }
     }
 
@@ -203,6 +180,18 @@ impl RttSummary {
         }
         self.max_ns
     }
+}
+
+/// Quantiles of values by the nearest rank; none of none.
+#[must_use]
+pub fn quantiles<const N: usize>(values: &[u64], of: [f64; N]) -> Option<[u64; N]> {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable();
+    let at = |q| {
+        let index = usize::try_from(rank(q, sorted.len() as u64)).map_or(0, |rank| rank - 1);
+        sorted[index]
+    };
+    (!sorted.is_empty()).then(|| of.map(at))
 }
 
 /// The rank, from 1, of a quantile among `count` samples (nearest rank).

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// `BPF_NOEXIST`: fail where another CPU made the entry first.
-const NO_EXIST: u64 = 1;
+pub(super) const NO_EXIST: u64 = 1;
 
 /// The maps, with the functions of a door.
 pub(super) struct KernelTables<C>(PhantomData<C>);

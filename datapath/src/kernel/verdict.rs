@@ -2,7 +2,10 @@
 
 use aya_ebpf::helpers::bpf_get_smp_processor_id;
 
-use super::maps::{EVENT_HEADS, EVENTS, HEADERS, TROUBLE_TEMPLATE, TROUBLES};
+use super::{
+    maps::{EVENT_HEADS, EVENTS, HEADERS, TROUBLE_TEMPLATE, TROUBLES},
+    tables::NO_EXIST,
+};
 use crate::{
     hint::{forget, opaque},
     layout::{EVENTS_MAX, FlowEntry, Trouble},
@@ -10,9 +13,6 @@ use crate::{
     tcp::verdict,
     time::Ktime,
 };
-
-/// `BPF_NOEXIST`.
-const NO_EXIST: u64 = 1;
 
 /// Completes the verdict on the packet at hand, which is not in order or has a class, and logs it. In functions of their
 /// own, since few packets are; one after the other, since the kernel's stack is short.
@@ -127,20 +127,7 @@ pub(super) extern "C" fn linnet_log(entry: *mut FlowEntry, now_ns: u64) -> i32 {
     let Some(event) = EVENTS.get_ptr_mut(cpu * EVENTS_MAX + slot) else { return 0 };
     // SAFETY: as above; who reads it looks at the head before and after.
     unsafe {
-        (*event).key = headers.key;
-        (*event).first_seen_ns = entry.head.first_seen_ns;
-        (*event).time_ns = now_ns;
-        (*event).sequence = headers.sequence;
-        (*event).acknowledgment = headers.acknowledgment;
-        (*event).payload_len = headers.payload_len;
-        (*event).window = headers.window;
-        (*event).classes = headers.classes;
-        (*event).verdict = headers.verdict;
-        (*event).segments = headers.verdict_segments;
-        (*event).bytes = headers.verdict_bytes;
-        (*event).silence_us = headers.silence_us;
-        (*event).tcp_flags = (headers.tcp_flags & 0xffff) as u16;
-        (*event).sender = (headers.sender & 1) as u8;
+        verdict::tell(&mut *event, headers, entry, Ktime(now_ns));
         // The event is whole before it is counted: the exchange is a full barrier.
         use core::intrinsics::{AtomicOrdering::AcqRel, atomic_xchg};
         let _before = atomic_xchg::<u64, { AcqRel }>(&raw mut (*head).produced, number + 1);

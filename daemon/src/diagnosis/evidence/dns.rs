@@ -24,8 +24,6 @@ pub struct DnsEvidence {
     pub failures: Tally,
     /// The last of their codes.
     pub failure: u8,
-    /// Of the slow ones, those to a question that was asked again.
-    pub slow_repeated: u32,
     open: [Option<Open>; OPEN_MAX],
 }
 
@@ -82,7 +80,6 @@ impl DnsEvidence {
         let elapsed_ns = now_ns.saturating_sub(open.first_ns);
         if elapsed_ns > SLOW_NS {
             self.slow.add(now_ns);
-            self.slow_repeated += u32::from(open.asked > 1);
         }
         if elapsed_ns > self.slowest_ns {
             self.slowest_ns = elapsed_ns;

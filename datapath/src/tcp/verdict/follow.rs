@@ -2,7 +2,7 @@
 
 use super::{
     ACKNOWLEDGED_KNOWN, DUE_DATA, DUE_SELECTIVE, DUPLICATE_FRAME, IDS_REPEAT, NEVER, NEXT_KNOWN,
-    TIMESTAMPED, UNSURE_KNOWN, count, identity::number, since, us,
+    TIMESTAMPED, UNSURE_KNOWN, count_in, identity::number, since, us,
 };
 use crate::{
     hint::{forget, store},
@@ -22,9 +22,10 @@ use crate::{
 const COPY_TICKS: i32 = 500_000_000 / 64;
 
 /// Takes the segment in `headers` into account if it is in order and unsuspicious, as nearly all are; whether it takes
-/// [`notice`] instead. `turn` is the number of its sender's frame.
+/// [`notice`] instead.
 #[inline(always)]
-pub(crate) fn follow(own: &mut Trail, turn: u64, headers: &Headers, now: Ktime) -> bool {
+pub(crate) fn follow(entry: &mut FlowEntry, headers: &Headers, now: Ktime) -> bool {
+    let Sides { own_half, own, .. } = entry.sides(headers.sender);
     let end = end(headers);
     let is_usual = headers.classes == 0
         && headers.sequence == own.next
@@ -37,7 +38,7 @@ pub(crate) fn follow(own: &mut Trail, turn: u64, headers: &Headers, now: Ktime) 
         return true;
     }
     if headers.from_socket == 0 {
-        remember(own, turn, hash(headers), now);
+        remember(own, own_half.skbs, hash(headers), now);
     }
     number(own, headers.ip_id, false);
     if headers.acknowledgment != own.acknowledged {
@@ -94,7 +95,7 @@ pub(crate) fn notice(entry: &mut FlowEntry, headers: &mut Headers, now: Ktime) {
         remember(own, own_half.skbs, hash, now);
     } else if headers.ip_id != 0 && own.bits & IDS_REPEAT == 0 {
         headers.verdict = DUPLICATE_FRAME;
-        count(own_counts, headers);
+        count_in(own_counts, headers);
         return;
     }
     number(own, headers.ip_id, true);

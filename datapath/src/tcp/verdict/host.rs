@@ -4,7 +4,7 @@ use std::{boxed::Box, vec::Vec};
 
 use super::{complete, follow, notice};
 use crate::{
-    layout::{Event, FlowEntry, HANDSHAKE_MEASURED, Trouble, VerdictCounts},
+    layout::{Event, FlowEntry, HANDSHAKE_MEASURED, Trouble, VERDICTS, VerdictCounts},
     parse::{
         Headers, SELECTIVE_MAX,
         tcp::{OPTION_SACK, OPTION_TIMESTAMPS, RST},
@@ -133,23 +133,9 @@ pub(crate) fn event(headers: &Headers, entry: &FlowEntry, now: Ktime) -> Option<
     if headers.unusual == 0 || headers.classes | headers.verdict == 0 {
         return None;
     }
-    Some(Event {
-        key: headers.key,
-        first_seen_ns: entry.head.first_seen_ns,
-        time_ns: now.0,
-        sequence: headers.sequence,
-        acknowledgment: headers.acknowledgment,
-        payload_len: headers.payload_len,
-        window: headers.window,
-        classes: headers.classes,
-        verdict: headers.verdict,
-        segments: headers.verdict_segments,
-        bytes: headers.verdict_bytes,
-        silence_us: headers.silence_us,
-        tcp_flags: (headers.tcp_flags & 0xffff) as u16,
-        sender: (headers.sender & 1) as u8,
-        _pad: 0,
-    })
+    let mut event = Event::default();
+    super::tell(&mut event, headers, entry, now);
+    Some(event)
 }
 
 /// How many segments of one direction got which verdict.
@@ -177,49 +163,23 @@ pub struct Verdicts {
     pub lost_downstream: u64,
 }
 
-/// The counters that segments are counted in, by the bit of their verdict.
-type Counter = fn(&mut Verdicts) -> &mut u64;
-const COUNTERS: [(u32, Counter); 9] = [
-    (super::RETRANSMITTED, |it| &mut it.retransmitted_segments),
-    (super::REORDERED, |it| &mut it.reordered_segments),
-    (super::DUPLICATE_FRAME, |it| &mut it.duplicate_frames),
-    (super::RTO, |it| &mut it.rto),
-    (super::FAST, |it| &mut it.fast),
-    (super::TAIL_LOSS_PROBE, |it| &mut it.tail_loss_probe),
-    (super::SPURIOUS, |it| &mut it.spurious),
-    (super::LOST_UPSTREAM, |it| &mut it.lost_upstream),
-    (super::LOST_DOWNSTREAM, |it| &mut it.lost_downstream),
-];
-
 impl Verdicts {
-    /// Counts the verdict on one more segment, as the flow's entry does: of an [`Event`], its bits, `segments` and
-    /// `bytes`.
-    pub fn add(&mut self, bits: u32, segments: u32, bytes: u32) {
-        for (bit, counter) in COUNTERS {
-            if bits & bit != 0 {
-                *counter(self) += u64::from(segments);
-            }
-        }
-        if bits & super::RETRANSMITTED != 0 {
-            self.retransmitted_bytes += u64::from(bytes);
-        }
-    }
-
-    /// Each with its name, in the order of [`super::NAMES`].
+    /// Each with its name.
     #[must_use]
-    pub const fn named(&self) -> [(&'static str, u64); 10] {
-        [
-            ("retransmitted_segments", self.retransmitted_segments),
-            ("retransmitted_bytes", self.retransmitted_bytes),
-            ("reordered_segments", self.reordered_segments),
-            ("duplicate_frames", self.duplicate_frames),
-            ("rto", self.rto),
-            ("fast", self.fast),
-            ("tail_loss_probe", self.tail_loss_probe),
-            ("spurious", self.spurious),
-            ("lost_upstream", self.lost_upstream),
-            ("lost_downstream", self.lost_downstream),
-        ]
+    pub fn named(&self) -> [(&'static str, u64); VERDICTS] {
+        let counts = [
+            self.retransmitted_segments,
+            self.retransmitted_bytes,
+            self.reordered_segments,
+            self.duplicate_frames,
+            self.rto,
+            self.fast,
+            self.tail_loss_probe,
+            self.spurious,
+            self.lost_upstream,
+            self.lost_downstream,
+        ];
+        core::array::from_fn(|place| (super::NAMES[place], counts[place]))
     }
 }
 
@@ -269,10 +229,8 @@ impl FlowVerdicts {
             own.window = segment.window;
         }
         peer.rtt_last_ticks = u32::try_from(segment.round_trip_ns / TICK_NS).unwrap_or(u32::MAX);
-        let (turn, trails) = (own.skbs, &mut entry.trails);
-        let own = &mut trails[(sender & 1) as usize];
-        let before = own.next;
-        headers.unusual = u32::from(follow(own, turn, &headers, now));
+        let before = entry.trails[(sender & 1) as usize].next;
+        headers.unusual = u32::from(follow(entry, &headers, now));
         if headers.unusual != 0 {
             notice(entry, &mut headers, now);
         }

@@ -5,7 +5,7 @@ use super::{
     DUPLICATE_FRAME, LOST_DOWNSTREAM, LOST_UPSTREAM, NEVER, REORDERED, RETRANSMITTED, SPURIOUS,
     TROUBLED, UNSURE_KNOWN, again,
     cause::{self, handshake_us},
-    count,
+    count_in,
     follow::{advance, end},
     holes::{self, MISSING, SEEN},
     identity::{NEWER, OLDER, SAME, age, by_newest, by_this},
@@ -79,7 +79,7 @@ pub(crate) fn explain(
         place(peer, side, forget(headers));
     }
     let headers = forget(headers);
-    count(own_counts, headers);
+    count_in(own_counts, headers);
     let end = end(headers);
     if after(end, own.next) {
         advance(own, headers, end, now);

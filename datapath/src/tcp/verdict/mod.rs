@@ -23,8 +23,12 @@ pub use host::{FlowVerdicts, Segment, Verdict, Verdicts};
 pub(crate) use late::{claim, explain, judge, read_selective};
 
 #[cfg(not(target_arch = "bpf"))]
-use crate::layout::{FlowEntry, Trouble};
-use crate::{layout::VerdictCounts, parse::Headers, time::Ktime};
+use crate::layout::Trouble;
+use crate::{
+    layout::{Event, FlowEntry, VerdictCounts},
+    parse::Headers,
+    time::Ktime,
+};
 
 /// Sent again.
 pub const RETRANSMITTED: u32 = 1 << 0;
@@ -124,6 +128,25 @@ pub(crate) fn complete(
     }
 }
 
+/// Writes the segment in `headers`, with its verdict, as an event.
+#[inline(always)]
+pub(crate) fn tell(event: &mut Event, headers: &Headers, entry: &FlowEntry, now: Ktime) {
+    event.key = headers.key;
+    event.first_seen_ns = entry.head.first_seen_ns;
+    event.time_ns = now.0;
+    event.sequence = headers.sequence;
+    event.acknowledgment = headers.acknowledgment;
+    event.payload_len = headers.payload_len;
+    event.window = headers.window;
+    event.classes = headers.classes;
+    event.verdict = headers.verdict;
+    event.segments = headers.verdict_segments;
+    event.bytes = headers.verdict_bytes;
+    event.silence_us = headers.silence_us;
+    event.tcp_flags = (headers.tcp_flags & 0xffff) as u16;
+    event.sender = (headers.sender & 1) as u8;
+}
+
 /// Time in units of 1,024 ns.
 #[inline(always)]
 const fn us(now: Ktime) -> u32 {
@@ -144,12 +167,16 @@ const fn since(later: u32, earlier: u32) -> i32 {
 
 /// Adds the verdict in `headers` to the counters of its sender.
 #[inline(always)]
-fn count(counts: &mut VerdictCounts, headers: &Headers) {
-    let bits = headers.verdict;
-    let segments = headers.verdict_segments;
+fn count_in(counts: &mut VerdictCounts, headers: &Headers) {
+    count(counts, headers.verdict, headers.verdict_segments, headers.verdict_bytes);
+}
+
+/// Counts so many `segments`, with so many bytes, for the verdict that has these `bits`.
+#[inline(always)]
+pub fn count(counts: &mut VerdictCounts, bits: u32, segments: u32, bytes: u32) {
     if bits & RETRANSMITTED != 0 {
         counts.counts[0] = counts.counts[0].wrapping_add(segments);
-        counts.counts[1] = counts.counts[1].wrapping_add(headers.verdict_bytes);
+        counts.counts[1] = counts.counts[1].wrapping_add(bytes);
     }
     macro_rules! each {
         ($($slot:literal $bit:ident)*) => {
