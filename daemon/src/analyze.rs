@@ -170,9 +170,7 @@ fn measured(record: &mut FlowRecord, connection: &Connection) {
         let (least, greatest) = (samples.min_ns()?, samples.max_ns()?);
         Some(RttSummary::sampled(samples.kept(), (samples.count(), least, greatest)))
     };
-    let [lower, upper] = connection.sides();
-    let (originator, responder) =
-        if record.upper_originated { (upper, lower) } else { (lower, upper) };
+    let [originator, responder] = record.by_role(connection.sides().each_ref());
     record.from_originator.rtt = summary(originator).unwrap_or_else(|| RttSummary::exact(&[]));
     record.from_responder.rtt = summary(responder).unwrap_or_else(|| RttSummary::exact(&[]));
 }

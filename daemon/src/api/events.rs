@@ -1,6 +1,6 @@
 //! `/flows/{id}/events` and `/tcp/summary`: flagged segments one by one, and how many there were.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, net::SocketAddr};
 
 use axum::{
     Json,
@@ -8,7 +8,6 @@ use axum::{
     http::Uri,
 };
 use datapath::{
-    FlowKey,
     layout::Event,
     parse::tcp,
     tcp::{classes, verdict},
@@ -23,7 +22,6 @@ use super::{
 };
 use crate::flow::{
     FlowId, FlowRecord, HalfRecord, LossView,
-    community_id::address,
     events::{EVENTS_OF_FLOW_MAX, Numbered, Sums, Tally},
     view::{Naming, rfc3339, wall},
 };
@@ -249,9 +247,8 @@ impl WorstView {
         let segments = from_originator.segments + from_responder.segments;
         let retransmitted_segments =
             from_originator.retransmitted_segments + from_responder.retransmitted_segments;
-        let (lower, upper) = endpoints(&flow.key);
-        let (originator, responder) =
-            if flow.upper_originated { (upper, lower) } else { (lower, upper) };
+        let [originator, responder] =
+            flow.ends().map(|(address, port)| SocketAddr::new(address, port).to_string());
         Self {
             id: flow.id,
             originator,
@@ -276,13 +273,6 @@ impl SentAgainView {
             ratio: ratio(retransmitted_segments, half.packets),
         }
     }
-}
-
-fn endpoints(key: &FlowKey) -> (String, String) {
-    let endpoint = |bytes, port| {
-        std::net::SocketAddr::new(address(key, bytes), u16::from_be(port)).to_string()
-    };
-    (endpoint(key.lower, key.lower_port), endpoint(key.upper, key.upper_port))
 }
 
 fn sent_again(half: &HalfRecord) -> u64 {

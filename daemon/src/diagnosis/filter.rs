@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use super::facts::{Direction, Facts};
-use crate::flow::community_id::address;
 
 /// Retransmitted or late, in Wireshark's words.
 pub(super) const LATE: &str = "tcp.analysis.retransmission || tcp.analysis.out_of_order";
@@ -17,7 +16,7 @@ const UDP: u8 = 17;
 
 /// Packets of the flow in both directions for which `what` holds; all of them where it is empty.
 pub(super) fn both(facts: &Facts<'_>, what: &str) -> String {
-    let [(a, a_port), (b, b_port)] = ends(facts);
+    let [(a, a_port), (b, b_port)] = facts.record.ends();
     let ip = family(a);
     let mut filter = format!("{ip}.addr == {a} && {ip}.addr == {b}");
     if let Some(transport) = transport(facts) {
@@ -28,7 +27,7 @@ pub(super) fn both(facts: &Facts<'_>, what: &str) -> String {
 
 /// Packets that one side sent for which `what` holds; all of them where it is empty.
 pub(super) fn from(facts: &Facts<'_>, direction: Direction, what: &str) -> String {
-    let [originator, responder] = ends(facts);
+    let [originator, responder] = facts.record.ends();
     let ((a, a_port), (b, b_port)) = match direction {
         Direction::FromOriginator => (originator, responder),
         Direction::FromResponder => (responder, originator),
@@ -53,27 +52,19 @@ fn narrowed(facts: &Facts<'_>, mut filter: String, what: &str) -> String {
     filter
 }
 
-/// Address and port of originator and responder.
-fn ends(facts: &Facts<'_>) -> [(IpAddr, u16); 2] {
-    let key = &facts.record.key;
-    let lower = (address(key, key.lower), u16::from_be(key.lower_port));
-    let upper = (address(key, key.upper), u16::from_be(key.upper_port));
-    if facts.record.upper_originated { [upper, lower] } else { [lower, upper] }
-}
-
 const fn family(address: IpAddr) -> &'static str {
     if address.is_ipv6() { "ipv6" } else { "ip" }
 }
 
 /// The field that has ECN's two bits.
 pub(super) fn ecn_field(facts: &Facts<'_>) -> &'static str {
-    let [(address, _), _] = ends(facts);
+    let [(address, _), _] = facts.record.ends();
     if address.is_ipv6() { "ipv6.tclass.ecn" } else { "ip.dsfield.ecn" }
 }
 
 /// The field that has the hops left.
 pub(super) fn hops_field(facts: &Facts<'_>) -> &'static str {
-    let [(address, _), _] = ends(facts);
+    let [(address, _), _] = facts.record.ends();
     if address.is_ipv6() { "ipv6.hlim" } else { "ip.ttl" }
 }
 

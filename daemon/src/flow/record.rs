@@ -1,7 +1,7 @@
 //! One flow in user space: the kernel's entry seen by originator and responder, with what needs more than one look
 //! at it: rates, and histograms beyond their 16 bits.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use datapath::{
     ConntrackState, FlowKey,
@@ -14,6 +14,7 @@ use datapath::{
 
 use super::{
     FlowId,
+    community_id::address,
     expiry::{Timeouts, last_seen_ns},
     view::PointName,
 };
@@ -242,6 +243,20 @@ impl FlowRecord {
             from_originator: HalfRecord::default(),
             from_responder: HalfRecord::default(),
         }
+    }
+
+    /// What belongs to the lower and to the upper endpoint, as that of the originator and of the responder.
+    #[must_use]
+    pub fn by_role<T>(&self, [lower, upper]: [T; 2]) -> [T; 2] {
+        if self.upper_originated { [upper, lower] } else { [lower, upper] }
+    }
+
+    /// Address and port of the originator and of the responder.
+    #[must_use]
+    pub fn ends(&self) -> [(IpAddr, u16); 2] {
+        let key = &self.key;
+        let ends = [(key.lower, key.lower_port), (key.upper, key.upper_port)];
+        self.by_role(ends).map(|(end, port)| (address(key, end), u16::from_be(port)))
     }
 
     /// Whether the key's ports are those of a transport.

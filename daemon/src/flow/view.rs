@@ -11,11 +11,7 @@ use datapath::{
 use jiff::Timestamp;
 use serde::{Serialize, Serializer, ser::SerializeMap as _};
 
-use super::{
-    FlowId, FlowRecord, HalfRecord, RttSummary,
-    community_id::{address, icmp_types},
-    record::Ended,
-};
+use super::{FlowId, FlowRecord, HalfRecord, RttSummary, community_id::icmp_types, record::Ended};
 use crate::analysis::{
     Connection,
     spin::Spin,
@@ -205,10 +201,7 @@ impl FlowView {
     #[must_use]
     pub fn new(record: &FlowRecord, naming: &Naming, live: bool) -> Self {
         let key = &record.key;
-        let lower = (address(key, key.lower), u16::from_be(key.lower_port));
-        let upper = (address(key, key.upper), u16::from_be(key.upper_port));
-        let (originator, responder) =
-            if record.upper_originated { (upper, lower) } else { (lower, upper) };
+        let [originator, responder] = record.ends();
         let icmp = icmp(record, originator.1, responder.1);
         let endpoint =
             |(address, port)| EndpointView { address, port: if icmp.is_some() { 0 } else { port } };
@@ -252,8 +245,7 @@ impl FlowView {
         connection: &Connection,
         naming: &Naming,
     ) -> Self {
-        let [lower, upper] = connection.sides();
-        let (own, peer) = if record.upper_originated { (upper, lower) } else { (lower, upper) };
+        let [own, peer] = record.by_role(connection.sides().each_ref());
         let view = |side, other| Some(Box::new(SideView::new(side, other, naming)));
         self.handshake = HandshakeView::new(connection).map(Handshake::Analyzed);
         self.from_originator.analysis = view(own, peer);

@@ -10,7 +10,7 @@ use crate::{
     analyze::Analysis,
     cli::{si_bytes, span},
     diagnosis::write_report,
-    flow::{FlowRecord, HalfRecord, community_id::address, record::QUANTILES, view::protocol_name},
+    flow::{FlowRecord, HalfRecord, record::QUANTILES, view::protocol_name},
 };
 
 /// Flows that the report shows.
@@ -89,11 +89,8 @@ fn trouble(connection: Option<&Connection>, record: &FlowRecord) -> u64 {
 
 /// Who talks to whom, and how it stands.
 fn title(out: &mut impl Write, record: &FlowRecord) -> io::Result<()> {
-    let key = &record.key;
-    let lower = (address(key, key.lower), u16::from_be(key.lower_port));
-    let upper = (address(key, key.upper), u16::from_be(key.upper_port));
-    let (from, to) = if record.upper_originated { (upper, lower) } else { (lower, upper) };
-    let (protocol, state) = (protocol_name(key.protocol), record.state.name());
+    let [from, to] = record.ends();
+    let (protocol, state) = (protocol_name(record.key.protocol), record.state.name());
     let end = |(address, port)| match record.has_ports() {
         true => format!("{address} port {port}"),
         false => format!("{address}"),
@@ -148,9 +145,9 @@ fn directions<'a>(
     record: &'a FlowRecord,
     connection: Option<&'a Connection>,
 ) -> [(&'static str, &'a HalfRecord, Option<&'a Side>); 2] {
-    let side = |upper| connection.map(|connection| &connection.sides()[usize::from(upper)]);
-    let upper = record.upper_originated;
-    [("->", &record.from_originator, side(upper)), ("<-", &record.from_responder, side(!upper))]
+    let sides = connection.map(|connection| connection.sides().each_ref());
+    let [own, peer] = record.by_role(sides.map_or([None; 2], |sides| sides.map(Some)));
+    [("->", &record.from_originator, own), ("<-", &record.from_responder, peer)]
 }
 
 fn amount(half: &HalfRecord) -> String {
