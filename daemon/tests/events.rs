@@ -19,7 +19,6 @@ use lab::{
     traffic::bulk::{self, Bulk},
 };
 use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
@@ -42,22 +41,12 @@ fn zero_window(number: u16) -> Vec<u8> {
     frame
 }
 
-/// Lets this thread run on one CPU only.
-fn stay() {
-    let this = Pid::from_raw(0);
-    let may = sched_getaffinity(this).unwrap();
-    let first = (0..CpuSet::count()).find(|cpu| may.is_set(*cpu).unwrap()).unwrap();
-    let mut one = CpuSet::new();
-    one.set(first).unwrap();
-    sched_setaffinity(this, &one).unwrap();
-}
-
 #[test]
 fn what_nobody_read_in_time_is_counted_exactly() {
     if !support::kernel("an overflow of the log of events") {
         return;
     }
-    stay();
+    lab::processor::stay_on_one(0).unwrap();
     for mut door in Door::both(64) {
         let mut expected = (0, 0);
         let mut number = 0_u64;

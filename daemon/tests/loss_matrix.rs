@@ -300,6 +300,15 @@ fn run(cell: &Cell, label: &str, folder: &Path) -> Outcome {
     Outcome { sender, wire, contended, live: live.map(|flow| Told::of(&flow, half)), file }
 }
 
+/// As [`run`], with everything on one processor.
+fn run_on_one(processor: usize, cell: &Cell, label: &str, folder: &Path) -> Outcome {
+    let all = || {
+        lab::processor::stay_on_one(processor).unwrap();
+        run(cell, label, folder)
+    };
+    thread::scope(|scope| scope.spawn(all).join().unwrap())
+}
+
 fn analyzed(file: &Path) -> Vec<Value> {
     let mut linnet = Command::new(env!("CARGO_BIN_EXE_linnet"));
     let output = linnet.args(["analyze", "--json"]).arg(file).output().unwrap();
@@ -452,11 +461,17 @@ fn has_congestion(name: &str) -> bool {
     setsockopt(&pair.client, sockopt::TcpCongestion, &OsString::from(name)).is_ok()
 }
 
-/// Runs a cell until nothing but the relay was in the way, and returns what is wrong.
+/// Runs a cell until nothing but the relay was in the way, and returns what is wrong. After a run with two processors in
+/// the way, all of it is left to one.
 fn hold(cell: &Cell, number: usize) -> Vec<String> {
     for attempt in 0..RUNS_MAX {
         let folder = tempfile::tempdir().unwrap();
-        let outcome = run(cell, &cell.label(number * RUNS_MAX + attempt), folder.path());
+        let label = cell.label(number * RUNS_MAX + attempt);
+        let outcome = if attempt == 0 {
+            run(cell, &label, folder.path())
+        } else {
+            run_on_one(number, cell, &label, folder.path())
+        };
         if outcome.contended {
             println!("{}: a packet was contended", cell.name());
             continue;

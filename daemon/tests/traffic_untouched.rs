@@ -23,10 +23,6 @@ use lab::{
     capture::Tcpdump,
     traffic::{Budget, Stop, inject},
 };
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use serde_json::json;
 use support::{Random, linnet::Linnet, pair::Pair, tshark};
 
@@ -71,12 +67,7 @@ fn frames_arrive_bit_by_bit_as_without_linnet() {
         return;
     }
     // On two CPUs frames may overtake each other on a veth pair, with and without linnet. Threads inherit this.
-    let this_thread = Pid::from_raw(0);
-    let allowed = sched_getaffinity(this_thread).unwrap();
-    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
-    let mut one_cpu = CpuSet::new();
-    one_cpu.set(first).unwrap();
-    sched_setaffinity(this_thread, &one_cpu).unwrap();
+    lab::processor::stay_on_one(0).unwrap();
     let lab = Lab::build(Plan::new("untouched")).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let frames = frames(folder.path());

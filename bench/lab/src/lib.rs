@@ -25,6 +25,7 @@ mod namespace;
 mod offload;
 mod plan;
 mod prerequisites;
+pub mod processor;
 mod relay;
 mod rng;
 pub mod synth;

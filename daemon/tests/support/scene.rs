@@ -9,10 +9,6 @@ use lab::{
     capture::Tcpdump,
     traffic::{Budget, Stop, inject},
 };
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
 use serde_json::Value;
 
 use super::{Random, foreign::Way, held::Held, linnet::Linnet, tshark, wait_for};
@@ -41,12 +37,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn build(name: &str) -> Self {
         // On two CPUs frames may overtake each other on a veth pair, with and without linnet. Threads inherit this.
-        let this_thread = Pid::from_raw(0);
-        let allowed = sched_getaffinity(this_thread).unwrap();
-        let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
-        let mut one_cpu = CpuSet::new();
-        one_cpu.set(first).unwrap();
-        sched_setaffinity(this_thread, &one_cpu).unwrap();
+        lab::processor::stay_on_one(0).unwrap();
         let lab = Lab::build(Plan::bridged(name, false)).unwrap();
         lab.router().unwrap().run(leave_frames_alone).unwrap();
         let mut random = Random(23);

@@ -16,7 +16,7 @@ const REFUSED: u8 = 5;
 pub struct DnsEvidence {
     /// Answers to questions that were seen.
     pub answers: Tally,
-    /// Answers that took longer than [`SLOW_NS`].
+    /// Answers that took longer than half a second.
     pub slow: Tally,
     /// The longest that one took, from the first time that it was asked, ns.
     pub slowest_ns: u64,

@@ -1,9 +1,9 @@
 //! linnet's own verdict on each segment that is sent again or late: retransmitted, and why; reordered; or the same
 //! frame seen twice. Made from a fixed state of each direction, beside Wireshark's classes and after them.
 //!
-//! Nearly every segment comes in order and says nothing new: [`follow`] takes it, and only its line of the flow's entry
-//! is touched. The rest is for [`notice`], and where something is missing, late or selectively acknowledged for
-//! [`complete`] too, which needs a [`Trouble`](crate::layout::Trouble). In the kernel these are functions of their own.
+//! Nearly every segment comes in order and says nothing new: `follow` takes it, and only its line of the flow's entry
+//! is touched. The rest is for `notice`, and where something is missing, late or selectively acknowledged for
+//! `complete` too, which needs a `Trouble`. In the kernel these are functions of their own.
 //! Between their parts, what was found is left in the headers, so that the verifier can merge the paths.
 
 mod again;
