@@ -5,7 +5,7 @@ use std::{
     env,
     fmt::Write as _,
     fs,
-    io::{self, BufWriter, Read as _},
+    io::{self, BufRead as _, BufReader, BufWriter},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -202,11 +202,22 @@ pub fn all(linnet: &Path, files: &[PathBuf]) -> anyhow::Result<Vec<File>> {
 fn flagged(mut command: Command) -> anyhow::Result<usize> {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut text = String::new();
-    child.stdout.take().context("it has no output")?.read_to_string(&mut text)?;
+    let has_class = |line: &str| line.split('\t').skip(1).any(|field| !field.is_empty());
+    let mut count = 0;
+    for line in BufReader::new(child.stdout.take().context("it has no output")?).lines() {
+        count += usize::from(has_class(&line?));
+    }
     child.wait()?;
-    let has_class = |line: &&str| line.split('\t').skip(1).any(|field| !field.is_empty());
-    Ok(text.lines().filter(has_class).count())
+    Ok(count)
+}
+
+/// The most memory that this process has held at once, bytes: of a child, no less can be measured.
+pub fn held() -> anyhow::Result<u64> {
+    let status =
+        fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    Ok(kibibytes.context("/proc/self/status has no VmHWM")?.parse::<u64>()? * 1024)
 }
 
 fn run(mut command: Command) -> anyhow::Result<Took> {
@@ -265,8 +276,10 @@ fn told([least, median, most]: [f64; 3]) -> String {
     format!("{median:.2} ({least:.2} to {most:.2})")
 }
 
+/// Megabytes.
+#[must_use]
 #[expect(clippy::cast_precision_loss, reason = "sizes of files and memory are far below 2^53")]
-fn mega(bytes: u64) -> f64 {
+pub fn mega(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 

@@ -18,7 +18,7 @@ use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    analysis::{Analyzer, Connection, Side, spin::Spins},
+    analysis::{Analyzer, Connection, spin::Spins},
     diagnosis::{self, Diagnosis, DiagnosisView, Evidence, Survey},
     flow::{
         FlowId, FlowIdSource, FlowRecord, FlowView,
@@ -145,34 +145,28 @@ fn read(
     };
     drop(reader);
     analyzer.finish();
-    let told = records(&replay, &fingerprint.source());
     let mut survey = Survey::default();
-    told.iter().for_each(|(order, record)| survey.add(record, evidence.of(*order)));
-    let (diagnoses, _) = survey.finish();
-    let (flows, connections) = told
+    let (flows, connections) = records(&replay, &fingerprint.source())
         .into_iter()
         .map(|(order, mut record)| {
             let connection = analyzer.take(order);
             if let Some(connection) = &connection {
                 measured(&mut record, connection);
             }
+            survey.add(&record, evidence.of(order));
             (record, connection)
         })
         .unzip();
+    let (diagnoses, _) = survey.finish();
     let (counters, not_analyzed) = (*replay.counters(), analyzer.not_analyzed());
     Ok(Analysis { packets, damage, counters, flows, connections, spins, not_analyzed, diagnoses })
 }
 
 /// Every acknowledgment's round trip, in place of those that a live flow samples.
 fn measured(record: &mut FlowRecord, connection: &Connection) {
-    let summary = |side: &Side| {
-        let samples = &side.round_trips;
-        let (least, greatest) = (samples.min_ns()?, samples.max_ns()?);
-        Some(RttSummary::sampled(samples.kept(), (samples.count(), least, greatest)))
-    };
     let [originator, responder] = record.by_role(connection.sides().each_ref());
-    record.from_originator.rtt = summary(originator).unwrap_or_else(|| RttSummary::exact(&[]));
-    record.from_responder.rtt = summary(responder).unwrap_or_else(|| RttSummary::exact(&[]));
+    record.from_originator.rtt = RttSummary::of(&originator.round_trips);
+    record.from_responder.rtt = RttSummary::of(&responder.round_trips);
 }
 
 /// Lets a datagram be looked into: the innermost one of a frame.

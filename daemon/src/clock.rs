@@ -71,10 +71,15 @@ impl Clock {
         read(ClockId::CLOCK_REALTIME)
     }
 
-    /// Samples the offset. Returns true when the wall clock was stepped since the last sample.
+    /// Samples the offset. Returns true when the wall clock was stepped since the last sample. An offset that both samples
+    /// allow is kept, so that the wall time of a moment stays what it was said to be.
     pub fn sample(&self) -> bool {
         let (offset_ns, error_ns) = measure();
-        let before = self.offset_ns.swap(offset_ns, Ordering::Relaxed);
+        let before = self.offset_ns();
+        if offset_ns.abs_diff(before) <= error_ns.saturating_add(self.error_ns()) {
+            return false;
+        }
+        self.offset_ns.store(offset_ns, Ordering::Relaxed);
         self.error_ns.store(error_ns, Ordering::Relaxed);
         let stepped = offset_ns.abs_diff(before) > STEP_NS;
         if stepped {
@@ -136,6 +141,11 @@ mod tests {
         let wall = clock.wall_ns();
         let joined = i64::try_from(clock.monotonic_ns()).unwrap() + clock.offset_ns();
         assert!(joined.abs_diff(wall) < 1_000_000_000);
-        assert!(!clock.sample(), "nothing stepped");
+        let offset_ns = clock.offset_ns();
+        for _ in 0..100 {
+            assert!(!clock.sample(), "nothing stepped");
+        }
+        // No reading was interrupted between its two clocks for longer than its error says.
+        assert_eq!(clock.offset_ns(), offset_ns, "and so no moment has another name");
     }
 }

@@ -67,11 +67,12 @@ fn measure(write: bool) -> anyhow::Result<()> {
     let text = format!(
         "## Captures beside tshark and tcptrace\n\n{}\n{ROUNDS} rounds after one that does not count; in each, every \
          program reads the file once, in turn, with its output to nowhere. Time is from start to end, memory the most \
-         that was held at once (`ru_maxrss`, no less than what this program holds, some MB), both medians; factors are of the rounds: median (least to most). \
+         that was held at once (`ru_maxrss`, no less than the {:.1} MB that this program holds), both medians; factors are of the rounds: median (least to most). \
          `linnet analyze --frames` and tshark print the classes of each frame, tshark by `-Y tcp.analysis.flags -T \
          fields`; `linnet analyze --json` and `tcptrace -n -l -r` what each connection sent, sent again, and its round \
          trips. The captures are the largest of the corpus that all of them read to the end, and one that the lab made: {} conversations in {} s. {}; {}.\n\n{}",
         report::provenance(&machine, noise, COMMAND),
+        beside::mega(beside::held()?),
         SCENE.flows,
         SCENE.seconds,
         versions[0],

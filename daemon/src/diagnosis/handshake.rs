@@ -72,6 +72,27 @@ pub(super) fn syn_unanswered(facts: &Facts<'_>) -> Option<Finding> {
     Some(finding)
 }
 
+/// The SYN more than once, and an answer in the end.
+pub(super) fn syn_retransmitted(facts: &Facts<'_>) -> Option<Finding> {
+    let [originator, responder] = facts.sides();
+    let (own, peer) = (originator.wire?, responder.wire?);
+    let (first_ns, last_ns) = own.syns.span()?;
+    let (answer_ns, _) = peer.syn_acks.span()?;
+    let delay_ns = last_ns.saturating_sub(first_ns);
+    let syns = u64::from(own.syns.count);
+    if facts.is_one_connection() != Some(true) || syns < SYNS_MIN || delay_ns < SYNS_SPAN_NS {
+        return None;
+    }
+    let kind = if answer_ns < last_ns { "after_an_answer" } else { "before_any_answer" };
+    let filter = filter::both(facts, "tcp.flags.syn == 1");
+    let finding = Finding::new(Code::SynRetransmitted, Confidence::Likely, filter)
+        .between(Some((first_ns, last_ns.max(answer_ns))))
+        .with("kind", kind)
+        .with("syns", syns)
+        .with("delay_ns", delay_ns);
+    Some(finding)
+}
+
 /// How many SYNs the originator sent, where nothing else passed, and the first and the last of them.
 fn only_syns(facts: &Facts<'_>) -> Option<(u64, (u64, u64))> {
     let [originator, responder] = facts.sides();

@@ -170,6 +170,7 @@ const RULES: &[Rule] = &[
     Rule::Flow(handshake::one_sided),
     Rule::Side(loss::duplicate_frames),
     Rule::Flow(handshake::syn_unanswered),
+    Rule::Flow(handshake::syn_retransmitted),
     Rule::Flow(handshake::syn_rejected),
     Rule::Flow(handshake::connection_refused),
     Rule::Flow(handshake::syn_ack_retransmitted),

@@ -34,6 +34,8 @@ codes! {
     DuplicateFrames, "duplicate_frames", "Packets were captured twice. Where the hops left are the same, the mirror port copies both ways in or out, or two interfaces are captured; where they fall, look for both sides of a router in one capture, or a routing loop (`traceroute`).";
     /// Nobody answers.
     SynUnanswered, "syn_unanswered", "Nothing answered the SYNs. Check that the host is up, that no filter on the way or at the host drops silently, and that the way back exists; capture closer to the server to see where the SYN ends.";
+    /// The answer came to a later SYN.
+    SynRetransmitted, "syn_retransmitted", "The connection took a second or more to come about, because its SYN had to be sent again. Where the answer had passed here, it is lost or filtered on the way back; where none had, look for loss of the SYN beyond here, for a full listen queue (`nstat TcpExtListenDrops`, `ss -ltn` Recv-Q) and for filters that limit new connections.";
     /// A router says that it cannot be reached.
     SynRejected, "syn_rejected", "An ICMP error answered the SYN; its sender is in the display filter's packets. Type and code say whether a rule prohibits it or a route is missing there.";
     /// Nobody listens.

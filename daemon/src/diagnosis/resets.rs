@@ -18,8 +18,8 @@ pub(super) fn idle_timeout(facts: &Facts<'_>, direction: Direction) -> Option<Fi
     if sender != direction || idle.silence_ns < IDLE_MIN_NS || idle.after_fin || idle.answered > 0 {
         return None;
     }
-    let (outcome, confidence, end_ns) = match idle.reset_ns {
-        Some(reset_ns) if reset_ns.saturating_sub(idle.at_ns) <= RESET_WITHIN_NS => {
+    let (outcome, confidence, end_ns) = match idle.reset {
+        Some((reset_ns, after_ns)) if after_ns <= RESET_WITHIN_NS => {
             ("reset", Confidence::Likely, reset_ns)
         }
         // The other one may have gone away as well.

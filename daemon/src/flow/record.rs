@@ -9,7 +9,6 @@ use datapath::{
     layout::{ANSWERED, FlowEntry, HANDSHAKE_MEASURED, Half, RTT_BUCKETS},
     rtt::{RttTicks, bucket_bounds_ns},
     tcp::{classes::CLASSES, verdict::Verdicts},
-    time::TICK_NS,
 };
 
 use super::{
@@ -18,6 +17,7 @@ use super::{
     expiry::{Timeouts, last_seen_ns},
     view::PointName,
 };
+use crate::analysis::Samples;
 
 /// Why a flow is no longer in the kernel's table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -125,23 +125,22 @@ impl RttSummary {
     /// From every sample there was.
     #[must_use]
     pub fn exact(samples: &[RttTicks]) -> Self {
-        let ns: Vec<u64> = samples.iter().map(|sample| sample.as_ns()).collect();
-        let least = ns.iter().min().copied().unwrap_or(0);
-        let greatest = ns.iter().max().copied().unwrap_or(0);
-        Self::sampled(&ns, (ns.len() as u64, least, greatest))
+        let mut all = Samples::default();
+        samples.iter().for_each(|sample| all.add(sample.as_ns()));
+        Self::of(&all)
     }
 
-    /// From samples in nanoseconds that need not be all there were: `of` are `(how many, least, greatest)`.
+    /// From a distribution.
     #[must_use]
-    pub fn sampled(kept: &[u64], of: (u64, u64, u64)) -> Self {
-        let (samples, min_ns, max_ns) = of;
-        let mut buckets = [0; RTT_BUCKETS];
-        for ns in kept {
-            let ticks = u32::try_from(ns / TICK_NS).unwrap_or(u32::MAX);
-            buckets[datapath::rtt::bucket(RttTicks(ticks))] += 1;
+    pub fn of(samples: &Samples) -> Self {
+        Self {
+            samples: samples.count(),
+            min_ns: samples.min_ns().unwrap_or_default(),
+            max_ns: samples.max_ns().unwrap_or_default(),
+            quantiles_ns: samples.quantiles_ns(QUANTILES).unwrap_or_default(),
+            error_factor: samples.error_factor(),
+            buckets: *samples.buckets(),
         }
-        let quantiles_ns = quantiles(kept, QUANTILES).unwrap_or_default();
-        Self { samples, min_ns, max_ns, quantiles_ns, error_factor: 1.0, buckets }
     }
 
     /// Adds what the entry's histogram gained since `before`, its bytes at the sweep before.

@@ -34,6 +34,7 @@ pub(crate) const SCENES: &[Scene] = &[
     Scene { code: Code::OneSidedCapture, raises: one_side_only, nearly: nobody_is_there },
     Scene { code: Code::DuplicateFrames, raises: copies, nearly: two_copies },
     Scene { code: Code::SynUnanswered, raises: syns_in_vain, nearly: second_syn_answered },
+    Scene { code: Code::SynRetransmitted, raises: second_syn_answered, nearly: copied_syn },
     Scene { code: Code::SynRejected, raises: prohibited, nearly: prohibited_once },
     Scene { code: Code::ConnectionRefused, raises: refused, nearly: reset_later },
     Scene { code: Code::SynAckRetransmitted, raises: answer_again, nearly: answer_to_each },
@@ -161,6 +162,12 @@ fn second_syn_answered(stage: &mut Stage) {
     bulk(stage, 3);
 }
 
+fn copied_syn(stage: &mut Stage) {
+    stage.syn(O, Offer::default()).wait_ms(1);
+    open(stage);
+    bulk(stage, 3);
+}
+
 fn prohibited(stage: &mut Stage) {
     stage.syn(O, Offer::default()).wait_ms(10);
     stage.icmp_error(O, 3, 13, 0).wait_ms(1_000);
@@ -269,6 +276,21 @@ fn forgotten(stage: &mut Stage) {
     open(stage);
     bulk(stage, 3);
     stage.wait_ms(600_000).data(O, 50).wait_ms(10);
+    stage.send(R, Segment { flags: RST, ..Segment::default() });
+}
+
+/// Keep-alives after that, none of which is answered before the last one is reset.
+pub(crate) fn forgotten_between_keep_alives(stage: &mut Stage) {
+    open(stage);
+    bulk(stage, 3);
+    stage.data(O, 50).wait_ms(10);
+    stage.ack(R).wait_ms(7_200_000);
+    let start = stage.sent(O) - 1;
+    for _ in 0..4 {
+        stage.send(O, Segment { start: Some(start), payload: 1, ..Segment::default() });
+        stage.wait_ms(75_000);
+    }
+    stage.send(O, Segment { start: Some(start), payload: 1, ..Segment::default() }).wait_ms(10);
     stage.send(R, Segment { flags: RST, ..Segment::default() });
 }
 

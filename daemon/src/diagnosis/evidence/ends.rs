@@ -57,8 +57,8 @@ pub struct Idle {
     pub sent: (u32, u32),
     /// Packets of the other one since, other than resets.
     pub answered: u32,
-    /// When the other one reset it first.
-    pub reset_ns: Option<u64>,
+    /// When the other one reset it first, and how long after the last segment since.
+    pub reset: Option<(u64, u64)>,
     /// Packet before it of who broke it, or of the other one, was a FIN.
     pub after_fin: bool,
     /// Last segment since.
@@ -83,14 +83,19 @@ impl FlowEvidence {
         let [lower, upper] = &self.sides;
         let is_established =
             lower.packets > 0 && upper.packets > 0 && lower.advances + upper.advances > 0;
-        if self.last_ns != 0 && silence_ns >= IDLE_MIN_NS && is_established && !is_reset {
+        // Keep-alives that nobody answers come a minute apart too.
+        let is_same = |idle: &Idle| {
+            idle.sender == classified.sender && idle.answered == 0 && idle.reset.is_none()
+        };
+        let is_new = silence_ns >= IDLE_MIN_NS && !self.idle.as_ref().is_some_and(is_same);
+        if self.last_ns != 0 && is_new && is_established && !is_reset {
             self.idle = Some(Idle {
                 silence_ns,
                 sender: classified.sender,
                 at_ns: now_ns,
                 sent: (0, 0),
                 answered: 0,
-                reset_ns: None,
+                reset: None,
                 after_fin: self.finished,
                 last_ns: now_ns,
             });
@@ -104,7 +109,8 @@ impl FlowEvidence {
             );
             idle.last_ns = now_ns;
         } else if is_reset {
-            idle.reset_ns.get_or_insert(now_ns);
+            let after_ns = now_ns.saturating_sub(idle.last_ns);
+            idle.reset.get_or_insert((now_ns, after_ns));
         } else {
             idle.answered += 1;
         }

@@ -12,6 +12,8 @@ const HOLE_BYTES_MAX: u32 = 1 << 26;
 struct Hole {
     start: u32,
     end: u32,
+    /// When something behind it passed.
+    opened_ns: u64,
     is_acknowledged: bool,
 }
 
@@ -24,7 +26,7 @@ pub struct Holes {
 
 impl Holes {
     /// A segment fills holes, or leaves one between `next`, the highest sequence number so far, and itself.
-    pub(super) fn sent(&mut self, start: u32, end: u32, next: u32) {
+    pub(super) fn sent(&mut self, start: u32, end: u32, next: u32, now_ns: u64) {
         if before(start, next) {
             for hole in &mut self.open {
                 // What is left of one in two parts is taken for the later one.
@@ -42,8 +44,15 @@ impl Holes {
                 let oldest = self.open.remove(0);
                 self.missed_bytes += oldest.missed_bytes();
             }
-            self.open.push(Hole { start: next, end: start, is_acknowledged: false });
+            let is_acknowledged = false;
+            self.open.push(Hole { start: next, end: start, opened_ns: now_ns, is_acknowledged });
         }
+    }
+
+    /// When something passed that is behind `start` to `end`, and of which that had not passed.
+    pub(super) fn opened_ns(&self, start: u32, end: u32) -> Option<u64> {
+        let is_in = |hole: &&Hole| before(start, hole.end) && before(hole.start, end);
+        self.open.iter().find(is_in).map(|hole| hole.opened_ns)
     }
 
     /// The receiver acknowledged everything before `to`.

@@ -488,7 +488,7 @@ impl SideEvidence {
         }
         if end != segment.sequence && !is_probe {
             if let Some(next) = self.next {
-                self.holes.sent(segment.sequence, end, next);
+                self.holes.sent(segment.sequence, end, next, now_ns);
             }
             if self.next.is_none_or(|next| after(end, next)) {
                 self.next = Some(end);
@@ -504,7 +504,8 @@ impl SideEvidence {
         let now_ns = segment.now.0;
         if bits & REORDERED != 0 {
             self.reordered.add(now_ns);
-            self.reordered_by_ns = self.reordered_by_ns.max(now_ns.saturating_sub(self.next_ns));
+            let opened_ns = self.holes.opened_ns(segment.sequence, end).unwrap_or(self.next_ns);
+            self.reordered_by_ns = self.reordered_by_ns.max(now_ns.saturating_sub(opened_ns));
         }
         if bits & RETRANSMITTED == 0 {
             return;

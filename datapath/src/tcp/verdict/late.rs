@@ -167,8 +167,9 @@ fn late(head: &FlowHead, own: &Trail, own_half: &Half, headers: &mut Headers, no
         if is_copy { 0 } else { RETRANSMITTED }
     } else if late_by >= least {
         RETRANSMITTED
-    } else if late_by >= 0 && coverage == MISSING && late_by < handshake / 4 * 3 - ENDS {
-        // Nobody can have asked for it, and been heard, in so much less than a round trip.
+    } else if late_by >= 0 && coverage == MISSING && late_by < handshake / 2 - ENDS {
+        // Nobody can have asked for it, and been heard, in so much less than a round trip; the handshake may have taken up
+        // to twice as long as one, where the ends had to find each other first.
         REORDERED
     } else {
         0
