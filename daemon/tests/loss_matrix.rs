@@ -346,15 +346,15 @@ fn wrong(cell: &Cell, outcome: &Outcome) -> Vec<String> {
         if is_numbered {
             let told = at_receiver.retransmitted;
             // Without identifications, a few that meet the tick of a timestamp are told by time, or not at all.
-            let is_near = told <= wire.again_in_sight && told >= wire.again_in_sight / 4 * 3;
+            let is_near = told <= wire.again_in_sight && told >= wire.again_in_sight / 10 * 9;
             let is_by_time = cell.family == Family::V6 && is_near;
             let expected = if is_by_time { told } else { wire.again_in_sight };
             hold(&format!("{source}, receiver, retransmitted"), told, expected);
         }
         hold(&format!("{source}, sender, reordered"), at_sender.reordered, 0);
-        // By time alone, one that this machine holds up for longer than most of a round trip is neither.
+        // By time alone, one that this machine holds up for longer than half a round trip is neither.
         let told = at_receiver.reordered;
-        let is_within = told <= wire.overtaken + wire.again / 10 && told >= wire.overtaken / 2;
+        let is_within = told <= wire.overtaken && told >= wire.overtaken / 2;
         let expected = if cell.family == Family::V6 && is_within { told } else { wire.overtaken };
         hold(&format!("{source}, receiver, reordered"), told, expected);
         hold(&format!("{source}, sender, duplicate frames"), at_sender.duplicates, 0);
