@@ -1,6 +1,6 @@
 //! Host tables for the pipeline: offline files, and the reference that the kernel's maps are held against.
 
-use std::{boxed::Box, collections::HashMap, vec::Vec};
+use std::{boxed::Box, vec::Vec};
 
 use crate::{
     bytes::PacketBytes,
@@ -131,13 +131,16 @@ pub struct Replay {
     frames: u64,
 }
 
+/// Looked into for every packet.
+type Map<K, V> = std::collections::HashMap<K, V, foldhash::quality::RandomState>;
+
 #[derive(Debug, Default)]
 struct ReplayTables {
-    flows: HashMap<FlowKey, ReplayFlow>,
+    flows: Map<FlowKey, ReplayFlow>,
     ended: Vec<(FlowKey, ReplayFlow)>,
-    services: HashMap<u32, u32>,
-    service_rtt: HashMap<u32, ServiceRtt>,
-    fragments: HashMap<FlowKey, FirstFragment>,
+    services: Map<u32, u32>,
+    service_rtt: Map<u32, ServiceRtt>,
+    fragments: Map<FlowKey, FirstFragment>,
     rules: HostRules,
     flows_max: Option<usize>,
     tells_segments: bool,

@@ -39,7 +39,7 @@ pub enum Compat {
 #[derive(Debug)]
 pub struct FrameClasses {
     compat: Compat,
-    streams: HashMap<FlowKey, Box<Stream>>,
+    streams: HashMap<FlowKey, Box<Stream>, foldhash::quality::RandomState>,
     streams_max: usize,
     refused: u64,
     datagrams: Datagrams,
@@ -52,7 +52,7 @@ impl FrameClasses {
     pub fn new(compat: Compat, streams_max: usize) -> Self {
         Self {
             compat,
-            streams: HashMap::new(),
+            streams: HashMap::default(),
             streams_max,
             refused: 0,
             datagrams: Datagrams::default(),
