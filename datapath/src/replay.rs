@@ -132,7 +132,7 @@ pub struct Replay {
 }
 
 /// Looked into for every packet.
-type Map<K, V> = std::collections::HashMap<K, V, foldhash::quality::RandomState>;
+type Map<K, V> = std::collections::HashMap<K, V>;
 
 #[derive(Debug, Default)]
 struct ReplayTables {

@@ -39,7 +39,7 @@ pub enum Compat {
 #[derive(Debug)]
 pub struct FrameClasses {
     compat: Compat,
-    streams: HashMap<FlowKey, Box<Stream>, foldhash::quality::RandomState>,
+    streams: HashMap<FlowKey, Box<Stream>>,
     streams_max: usize,
     refused: u64,
     datagrams: Datagrams,
