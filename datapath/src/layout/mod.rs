@@ -12,8 +12,12 @@ mod kept;
 mod meta;
 mod rules;
 mod trail;
+mod views;
 
-pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
+pub use capture::{
+    CAPTURE_BYTES_MAX, CAPTURES_MAX, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord,
+    CaptureSlot, RECORD_GAP, RECORD_PACKET, UNKNOWN_HEADER_LEN, VLAN_PRESENT,
+};
 pub use ended::EndedFlow;
 pub use event::{EVENTS_MAX, Event, EventHead};
 pub(crate) use flow::Sides;
@@ -40,9 +44,10 @@ pub use trail::{
     AGAIN_MAX, Again, HOLES_MAX, Hole, Opened, PASSED_MAX, Passed, TROUBLES_DEFAULT, Trail,
     Trouble, TroubleSide, VERDICTS, VerdictCounts,
 };
+pub use views::{VIEW_AT_MAX, VIEW_BYTES_MAX, VIEWS, VIEWS_BYTES, Views};
 
 /// Version of every layout in this module; pinned maps of another version are never read.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Flows in the table unless configured otherwise: 65,536 entries of 896 bytes are 59 MB.
 pub const FLOWS_DEFAULT: u32 = 65_536;
