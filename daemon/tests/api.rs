@@ -162,14 +162,14 @@ fn a_parameter_at_fault_is_named_and_a_cursor_keeps_its_order() {
 }
 
 #[test]
-fn a_capture_runs_alone_and_its_file_is_whole() {
+fn captures_run_beside_each_other_and_their_files_are_whole() {
     let daemon = Daemon::start();
     let (status, answer) =
         daemon.post("/api/v1/captures", &json!({ "filter": "tcp", "limits": { "packets": 120 } }));
     assert_eq!(status, 201, "{answer}");
     let id = answer["capture"]["id"].as_str().unwrap().to_owned();
-    let (status, problem) = daemon.post("/api/v1/captures", &json!({}));
-    assert_eq!((status, &problem["code"]), (409, &json!("capture_running")));
+    let (status, beside) = daemon.post("/api/v1/captures", &json!({ "filter": "udp" }));
+    assert_eq!(status, 201, "{beside}");
     let file = daemon.folder().join("live.pcapng");
     let socket = daemon.socket();
     let args =
@@ -187,6 +187,12 @@ fn a_capture_runs_alone_and_its_file_is_whole() {
         packets += 1;
     }
     assert_eq!(packets, 120);
+    let beside = beside["capture"]["id"].as_str().unwrap();
+    let (status, answer) = daemon.post(&format!("/api/v1/captures/{beside}/stop"), &json!({}));
+    let stopped = &answer["capture"];
+    assert_eq!((status, &stopped["stop_reason"]), (200, &json!("user_request")), "{answer}");
+    assert_eq!(stopped["written"], stopped["matched"]);
+    assert!(stopped["written"].as_u64() > Some(0), "{answer}");
     let deleted = daemon.ask_unix(&["-X", "DELETE"], &format!("/api/v1/captures/{id}"));
     assert_eq!(deleted.status, 204);
     assert_eq!(daemon.get(&format!("/api/v1/captures/{id}")).0, 404);

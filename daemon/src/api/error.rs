@@ -117,7 +117,7 @@ impl From<CaptureError> for ApiError {
     fn from(error: CaptureError) -> Self {
         let detail = error.to_string();
         match error {
-            CaptureError::Running(_) => Self::new(StatusCode::CONFLICT, "capture_running", detail),
+            CaptureError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_captures", detail),
             CaptureError::Filter(captures::FilterError::LibpcapMissing { .. }) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "libpcap_missing", detail)
             }

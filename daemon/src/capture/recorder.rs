@@ -1,9 +1,9 @@
-//! The one capture that may run, its file, and the folder of those before it. Owned by the thread that has the
-//! packets: it offers each with [`Recorder::packet`], and calls [`Recorder::turn`] after every batch and, where there
-//! are none, every few milliseconds. Never reads a clock.
+//! The captures that run, their files, and the folder of those before them. Owned by the thread that has the packets: it
+//! offers each with [`Recorder::packet`], and calls [`Recorder::turn`] after every batch and, where there are none, every
+//! few milliseconds. Never reads a clock.
 //!
-//! A capture ends in two steps: its stage is turned off, and when all that was copied until then has been offered,
-//! the final statistics are written. Orders wait meanwhile.
+//! The stage copies what any of them wants. A capture ends in two steps: nothing more is copied for it, and when all that
+//! was copied until then has been offered, the final statistics are written. Orders wait meanwhile.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -21,9 +21,9 @@ use captures::{
 use tokio::sync::watch;
 
 use super::{
-    CaptureError, CaptureState, CaptureView, LostView, RawPacket, Stage,
+    CAPTURES_MAX, CaptureError, CaptureState, CaptureView, LostView, RawPacket, Stage,
     catalogue::{self, Catalogue},
-    manager::{Answer, Order, Snapshot, Task},
+    manager::{Answer, Order, Readers, Snapshot, Task},
     plan::{self, Plan},
     space::Space,
 };
@@ -39,20 +39,26 @@ const HEARTBEAT_NS: u64 = 2_000_000_000;
 /// How long what was copied may take to come out of the ring.
 const DRAIN_MAX_NS: u64 = 5_000_000_000;
 
-/// The running capture, the finished ones, and who may ask for what; see the module.
+/// The running captures, the finished ones, and who may ask for what; see the module.
 pub struct Recorder {
     catalogue: Catalogue,
     stage: Box<dyn Stage>,
     board: Arc<Board>,
     orders: mpsc::Receiver<Order>,
     published: watch::Sender<Arc<Snapshot>>,
-    running: Option<Running>,
+    readers: Arc<Readers>,
+    /// In the order of their starts; at most [`CAPTURES_MAX`].
+    running: Vec<Running>,
+    /// Who waits until nothing runs any more.
+    closing: Option<mpsc::SyncSender<Answer>>,
     rings: RingsView,
 }
 
-/// The capture that runs. Invariant: `ending` is set as soon as the stage has been turned off.
+/// A capture that runs. Invariant: `ending` is set as soon as nothing more is copied for it.
 struct Running {
     view: CaptureView,
+    /// What the stage has to copy for it.
+    config: StageConfig,
     capture: Capture<File>,
     interfaces: HashMap<(u32, u32), u32>,
     /// Points that came since the start and are no part of it, and those that are and are not listed yet: at most as
@@ -72,10 +78,10 @@ struct Running {
     ending: Option<Ending>,
 }
 
-/// A capture whose stage is off.
+/// A capture for which nothing more is copied.
 struct Ending {
     reason: StopReason,
-    /// Records to be read first, since the ring was made; known with the first look at the ring after the stage's end.
+    /// Records to be read first, since the ring was made; known with the first look at the ring after that.
     until: Option<u64>,
     /// Monotonic; they are not waited for any longer.
     give_up_ns: u64,
@@ -102,35 +108,20 @@ impl Recorder {
         stage: Box<dyn Stage>,
         board: Arc<Board>,
         orders: mpsc::Receiver<Order>,
-        published: watch::Sender<Arc<Snapshot>>,
+        (published, readers): (watch::Sender<Arc<Snapshot>>, Arc<Readers>),
     ) -> Self {
-        let rings = RingsView::default();
-        let recorder = Self { catalogue, stage, board, orders, published, running: None, rings };
+        let (running, closing, rings) = (Vec::new(), None, RingsView::default());
+        let recorder =
+            Self { catalogue, stage, board, orders, published, readers, running, closing, rings };
         recorder.publish();
         recorder
     }
 
     /// One packet of the stage, in the order in which they were copied.
     pub fn packet(&mut self, raw: &RawPacket<'_>) {
-        let Some(running) = &mut self.running else { return };
-        if raw.seen_ns < running.start_ns || raw.seen_ns >= running.end_ns {
-            return;
+        for running in &mut self.running {
+            running.packet(raw, &*self.stage);
         }
-        let place = (raw.point, raw.direction);
-        if !running.interfaces.contains_key(&place) {
-            running.join(raw.point, &*self.stage);
-        }
-        let Some(interface) = running.interfaces.get(&place) else { return };
-        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data);
-        packet.original_len = raw.original_len;
-        packet.interface = *interface;
-        packet.queue = Some(raw.queue);
-        packet.direction = Some(match raw.direction {
-            0 => Direction::Inbound,
-            _ => Direction::Outbound,
-        });
-        // Whether the capture has ended with it is seen at the next turn.
-        let _offered = running.capture.offer(&packet);
     }
 
     /// Everything but packets: losses, limits, the file's readers, and orders. `rings` is as of after the last packet.
@@ -138,27 +129,33 @@ impl Recorder {
         let lost = rings.lost.saturating_sub(self.rings.lost);
         self.rings = rings;
         self.catalogue.repair_one();
-        if let Some(running) = &mut self.running {
+        for running in &mut self.running {
             running.lose(lost);
             running.write(now);
             if let Err(error) = running.keep(now, &self.catalogue) {
                 tracing::warn!(%error, "what is known about the running capture was not kept");
             }
         }
-        self.end_if_due(now);
-        self.finish_if_drained(now);
+        self.end_those_due(now);
+        self.finish_those_drained(now);
         while !self.is_ending()
             && let Ok(order) = self.orders.try_recv()
         {
             self.obey(now, order);
+        }
+        if self.is_idle()
+            && let Some(reply) = self.closing.take()
+        {
+            self.answer(&reply, Ok(None));
         }
         self.publish();
     }
 
     /// Ends whatever runs, for the daemon's own end: to be followed by turns until [`Recorder::is_idle`].
     pub fn close(&mut self, now: Moment) {
-        if !self.is_ending() {
-            self.end(now, StopReason::DaemonStopped, Then::Nothing);
+        let ids: Vec<_> = self.running.iter().map(|running| running.view.id.clone()).collect();
+        for id in ids {
+            self.end(now, &id, StopReason::DaemonStopped, Then::Nothing);
         }
     }
 
@@ -170,51 +167,53 @@ impl Recorder {
     /// Whether nothing runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.running.is_none()
+        self.running.is_empty()
     }
 
     /// Whether a capture waits for the last of its packets, so that turns should follow at once.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.ending.is_some())
+        self.running.iter().any(|running| running.ending.is_some())
     }
 
     fn obey(&mut self, now: Moment, order: Order) {
         let Order { task, reply } = order;
-        let runs = |id: &str| self.running.as_ref().is_some_and(|running| running.view.id == id);
+        let runs = |id: &str| self.running.iter().any(|running| running.view.id == id);
         match task {
             Task::Start(plan) => {
-                let started = self.start(now, *plan).map(Some);
-                let told = started.is_ok();
-                if !self.answer(&reply, started) && told {
+                let started = self.start(now, *plan);
+                let id = started.as_ref().ok().map(|view| view.id.clone());
+                if !self.answer(&reply, started.map(Some))
+                    && let Some(id) = id
+                {
                     // Who wanted it has given up waiting, and will not stop it.
-                    self.end(now, StopReason::UserRequest, Then::Nothing);
+                    self.end(now, &id, StopReason::UserRequest, Then::Nothing);
                 }
             }
-            Task::Stop { id, reason } if runs(&id) => self.end(now, reason, Then::Reply(reply)),
+            Task::Stop { id, reason } if runs(&id) => {
+                self.end(now, &id, reason, Then::Reply(reply));
+            }
             Task::Stop { id, .. } => {
                 let found = self.catalogue.get(&id).cloned();
                 self.answer(&reply, found.map(Some).ok_or(CaptureError::Unknown(id)));
             }
             Task::Remove { id } if runs(&id) => {
-                self.end(now, StopReason::UserRequest, Then::Remove(reply));
+                self.end(now, &id, StopReason::UserRequest, Then::Remove(reply));
             }
             Task::Remove { id } => {
                 let removed = self.remove(&id);
                 self.answer(&reply, removed);
             }
-            Task::Shutdown if self.running.is_some() => {
-                self.end(now, StopReason::DaemonStopped, Then::Reply(reply));
-            }
             Task::Shutdown => {
-                self.answer(&reply, Ok(None));
+                self.close(now);
+                self.closing = Some(reply);
             }
         }
     }
 
     fn start(&mut self, now: Moment, plan: Plan) -> Result<CaptureView, CaptureError> {
-        if let Some(running) = &self.running {
-            return Err(CaptureError::Running(running.view.id.clone()));
+        if self.running.len() >= CAPTURES_MAX {
+            return Err(CaptureError::TooMany);
         }
         let dir = self.catalogue.dir().to_owned();
         let space = Space::of(&dir).map_err(|error| CaptureError::Failed(error.into()))?;
@@ -227,17 +226,19 @@ impl Recorder {
             point: plan.point,
         };
         let view = new_view(now, &plan);
-        let begun = Running::begin(now, plan, view.clone(), &self.catalogue).and_then(|running| {
-            self.stage.start(config).map(|()| running).map_err(|error| {
-                // It may be on at some of its hooks.
-                turn_off(&*self.stage);
-                CaptureError::Failed(error)
-            })
-        });
+        let begun =
+            Running::begin(now, plan, config, view.clone(), &self.catalogue).and_then(|running| {
+                self.running.push(running);
+                self.stage_all().map_err(|error| {
+                    self.running.pop();
+                    // It may be on at some of its hooks.
+                    self.restage();
+                    CaptureError::Failed(error)
+                })
+            });
         match begun {
-            Ok(running) => {
+            Ok(()) => {
                 tracing::info!(id = %view.id, "a capture has started");
-                self.running = Some(running);
                 Ok(view)
             }
             Err(error) => {
@@ -247,56 +248,70 @@ impl Recorder {
         }
     }
 
-    /// Ends the capture where there is a reason to.
-    fn end_if_due(&mut self, now: Moment) {
-        // The manager's own receiver is the only one that is no reader.
-        let is_read = self.published.receiver_count() > 1;
-        let Some(running) = &mut self.running else { return };
-        if is_read {
-            running.read_ns = now.monotonic_ns;
-        }
-        running.follow(&self.board);
-        let running = &*running;
-        let unread = || running.is_unread(now).then_some(StopReason::Unread);
-        let over = || (now.monotonic_ns >= running.end_ns).then_some(StopReason::DurationLimit);
-        let gone = || running.interfaces.is_empty().then_some(StopReason::InterfaceRemoved);
-        let full = || {
-            let space = Space::of(self.catalogue.dir()).ok()?;
-            space.is_used_up().then_some(StopReason::DiskFull)
-        };
-        if running.ending.is_none()
-            && let Some(reason) =
-                running.capture.stopped().or_else(over).or_else(unread).or_else(gone).or_else(full)
-        {
-            self.end(now, reason, Then::Nothing);
+    /// Lets the stage copy what any of the captures wants that do not end.
+    fn stage_all(&self) -> anyhow::Result<()> {
+        let copied = self.running.iter().filter(|running| running.ending.is_none());
+        match copied.map(|running| running.config).reduce(StageConfig::with) {
+            Some(all) => self.stage.start(all),
+            None => self.stage.stop(),
         }
     }
 
-    /// Turns the stage off; what it has copied is still to come.
-    fn end(&mut self, now: Moment, reason: StopReason, then: Then) {
-        let Some(running) = &mut self.running else { return };
-        turn_off(&*self.stage);
+    /// The same where nobody is there who could be told.
+    fn restage(&self) {
+        if let Err(error) = self.stage_all() {
+            tracing::error!(%error, "the capture stage was not changed; it ends at its deadline");
+        }
+    }
+
+    /// Ends captures where there is a reason to.
+    fn end_those_due(&mut self, now: Moment) {
+        let is_full = !self.running.is_empty()
+            && Space::of(self.catalogue.dir()).is_ok_and(|space| space.is_used_up());
+        let mut due = Vec::new();
+        for running in &mut self.running {
+            if self.readers.has(&running.view.id) {
+                running.read_ns = now.monotonic_ns;
+            }
+            running.follow(&self.board);
+            let full = is_full.then_some(StopReason::DiskFull);
+            if running.ending.is_none()
+                && let Some(reason) = running.is_due(now).or(full)
+            {
+                due.push((running.view.id.clone(), reason));
+            }
+        }
+        for (id, reason) in due {
+            self.end(now, &id, reason, Then::Nothing);
+        }
+    }
+
+    /// Lets nothing more be copied for a capture; what has been is still to come.
+    fn end(&mut self, now: Moment, id: &str, reason: StopReason, then: Then) {
+        let found = self.running.iter_mut().find(|running| running.view.id == id);
+        let Some(running) = found.filter(|running| running.ending.is_none()) else { return };
         let give_up_ns = now.monotonic_ns + DRAIN_MAX_NS;
         running.ending = Some(Ending { reason, until: None, give_up_ns, then });
+        self.restage();
     }
 
-    /// Finishes the capture when the ring has been read up to what was in it when the stage was turned off.
-    fn finish_if_drained(&mut self, now: Moment) {
+    /// Finishes captures when the ring has been read up to what was in it when nothing more was copied for them.
+    fn finish_those_drained(&mut self, now: Moment) {
         let rings = self.rings;
-        let Some(ending) = self.running.as_mut().and_then(|running| running.ending.as_mut()) else {
-            return;
-        };
-        let until = *ending.until.get_or_insert_with(|| rings.produced.saturating_sub(rings.lost));
-        let left = until.saturating_sub(rings.consumed);
-        if left > 0 && now.monotonic_ns < ending.give_up_ns {
-            return;
+        let is_drained = |running: &mut Running| running.is_drained(now, rings);
+        let drained: Vec<_> = self.running.extract_if(.., is_drained).collect();
+        for running in drained {
+            self.finish(now, running);
         }
-        let Some(mut running) = self.running.take() else { return };
+    }
+
+    fn finish(&mut self, now: Moment, mut running: Running) {
+        let Some(ending) = running.ending.take() else { return };
+        let left = ending.until.unwrap_or_default().saturating_sub(self.rings.consumed);
         if left > 0 {
             tracing::error!(records = left, "the ring did not give back what was put into it");
             running.capture.lose(None, Loss::Ring, left);
         }
-        let Some(ending) = running.ending.take() else { return };
         let view = running.finish(now, ending.reason);
         tracing::info!(id = %view.id, reason = view.stop_reason.map(StopReason::name), "a capture has ended");
         self.catalogue.add(view.clone());
@@ -328,7 +343,7 @@ impl Recorder {
 
     fn publish(&self) {
         let next = Snapshot {
-            running: self.running.as_ref().map(|running| running.view.clone()),
+            running: self.running.iter().map(|running| running.view.clone()).collect(),
             finished: self.catalogue.finished(),
             rings: self.rings,
         };
@@ -346,6 +361,7 @@ impl Running {
     fn begin(
         now: Moment,
         plan: Plan,
+        config: StageConfig,
         mut view: CaptureView,
         catalogue: &Catalogue,
     ) -> Result<Self, CaptureError> {
@@ -385,6 +401,7 @@ impl Running {
         view.bytes = capture.counters().bytes;
         Ok(Self {
             view,
+            config,
             capture,
             interfaces: plan.indexes,
             strangers: BTreeSet::new(),
@@ -396,6 +413,42 @@ impl Running {
             read_ns: now.monotonic_ns,
             ending: None,
         })
+    }
+
+    fn packet(&mut self, raw: &RawPacket<'_>, stage: &dyn Stage) {
+        if raw.seen_ns < self.start_ns || raw.seen_ns >= self.end_ns {
+            return;
+        }
+        let place = (raw.point, raw.direction);
+        if !self.interfaces.contains_key(&place) {
+            self.join(raw.point, stage);
+        }
+        let Some(interface) = self.interfaces.get(&place) else { return };
+        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data);
+        packet.original_len = raw.original_len;
+        packet.interface = *interface;
+        packet.queue = Some(raw.queue);
+        packet.direction = Some(match raw.direction {
+            0 => Direction::Inbound,
+            _ => Direction::Outbound,
+        });
+        // Whether the capture has ended with it is seen at the next turn.
+        let _offered = self.capture.offer(&packet);
+    }
+
+    /// Why it ends, if it does.
+    fn is_due(&self, now: Moment) -> Option<StopReason> {
+        let over = || (now.monotonic_ns >= self.end_ns).then_some(StopReason::DurationLimit);
+        let unread = || self.is_unread(now).then_some(StopReason::Unread);
+        let gone = || self.interfaces.is_empty().then_some(StopReason::InterfaceRemoved);
+        self.capture.stopped().or_else(over).or_else(unread).or_else(gone)
+    }
+
+    /// Whether it ends and all of its packets have come, or are not waited for any longer.
+    fn is_drained(&mut self, now: Moment, rings: RingsView) -> bool {
+        let Some(ending) = &mut self.ending else { return false };
+        let until = *ending.until.get_or_insert_with(|| rings.produced.saturating_sub(rings.lost));
+        until <= rings.consumed || now.monotonic_ns >= ending.give_up_ns
     }
 
     /// An interface has come: a capture of all of them has it from its first packet on.
@@ -534,12 +587,6 @@ fn new_view(now: Moment, plan: &Plan) -> CaptureView {
         written: 0,
         bytes: 0,
         lost: LostView::default(),
-    }
-}
-
-fn turn_off(stage: &dyn Stage) {
-    if let Err(error) = stage.stop() {
-        tracing::error!(%error, "the capture stage was not turned off; it ends at its deadline");
     }
 }
 

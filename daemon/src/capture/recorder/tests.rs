@@ -253,15 +253,43 @@ fn a_ring_that_gives_nothing_back_ends_the_wait_and_its_records_are_lost() {
 }
 
 #[test]
-fn only_one_capture_runs() {
+fn captures_run_beside_each_other_up_to_the_limit() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path());
-    let first = bench.start("{}");
+    let ids: Vec<_> = (0..CAPTURES_MAX).map(|_| bench.start("{}")).collect();
     let error = bench.try_start("{}").unwrap_err();
-    assert!(matches!(&error, CaptureError::Running(id) if *id == first), "{error}");
-    let view = bench.stop(&first);
-    assert_eq!(bench.stop(&first), view, "one that has ended stays as it is");
-    assert_ne!(bench.start("{}"), first);
+    assert!(matches!(error, CaptureError::TooMany) && error.to_string().contains("64"), "{error}");
+    bench.packet(60);
+    let view = bench.stop(&ids[7]);
+    assert_eq!(view.written, 1);
+    bench.packet(60);
+    let later = bench.start("{}");
+    assert!(!ids.contains(&later));
+    bench.packet(60);
+    bench.turn();
+    assert_eq!(bench.stop(&ids[7]), view, "one that has ended stays as it is");
+    assert_eq!(bench.stop(&ids[8]).written, 3, "it has missed nothing of what came meanwhile");
+    assert_eq!(bench.stop(&later).written, 1);
+    assert_eq!(bench.manager.list().len(), CAPTURES_MAX + 1);
+}
+
+#[test]
+fn the_stage_copies_what_any_of_them_wants() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(dir.path());
+    let config = |bench: &Bench| bench.switch.config.lock().unwrap().unwrap();
+    let short = r#"{"interface": "eth0", "snaplen": 100, "limits": {"seconds": 10}}"#;
+    let first = bench.start(short);
+    let alone = config(&bench);
+    assert_eq!((alone.point, alone.snaplen), (Some(1), 100));
+    let second = bench.start(r#"{"interface": "eth1", "snaplen": 200, "limits": {"seconds": 5}}"#);
+    let both = StageConfig { point: None, snaplen: 200, ..alone };
+    assert_eq!(config(&bench), both, "both interfaces, the longer one and the later end");
+    bench.stop(&second);
+    assert_eq!(config(&bench), alone);
+    assert!(bench.switch.on.load(Ordering::Relaxed), "the other one goes on");
+    bench.stop(&first);
+    assert!(!bench.switch.on.load(Ordering::Relaxed));
 }
 
 #[test]
@@ -276,9 +304,6 @@ fn answers_need_no_turn() {
     assert_eq!(bench.manager.list().len(), 1);
     assert_eq!(bench.manager.open(&id).unwrap().1.id, id);
     assert_eq!(bench.manager.rings().produced, 1);
-    let request: CaptureRequest = serde_json::from_str("{}").unwrap();
-    let refused = bench.manager.start(request).unwrap_err();
-    assert!(matches!(refused, CaptureError::Running(_)), "{refused}");
 }
 
 #[test]
@@ -310,12 +335,18 @@ fn a_capture_that_nobody_reads_any_more_ends_where_it_was_asked_to() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path());
     let id = bench.start(r#"{"limits": {"seconds": 600, "unread_seconds": 10}}"#);
-    let reader = bench.manager.follow();
+    let other = bench.start(r#"{"limits": {"seconds": 600, "unread_seconds": 15}}"#);
+    let reader = bench.manager.read(&id);
     for _ in 0..20 {
         bench.pass(SECOND_NS);
         bench.turn();
     }
     assert_eq!(bench.view(&id).state, CaptureState::Running, "it is read");
+    assert_eq!(
+        bench.view(&other).stop_reason,
+        Some(StopReason::Unread),
+        "and the other one is not"
+    );
     drop(reader);
     bench.pass(9 * SECOND_NS);
     bench.turn();
