@@ -16,7 +16,7 @@ use libloading::Library;
 use super::error::{FilterError, advice};
 use super::program::Instruction;
 use super::treatment::{Reading, Treatment};
-use super::{Filter, place};
+use super::{Filter, place, program};
 use crate::{LinkType, Snaplen};
 
 /// Longest expression, in bytes.
@@ -132,6 +132,9 @@ impl Libpcap {
         let instructions = self
             .instructions(&text, link_type, snaplen)
             .map_err(|reason| self.mistake(expression, link_type, reason))?;
+        if program::asks_the_kernel(&instructions) {
+            return Err(FilterError::NotOfTheFrame { expression: expression.to_owned() });
+        }
         Filter::try_new(expression, link_type, instructions)
             .map_err(|source| FilterError::Program { expression: expression.to_owned(), source })
     }
@@ -349,6 +352,16 @@ mod tests {
         let error = result.unwrap_err();
         let FilterError::Program { source, .. } = error else { panic!("{error:?}") };
         assert!(matches!(source, ProgramError::Jump { .. }));
+    }
+
+    #[test]
+    fn what_is_not_in_the_frame_is_refused() {
+        for (expression, position) in [("inbound", 0), ("tcp and not outbound", 12)] {
+            let Some(result) = compile(expression) else { return };
+            let error = result.unwrap_err();
+            assert!(matches!(error, FilterError::NotOfTheFrame { .. }), "{error:?}");
+            assert_eq!(error.position(), Some(position), "{error}");
+        }
     }
 
     #[test]

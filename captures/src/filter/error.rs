@@ -46,6 +46,15 @@ pub enum FilterError {
     /// The expression has a NUL byte, behind which libpcap would see nothing.
     #[error("cannot compile a capture filter with a NUL byte in it; remove the byte")]
     NulByte,
+    /// The expression asks for what only the kernel knows of a packet.
+    #[error(
+        "cannot compile the capture filter `{expression}`: `inbound` and `outbound` are no bytes of a frame; leave them \
+         out, and tell directions by the interfaces of the capture's file"
+    )]
+    NotOfTheFrame {
+        /// The expression.
+        expression: String,
+    },
     /// libpcap made a program that is not run here.
     #[error("cannot run the capture filter `{expression}`")]
     Program {
@@ -62,6 +71,9 @@ impl FilterError {
         match self {
             Self::Expression { position, .. } => *position,
             Self::Program { expression, .. } => expression.find("protochain"),
+            Self::NotOfTheFrame { expression } => {
+                ["inbound", "outbound"].iter().find_map(|word| expression.find(word))
+            }
             Self::LibpcapMissing { .. } | Self::TooLong { .. } | Self::NulByte => None,
         }
     }

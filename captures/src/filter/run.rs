@@ -8,8 +8,8 @@
 //! * division and modulo by X = 0 end it with 0; a shift by X of 32 or more gives 0;
 //! * `ldxb 4*([k]&0xf)` leaves A alone; `ld #len` is the length on the wire;
 //! * the kernel's extensions (`SKF_AD_*`, loads at 0xfffff000 and above) are loads outside the
-//!   packet like any other. libpcap makes them only for live sockets, never for what is compiled
-//!   here.
+//!   packet like any other. libpcap makes them for `inbound` and the like, which are refused when
+//!   they are compiled.
 
 use super::program::{Condition, Instruction, Operand, Operation, Operator, SCRATCH_WORDS, Size};
 use super::views::Seen;
