@@ -148,6 +148,33 @@ fn a_bad_request_says_what_is_wrong() {
 }
 
 #[test]
+fn a_filter_is_explained_or_refused_with_its_place() {
+    let daemon = Daemon::start();
+    let validate = |body: Value| daemon.post("/api/v1/filters/validate", &body);
+    let (status, answer) = validate(json!({ "filter": "tcp port 80" }));
+    if answer["code"] == "libpcap_missing" {
+        println!("skipped: {answer}");
+        return;
+    }
+    assert_eq!((status, &answer["valid"]), (200, &json!(true)), "{answer}");
+    assert_eq!((&answer["treatment"], &answer["link"]), (&json!("tolerant"), &json!("ethernet")));
+    assert_eq!(answer["programs"][0]["views"], json!(["untagged", "inner"]));
+    assert_eq!(answer["instructions"], answer["programs"][0]["instructions"]);
+    let (_, strict) =
+        validate(json!({ "filter": "tcp port 80", "strict": true, "link": "raw_ip" }));
+    assert_eq!((&strict["treatment"], &strict["link"]), (&json!("strict"), &json!("raw_ip")));
+    assert_eq!(strict["programs"][0]["views"], json!(["as_it_is"]));
+    assert!(strict["reach_bytes"].as_u64() < answer["reach_bytes"].as_u64(), "{strict}");
+    let (status, problem) = validate(json!({ "filter": "tcp port 80 and prot 7" }));
+    assert_eq!((status, &problem["code"]), (400, &json!("invalid_filter")), "{problem}");
+    assert_eq!((&problem["parameter"], &problem["position"]), (&json!("filter"), &json!(16)));
+    for body in [json!({}), json!({ "filter": "tcp", "link": "token_ring" })] {
+        let (status, problem) = validate(body);
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid_body")), "{problem}");
+    }
+}
+
+#[test]
 fn a_parameter_at_fault_is_named_and_a_cursor_keeps_its_order() {
     let daemon = Daemon::start();
     for name in ["colour", "limit", "cursor", "sort", "port", "address", "state", "live"] {

@@ -319,7 +319,13 @@ fn refusals_say_what_is_wrong() {
     let daemon = Daemon::start(folder.path());
     let captures = "/api/v1/captures";
     for (body, status, code, parameter, word) in [
-        (json!({ "filter": "tcp prot 80" }), 400, "invalid_filter", None, "syntax error"),
+        (
+            json!({ "filter": "tcp prot 80" }),
+            400,
+            "invalid_filter",
+            Some("filter"),
+            "syntax error at `prot`",
+        ),
         (json!({ "snaplen": 262_145 }), 422, "invalid_field", Some("snaplen"), "262144"),
         (
             json!({ "limits": { "seconds": 86_401 } }),

@@ -151,6 +151,15 @@ pub(super) fn reach(program: &[Instruction]) -> u32 {
     operations().map(end).max().unwrap_or(0)
 }
 
+/// Whether a program asks the kernel about a packet in place of reading its bytes (`SKF_AD_OFF`, `SKF_NET_OFF` and
+/// `SKF_LL_OFF` of linux/filter.h): such loads are outside of every packet here.
+pub(super) fn asks_the_kernel(program: &[Instruction]) -> bool {
+    const KERNEL: u32 = 0xffe0_0000;
+    program
+        .iter()
+        .any(|one| matches!(one.operation(), Some(Operation::LoadAbsolute(_))) && one.k >= KERNEL)
+}
+
 impl Instruction {
     /// What this instruction does; `None` for a code that nothing has defined.
     pub(super) fn operation(self) -> Option<Operation> {

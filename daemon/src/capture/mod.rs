@@ -6,6 +6,7 @@
 //! A disk that is too slow shows as loss at the kernel's ring, counted by the kernel: there is no second queue.
 
 mod catalogue;
+mod explain;
 mod manager;
 mod plan;
 pub mod reader;
@@ -20,6 +21,7 @@ use datapath::layout::CAPTURE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{KEPT_BYTES_MAX, KEPT_MAX, Keep};
+pub use explain::{FilterLink, FilterRequest, FilterView, explain};
 pub use manager::{CaptureManager, Reading, Snapshot, open};
 pub use recorder::Recorder;
 
@@ -53,6 +55,9 @@ pub struct CaptureRequest {
     /// tcpdump's filter language; absent or empty for every packet.
     #[serde(default)]
     pub filter: String,
+    /// Whether frames are filtered as they are on the wire, rather than through tags and into a tunnel.
+    #[serde(default)]
+    pub strict: bool,
     /// Interface as in `/interfaces`; absent for all.
     #[serde(default)]
     pub interface: Option<String>,
@@ -107,6 +112,9 @@ pub struct CaptureView {
     pub stop_reason: Option<StopReason>,
     /// The filter.
     pub filter: String,
+    /// Whether frames are filtered as they are on the wire.
+    #[serde(default)]
+    pub strict: bool,
     /// The interface, if only one.
     pub interface: Option<String>,
     /// Most bytes of each packet.

@@ -577,6 +577,7 @@ fn new_view(now: Moment, plan: &Plan) -> CaptureView {
         state: CaptureState::Running,
         stop_reason: None,
         filter: plan.request.filter.clone(),
+        strict: plan.request.strict,
         interface: plan.request.interface.clone(),
         snaplen: plan.request.snaplen,
         limits: plan.request.limits,
