@@ -12,6 +12,7 @@ mod kept;
 mod meta;
 mod rules;
 mod trail;
+mod views;
 
 pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
 pub use ended::EndedFlow;
@@ -40,6 +41,7 @@ pub use trail::{
     AGAIN_MAX, Again, HOLES_MAX, Hole, Opened, PASSED_MAX, Passed, TROUBLES_DEFAULT, Trail,
     Trouble, TroubleSide, VERDICTS, VerdictCounts,
 };
+pub use views::{VIEW_AT_MAX, VIEW_BYTES_MAX, VIEWS, VIEWS_BYTES, Views};
 
 /// Version of every layout in this module; pinned maps of another version are never read.
 pub const ABI_VERSION: u32 = 5;
