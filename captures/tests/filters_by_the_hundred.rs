@@ -21,7 +21,7 @@ mod wrapped;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 
 use build::Order;
@@ -103,20 +103,18 @@ fn pcap(
 
 /// Indexes of what tcpdump chooses; `None` where it refuses the expression.
 fn tcpdump(path: &Path, expression: &str) -> Option<Chosen> {
-    let mut child = Command::new("tcpdump")
+    let output = Command::new("tcpdump")
         .args(["-r", "-", "-w", "-", "--", expression])
-        .stdin(File::open(path).unwrap())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .stdin(File::open(path).ok()?)
+        .output()
+        .ok()?;
     let mut chosen = Chosen::new();
-    if let Ok(mut reader) = PacketReader::new(child.stdout.take().unwrap()) {
+    if let Ok(mut reader) = PacketReader::new(output.stdout.as_slice()) {
         while let Ok(Some(read)) = reader.next_packet() {
             chosen.insert(read.packet.time_ns / 1_000_000_000);
         }
     }
-    child.wait().unwrap().success().then_some(chosen)
+    output.status.success().then_some(chosen)
 }
 
 /// Some frames of every file of the corpus, if it is there, and of the project's own; and one of them in every wrapping.

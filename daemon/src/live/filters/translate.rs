@@ -27,7 +27,8 @@ pub(super) const VIEWS: Register = Register::R9;
 /// The stack, at whose top the scratch words are.
 const STACK: Register = Register::R10;
 
-const BYTES_MAX: u32 = VIEW_BYTES_MAX as u32;
+const BYTES_MAX: u32 = 4_096;
+const _: () = assert!(BYTES_MAX as usize == VIEW_BYTES_MAX);
 
 /// Why a filter cannot be translated: the place of an instruction that means nothing, or jumps out of it or back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
