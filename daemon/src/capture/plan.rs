@@ -203,7 +203,7 @@ mod tests {
         let interfaces = [interface("a", 1, "attached")];
         for (json, bytes) in [
             (r#"{"snaplen": 96}"#, 96),
-            (r#"{"snaplen": 96, "filter": "udp port 53"}"#, 96),
+            (r#"{"snaplen": 96, "filter": "udp port 53", "strict": true}"#, 96),
             (r#"{"snaplen": 20, "filter": "udp port 53", "strict": true}"#, 78),
             (r#"{"snaplen": 20, "filter": "udp port 4789"}"#, 78 + 8),
             (r#"{"snaplen": 20, "filter": "udp port 53"}"#, 78 + 8 + 512),
