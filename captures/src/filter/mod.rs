@@ -18,7 +18,10 @@ use std::iter;
 pub use compile::{FILTER_MAX, Libpcap};
 pub use error::FilterError;
 pub use listing::listing;
-pub use program::{INSTRUCTIONS_MAX, Instruction, ProgramError};
+pub use program::{
+    Condition, INSTRUCTIONS_MAX, Instruction, Operand, Operation, Operator, ProgramError,
+    SCRATCH_WORDS, Size, check,
+};
 pub use treatment::{Reading, Treatment, Why};
 pub use views::{EXTENSIONS_MAX, INNER_OFFSET_MAX, Seen, TAGS_MAX, View};
 
@@ -45,7 +48,7 @@ impl Filter {
         link_type: LinkType,
         instructions: Vec<Instruction>,
     ) -> Result<Self, ProgramError> {
-        program::check(&instructions)?;
+        check(&instructions)?;
         let reading = Reading::as_it_is(Why::Strict);
         let expression = expression.to_owned();
         Ok(Self { expression, link_type, reading, instructions, for_inner: None })

@@ -56,17 +56,6 @@ pub(super) enum Size {
     Double = 0x18,
 }
 
-impl Size {
-    pub(super) const fn bytes(self) -> u32 {
-        match self {
-            Self::Byte => 1,
-            Self::Half => 2,
-            Self::Word => 4,
-            Self::Double => 8,
-        }
-    }
-}
-
 /// Classic BPF has the same numbers for those that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operator {

@@ -27,16 +27,13 @@ use super::Object;
 /// Why there is no program.
 #[derive(Debug, thiserror::Error)]
 pub enum FiltersError {
-    /// An instruction means nothing, or jumps out of its filter or back.
-    #[error(
-        "cannot translate the filter in slot {slot}: instruction {at} means nothing or leaves the filter; \
-         compile the expression again"
-    )]
+    /// The program is none that could be run.
+    #[error("cannot translate the filter in slot {slot}: {source}; compile the expression again")]
     Senseless {
         /// The filter's slot.
         slot: u8,
-        /// The place of the instruction.
-        at: usize,
+        /// What is wrong with it, and where.
+        source: captures::filter::ProgramError,
     },
     /// A filter is too long for the offsets of its jumps.
     #[error(

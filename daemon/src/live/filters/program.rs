@@ -27,7 +27,7 @@ use datapath::{
 use super::{
     FiltersError,
     asm::{Assembler, Condition, Label, Operand, Operator, Register, Size, Width, Word},
-    translate::{self, BASE, Exits, LENGTH, VIEWS, translate},
+    translate::{BASE, Exits, LENGTH, VIEWS, translate},
 };
 use crate::live::Object;
 
@@ -282,7 +282,7 @@ impl Program {
         let exits = Exits { matched, rejected: next };
         let original_len = field(offset_of!(Views, original_len));
         translate(asm, &alternative.instructions, exits, original_len)
-            .map_err(|translate::Senseless { at }| FiltersError::Senseless { slot: slot.0, at })?;
+            .map_err(|source| FiltersError::Senseless { slot: slot.0, source })?;
         if asm.is_used(matched) {
             asm.place(matched);
             asm.arithmetic(Width::Half, Operator::Or, FOUND, bit);

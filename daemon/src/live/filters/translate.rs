@@ -6,12 +6,14 @@
 //! And a run of instructions without a branch checks the packet's length once, for the load that reaches farthest:
 //! one load outside of the packet ends the filter with no match, whatever came before it.
 
-use captures::filter::Instruction;
+use captures::filter::{
+    self as classic, Instruction, Operation, ProgramError, SCRATCH_WORDS, check,
+};
 use datapath::layout::VIEW_BYTES_MAX;
 
 use super::{
     asm::{Assembler, Condition, Label, Operand, Operator, Register, Size, Width},
-    classic::{self, Cells, Operation, Place, SCRATCH_WORDS},
+    classic::{Cells, Touches as _},
 };
 
 /// Where the pieces of the classic machine are; `R2` is free for all.
@@ -30,12 +32,6 @@ const STACK: Register = Register::R10;
 const BYTES_MAX: u32 = 4_096;
 const _: () = assert!(BYTES_MAX as usize == VIEW_BYTES_MAX);
 
-/// Why a filter cannot be translated: the place of an instruction that means nothing, or jumps out of it or back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Senseless {
-    pub(super) at: usize,
-}
-
 /// Where a filter ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Exits {
@@ -49,7 +45,7 @@ pub(super) fn translate(
     program: &[Instruction],
     exits: Exits,
     original_len: i16,
-) -> Result<(), Senseless> {
+) -> Result<(), ProgramError> {
     let steps = parse(program)?;
     let mut begin = Cells::default();
     let starts = starts(&steps, &mut begin);
@@ -71,15 +67,12 @@ pub(super) fn translate(
 
 type Step = (Operation, Instruction);
 
-fn parse(program: &[Instruction]) -> Result<Vec<Step>, Senseless> {
+fn parse(program: &[Instruction]) -> Result<Vec<Step>, ProgramError> {
+    check(program)?;
     let step = |(at, instruction): (usize, &Instruction)| {
-        let operation = Operation::of(*instruction).ok_or(Senseless { at })?;
-        let stays = operation.successors(*instruction, at).iter().all(|next| *next < program.len());
-        stays.then_some((operation, *instruction)).ok_or(Senseless { at })
+        let unknown = ProgramError::UnknownCode { at, code: instruction.code };
+        instruction.operation().map(|operation| (operation, *instruction)).ok_or(unknown)
     };
-    if program.is_empty() {
-        return Err(Senseless { at: 0 });
-    }
     program.iter().enumerate().map(step).collect()
 }
 
@@ -164,23 +157,21 @@ impl Filter<'_> {
     fn step(&mut self, operation: Operation, instruction: Instruction, at: usize) {
         let k = instruction.k;
         match operation {
-            Operation::Load(size) => self.read(size, A, BASE, offset(k)),
+            Operation::LoadAbsolute(size) => self.read(size, A, BASE, offset(k)),
             Operation::LoadIndirect(size) => self.load_indirect(size, k),
-            Operation::LoadHeaderLength => {
+            Operation::LoadXHeaderLength => {
                 self.asm.load(Size::Byte, X, BASE, offset(k));
                 self.asm.arithmetic(Width::Half, Operator::And, X, Operand::Value(0xf));
                 self.asm.arithmetic(Width::Half, Operator::ShiftLeft, X, Operand::Value(2));
             }
-            Operation::SetConstant(place) => self.asm.set(register(place), Operand::Value(k)),
-            Operation::SetLength(place) => {
-                self.asm.load(Size::Word, register(place), VIEWS, self.original_len);
-            }
-            Operation::SetScratch(place) => {
-                self.asm.load(Size::Word, register(place), STACK, scratch(k));
-            }
-            Operation::Store(place) => {
-                self.asm.store(Size::Word, STACK, scratch(k), register(place));
-            }
+            Operation::LoadConstant => self.asm.set(A, Operand::Value(k)),
+            Operation::LoadXConstant => self.asm.set(X, Operand::Value(k)),
+            Operation::LoadLength => self.asm.load(Size::Word, A, VIEWS, self.original_len),
+            Operation::LoadXLength => self.asm.load(Size::Word, X, VIEWS, self.original_len),
+            Operation::LoadScratch => self.asm.load(Size::Word, A, STACK, scratch(k)),
+            Operation::LoadXScratch => self.asm.load(Size::Word, X, STACK, scratch(k)),
+            Operation::Store => self.asm.store(Size::Word, STACK, scratch(k), A),
+            Operation::StoreX => self.asm.store(Size::Word, STACK, scratch(k), X),
             Operation::Arithmetic(operator, operand) => self.arithmetic(operator, operand, k),
             Operation::Negate => {
                 self.asm.arithmetic(Width::Half, Operator::Negate, A, Operand::Value(0));
@@ -189,7 +180,7 @@ impl Filter<'_> {
             Operation::Jump if k == 0 => {}
             Operation::Jump => self.asm.jump(self.labels[at + 1 + k as usize]),
             Operation::Branch(condition, operand) => {
-                self.branch(condition, value(operand, k), instruction, at);
+                self.branch(condition.into(), value(operand, k), instruction, at);
             }
             Operation::ReturnConstant => {
                 let exit = if k == 0 { self.exits.rejected } else { self.exits.matched };
@@ -206,7 +197,7 @@ impl Filter<'_> {
 
     /// A = packet at X + k. The sum is of 64 bits, so that it cannot wrap. The first comparison is for verifiers before
     /// 6.8, which learn nothing from one of two registers, and makes the second all that a filter needs.
-    fn load_indirect(&mut self, size: Size, k: u32) {
+    fn load_indirect(&mut self, size: classic::Size, k: u32) {
         let end = k + size.bytes();
         self.asm.set(FREE, Operand::Register(X));
         self.reject_if(Width::Full, Condition::Greater, FREE, Operand::Value(BYTES_MAX - end));
@@ -217,14 +208,15 @@ impl Filter<'_> {
     }
 
     /// A number in network order.
-    fn read(&mut self, size: Size, to: Register, from: Register, offset: i16) {
-        self.asm.load(size, to, from, offset);
-        if size != Size::Byte {
+    fn read(&mut self, size: classic::Size, to: Register, from: Register, offset: i16) {
+        self.asm.load(size.into(), to, from, offset);
+        if size != classic::Size::Byte {
             self.asm.swap(to, size.bytes() * 8);
         }
     }
 
-    fn arithmetic(&mut self, operator: Operator, operand: classic::Operand, k: u32) {
+    fn arithmetic(&mut self, operator: classic::Operator, operand: classic::Operand, k: u32) {
+        let operator = Operator::from(operator);
         let by_x = operand == classic::Operand::X;
         if by_x && matches!(operator, Operator::Divide | Operator::Modulo) {
             self.reject_if(Width::Half, Condition::Equal, X, Operand::Value(0));
@@ -262,10 +254,41 @@ impl Filter<'_> {
     }
 }
 
-const fn register(place: Place) -> Register {
-    match place {
-        Place::A => A,
-        Place::X => X,
+impl From<classic::Size> for Size {
+    fn from(size: classic::Size) -> Self {
+        match size {
+            classic::Size::Word => Self::Word,
+            classic::Size::Half => Self::Half,
+            classic::Size::Byte => Self::Byte,
+        }
+    }
+}
+
+impl From<classic::Operator> for Operator {
+    fn from(operator: classic::Operator) -> Self {
+        match operator {
+            classic::Operator::Add => Self::Add,
+            classic::Operator::Subtract => Self::Subtract,
+            classic::Operator::Multiply => Self::Multiply,
+            classic::Operator::Divide => Self::Divide,
+            classic::Operator::Or => Self::Or,
+            classic::Operator::And => Self::And,
+            classic::Operator::ShiftLeft => Self::ShiftLeft,
+            classic::Operator::ShiftRight => Self::ShiftRight,
+            classic::Operator::Modulo => Self::Modulo,
+            classic::Operator::Xor => Self::Xor,
+        }
+    }
+}
+
+impl From<classic::Condition> for Condition {
+    fn from(condition: classic::Condition) -> Self {
+        match condition {
+            classic::Condition::Equal => Self::Equal,
+            classic::Condition::Greater => Self::Greater,
+            classic::Condition::GreaterOrEqual => Self::GreaterOrEqual,
+            classic::Condition::AnyBit => Self::AnyBit,
+        }
     }
 }
 
