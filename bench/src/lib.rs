@@ -9,6 +9,7 @@
 pub mod beside;
 pub mod door;
 pub mod error;
+pub mod filters;
 pub mod frames;
 pub mod gates;
 pub mod machine;

@@ -18,7 +18,7 @@ mod link_type;
 mod packet;
 pub mod session;
 
-pub use filter::{Filter, FilterError, Libpcap};
+pub use filter::{Filter, FilterError, Libpcap, Reading, Treatment, View};
 pub use format::Format;
 pub use format::read::{PacketReader, ReadError, ReadPacket};
 pub use interface::InterfaceDescription;

@@ -148,6 +148,33 @@ fn a_bad_request_says_what_is_wrong() {
 }
 
 #[test]
+fn a_filter_is_explained_or_refused_with_its_place() {
+    let daemon = Daemon::start();
+    let validate = |body: Value| daemon.post("/api/v1/filters/validate", &body);
+    let (status, answer) = validate(json!({ "filter": "tcp port 80" }));
+    if answer["code"] == "libpcap_missing" {
+        println!("skipped: {answer}");
+        return;
+    }
+    assert_eq!((status, &answer["valid"]), (200, &json!(true)), "{answer}");
+    assert_eq!((&answer["treatment"], &answer["link"]), (&json!("tolerant"), &json!("ethernet")));
+    assert_eq!(answer["programs"][0]["views"], json!(["untagged", "inner"]));
+    assert_eq!(answer["instructions"], answer["programs"][0]["instructions"]);
+    let (_, strict) =
+        validate(json!({ "filter": "tcp port 80", "strict": true, "link": "raw_ip" }));
+    assert_eq!((&strict["treatment"], &strict["link"]), (&json!("strict"), &json!("raw_ip")));
+    assert_eq!(strict["programs"][0]["views"], json!(["as_it_is"]));
+    assert!(strict["reach_bytes"].as_u64() < answer["reach_bytes"].as_u64(), "{strict}");
+    let (status, problem) = validate(json!({ "filter": "tcp port 80 and prot 7" }));
+    assert_eq!((status, &problem["code"]), (400, &json!("invalid_filter")), "{problem}");
+    assert_eq!((&problem["parameter"], &problem["position"]), (&json!("filter"), &json!(16)));
+    for body in [json!({}), json!({ "filter": "tcp", "link": "token_ring" })] {
+        let (status, problem) = validate(body);
+        assert_eq!((status, &problem["code"]), (400, &json!("invalid_body")), "{problem}");
+    }
+}
+
+#[test]
 fn a_parameter_at_fault_is_named_and_a_cursor_keeps_its_order() {
     let daemon = Daemon::start();
     for name in ["colour", "limit", "cursor", "sort", "port", "address", "state", "live"] {
@@ -162,14 +189,14 @@ fn a_parameter_at_fault_is_named_and_a_cursor_keeps_its_order() {
 }
 
 #[test]
-fn a_capture_runs_alone_and_its_file_is_whole() {
+fn captures_run_beside_each_other_and_their_files_are_whole() {
     let daemon = Daemon::start();
     let (status, answer) =
         daemon.post("/api/v1/captures", &json!({ "filter": "tcp", "limits": { "packets": 120 } }));
     assert_eq!(status, 201, "{answer}");
     let id = answer["capture"]["id"].as_str().unwrap().to_owned();
-    let (status, problem) = daemon.post("/api/v1/captures", &json!({}));
-    assert_eq!((status, &problem["code"]), (409, &json!("capture_running")));
+    let (status, beside) = daemon.post("/api/v1/captures", &json!({ "filter": "udp" }));
+    assert_eq!(status, 201, "{beside}");
     let file = daemon.folder().join("live.pcapng");
     let socket = daemon.socket();
     let args =
@@ -187,6 +214,12 @@ fn a_capture_runs_alone_and_its_file_is_whole() {
         packets += 1;
     }
     assert_eq!(packets, 120);
+    let beside = beside["capture"]["id"].as_str().unwrap();
+    let (status, answer) = daemon.post(&format!("/api/v1/captures/{beside}/stop"), &json!({}));
+    let stopped = &answer["capture"];
+    assert_eq!((status, &stopped["stop_reason"]), (200, &json!("user_request")), "{answer}");
+    assert_eq!(stopped["written"], stopped["matched"]);
+    assert!(stopped["written"].as_u64() > Some(0), "{answer}");
     let deleted = daemon.ask_unix(&["-X", "DELETE"], &format!("/api/v1/captures/{id}"));
     assert_eq!(deleted.status, 204);
     assert_eq!(daemon.get(&format!("/api/v1/captures/{id}")).0, 404);

@@ -232,7 +232,7 @@ fn every_code_in_the_source_is_documented() {
             codes.extend(call.split('"').nth(1).filter(|text| is_code(text)).map(str::to_owned));
         }
     }
-    assert!(codes.contains("capture_running") && codes.contains("too_many_logins"), "{codes:?}");
+    assert!(codes.contains("too_many_captures") && codes.contains("too_many_logins"), "{codes:?}");
     for code in &codes {
         assert!(documentation.contains(&format!("| `{code}` |")), "docs/api.md lacks `{code}`");
     }

@@ -345,6 +345,7 @@ fn a_rule_waits_for_an_interface_that_went_while_nobody_was_there() {
             linnet.adopt_again("")
         }
         assert_eq!(linnet.see("/api/v1/rules", "rules"), rules["rules"]);
+        wait_for("it to be seen to have gone", || is_watched(&linnet).is_none().then_some(()));
         add();
         wait_for("it to be watched again", || is_watched(&linnet));
         let before = ignored(&linnet);

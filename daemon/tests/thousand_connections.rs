@@ -318,15 +318,12 @@ fn close_some(pairs: Vec<Pair>) -> Vec<Pair> {
 
 /// Every row at the server against conntrack there: states and counters. Conntrack counts a super-packet once.
 fn hold_conntrack(end: &End<'_>, linnet: &Linnet, contended: &[Vec<u64>; 2]) {
-    let mut theirs = stack::tracked(end.namespace, PORT);
-    wait_for("the connections to come to rest", || {
-        let next = stack::tracked(end.namespace, PORT);
-        let rests = next == theirs;
-        theirs = next;
-        rests.then_some(())
+    let (rows, theirs) = wait_for("the connections to come to rest", || {
+        let before = stack::tracked(end.namespace, PORT);
+        let rows = rows(linnet, &end.spec);
+        (stack::tracked(end.namespace, PORT) == before).then_some((rows, before))
     });
     assert_eq!(theirs.len(), CONNECTIONS);
-    let rows = rows(linnet, &end.spec);
     let mut states: BTreeMap<String, usize> = BTreeMap::new();
     let mut exempt = 0;
     for (port, row) in &rows {

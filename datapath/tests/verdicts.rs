@@ -217,7 +217,7 @@ fn without_numbers_only_what_comes_well_within_the_round_trip_is_reordered() {
     };
     let shaken = Some(ROUND_TRIP_MS * MS);
     let filled = Verdicts { lost_upstream: 1, ..retransmitted(1) };
-    assert_eq!(told(shaken, 20 * MS).reordered_segments, 1);
+    assert_eq!(told(shaken, 19 * MS).reordered_segments, 1);
     assert_eq!(told(shaken, 22 * MS), Verdicts::default(), "nothing decides");
     assert_eq!(told(shaken, 41 * MS), filled, "since the hole opened, not since the last segment");
     assert_eq!(told(None, 3 * MS), Verdicts::default(), "nothing decides");

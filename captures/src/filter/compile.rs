@@ -12,10 +12,11 @@ use std::slice;
 use std::sync::{Mutex, PoisonError};
 
 use libloading::Library;
-use thiserror::Error;
 
-use super::Filter;
-use super::program::{Instruction, ProgramError};
+use super::error::{FilterError, advice};
+use super::program::Instruction;
+use super::treatment::{Reading, Treatment};
+use super::{Filter, place, program};
 use crate::{LinkType, Snaplen};
 
 /// Longest expression, in bytes.
@@ -108,7 +109,7 @@ impl Libpcap {
         }
     }
 
-    /// Compiles an expression in tcpdump's language for packets of `link_type`.
+    /// Compiles an expression in tcpdump's language for packets of `link_type`, which are read as they are.
     ///
     /// An empty expression (or one of white space) matches everything. `snaplen` is what the
     /// program returns for a match; it cuts nothing here.
@@ -128,11 +129,51 @@ impl Libpcap {
         if expression.trim().is_empty() {
             return Ok(Filter::match_all(link_type));
         }
-        let instructions = self.instructions(&text, link_type, snaplen).map_err(|message| {
-            FilterError::Syntax { expression: expression.to_owned(), message }
-        })?;
+        let instructions = self
+            .instructions(&text, link_type, snaplen)
+            .map_err(|reason| self.mistake(expression, link_type, reason))?;
+        if program::asks_the_kernel(&instructions) {
+            return Err(FilterError::NotOfTheFrame { expression: expression.to_owned() });
+        }
         Filter::try_new(expression, link_type, instructions)
             .map_err(|source| FilterError::Program { expression: expression.to_owned(), source })
+    }
+
+    /// As [`Self::compile`], for packets that are read as `treatment` says.
+    ///
+    /// What a raw IP packet's tunnel carries may be Ethernet, so that a second program is compiled for it.
+    pub fn compile_as(
+        &self,
+        treatment: Treatment,
+        expression: &str,
+        link_type: LinkType,
+        snaplen: Snaplen,
+    ) -> Result<Filter, FilterError> {
+        let filter = self.compile(expression, link_type, snaplen)?;
+        let reading = Reading::of(treatment, expression, link_type);
+        let for_inner = if reading.tunnel_closed.is_none() && link_type != LinkType::ETHERNET {
+            let inner = self.compile(expression, LinkType::ETHERNET, snaplen)?;
+            Some(inner.instructions)
+        } else {
+            None
+        };
+        Ok(filter.read_as(reading, for_inner))
+    }
+
+    /// What is wrong with an expression, and where.
+    fn mistake(&self, expression: &str, link_type: LinkType, reason: String) -> FilterError {
+        let complaint = |text: &str| {
+            let text = CString::new(text).ok()?;
+            self.instructions(&text, link_type, Snaplen::WHOLE).err()
+        };
+        let place = place::find(expression, &reason, complaint);
+        FilterError::Expression {
+            expression: expression.to_owned(),
+            advice: advice(&reason, place.as_ref().map(|place| place.token.as_str())),
+            position: place.as_ref().map(|place| place.position),
+            token: place.map(|place| place.token),
+            reason,
+        }
     }
 
     /// The program libpcap makes of `text`, or its message.
@@ -190,54 +231,13 @@ fn dlt(link_type: LinkType) -> c_int {
     })
 }
 
-/// Why there is no filter.
-#[derive(Debug, Error)]
-pub enum FilterError {
-    /// The library is not on this machine.
-    #[error("cannot compile capture filters: libpcap is not found ({reason}); {remedy}")]
-    LibpcapMissing {
-        /// What the dynamic linker said of the last name tried.
-        reason: String,
-        /// What to do.
-        remedy: &'static str,
-    },
-    /// libpcap does not understand the expression.
-    #[error("cannot compile the capture filter `{expression}`: {message}; see pcap-filter(7)")]
-    Syntax {
-        /// The expression.
-        expression: String,
-        /// What libpcap said.
-        message: String,
-    },
-    /// The expression is longer than [`FILTER_MAX`].
-    #[error(
-        "cannot compile a capture filter of {bytes} bytes: {max} are the most; \
-         write a network in place of a list of hosts",
-        max = FILTER_MAX
-    )]
-    TooLong {
-        /// Its length.
-        bytes: usize,
-    },
-    /// The expression has a NUL byte, behind which libpcap would see nothing.
-    #[error("cannot compile a capture filter with a NUL byte in it; remove the byte")]
-    NulByte,
-    /// libpcap made a program that is not run here.
-    #[error("cannot run the capture filter `{expression}`")]
-    Program {
-        /// The expression.
-        expression: String,
-        /// What is wrong with the program.
-        source: ProgramError,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
 
+    use super::super::program::ProgramError;
     use super::super::run::run;
     use super::*;
 
@@ -279,8 +279,45 @@ mod tests {
     fn mistakes_are_told_with_libpcaps_words() {
         let Some(result) = compile("tcp prot 80") else { return };
         let error = result.unwrap_err();
-        assert!(matches!(error, FilterError::Syntax { .. }), "{error:?}");
-        assert!(error.to_string().contains("`tcp prot 80`: syntax error; "), "{error}");
+        let expected =
+            "cannot compile the capture filter `tcp prot 80`: syntax error at `prot` (byte 4); ";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_place() {
+        for (expression, position, token) in [
+            ("prot 80", Some(0), "prot"),
+            ("tcp port 80 and and udp", Some(16), "and"),
+            ("tcp port 80 ; udp", Some(12), ";"),
+            ("tcp port 80 )", Some(12), ")"),
+            ("(tcp or udp", Some(11), ""),
+            ("tcp port ", Some(8), ""),
+            ("tcp udp", Some(4), "udp"),
+            ("port http or htpp", Some(13), "htpp"),
+            ("port htpp or http", Some(5), "htpp"),
+            ("port 80 or port 99999 or port 7", Some(16), "99999"),
+            ("host 1.2.3.400 and tcp", Some(5), "1.2.3.400"),
+            ("tcp and host no-such-host.invalid", Some(13), "no-such-host.invalid"),
+            ("net 10.0.0.1/8", Some(4), "10.0.0.1"),
+            ("tcp[tcpflag] = 1", Some(4), "tcpflag"),
+            ("udp = ", Some(4), "="),
+            ("len-1 > 3", Some(0), "len-1"),
+            ("tcp src host 1.1.1.1", Some(0), "tcp"),
+            ("udp and ip proto foo", Some(17), "foo"),
+            ("udp and vlan 5000", Some(13), "5000"),
+            ("tcp and \u{fc}ber", Some(8), "\u{fc}"),
+        ] {
+            let Some(result) = compile(expression) else { return };
+            let error = result.unwrap_err();
+            let FilterError::Expression { position: found, token: word, .. } = &error else {
+                panic!("{expression}: {error:?}");
+            };
+            assert_eq!((*found, word.as_deref()), (position, Some(token)), "{error}");
+        }
+        let Some(result) = compile("ip and ip6") else { return };
+        let error = result.unwrap_err();
+        assert!(error.position().is_none() && error.to_string().contains("`or` may be"), "{error}");
     }
 
     #[test]
@@ -315,6 +352,16 @@ mod tests {
         let error = result.unwrap_err();
         let FilterError::Program { source, .. } = error else { panic!("{error:?}") };
         assert!(matches!(source, ProgramError::Jump { .. }));
+    }
+
+    #[test]
+    fn what_is_not_in_the_frame_is_refused() {
+        for (expression, position) in [("inbound", 0), ("tcp and not outbound", 12)] {
+            let Some(result) = compile(expression) else { return };
+            let error = result.unwrap_err();
+            assert!(matches!(error, FilterError::NotOfTheFrame { .. }), "{error:?}");
+            assert_eq!(error.position(), Some(position), "{error}");
+        }
     }
 
     #[test]
@@ -403,7 +450,7 @@ mod tests {
             original_len in any::<u32>(),
         ) {
             let Some(reference) = Reference::load() else { return Ok(()) };
-            let ours = run(filter.instructions(), &data, original_len);
+            let ours = run(filter.instructions(), data[..].into(), original_len);
             prop_assert_eq!(ours, reference.run(filter.instructions(), &data, original_len));
         }
 

@@ -10,7 +10,7 @@ use thiserror::Error;
 pub const INSTRUCTIONS_MAX: usize = 4096;
 
 /// Words of scratch memory, `M[0]` to `M[15]`.
-pub(super) const SCRATCH_WORDS: u32 = 16;
+pub const SCRATCH_WORDS: u32 = 16;
 
 /// One instruction, as libpcap and the kernel have it (`struct bpf_insn`, `struct sock_filter`).
 #[repr(C)]
@@ -31,7 +31,7 @@ pub(super) const RET: u16 = 0x06;
 
 /// What an instruction does; every valid `code` has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operation {
+pub enum Operation {
     /// `ld/ldh/ldb [k]`: A = packet at k.
     LoadAbsolute(Size),
     /// `ld/ldh/ldb [x + k]`: A = packet at X + k.
@@ -72,15 +72,20 @@ pub(super) enum Operation {
     CopyToA,
 }
 
+/// How much a load takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Size {
+pub enum Size {
+    /// Four bytes.
     Word,
+    /// Two.
     Half,
+    /// One.
     Byte,
 }
 
 impl Size {
-    const fn bytes(self) -> u32 {
+    /// That many.
+    pub const fn bytes(self) -> u32 {
         match self {
             Self::Word => 4,
             Self::Half => 2,
@@ -89,30 +94,48 @@ impl Size {
     }
 }
 
+/// What arithmetic does, in 32 bits without sign.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operator {
+pub enum Operator {
+    /// `+`.
     Add,
+    /// `-`.
     Subtract,
+    /// `*`.
     Multiply,
+    /// `/`.
     Divide,
+    /// `|`.
     Or,
+    /// `&`.
     And,
+    /// `<<`.
     ShiftLeft,
+    /// `>>`.
     ShiftRight,
+    /// `%`.
     Modulo,
+    /// `^`.
     Xor,
 }
 
+/// The second operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Operand {
+pub enum Operand {
+    /// `k`.
     Constant,
+    /// X.
     X,
 }
 
+/// What a branch asks of A and the second operand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Condition {
+pub enum Condition {
+    /// `==`.
     Equal,
+    /// `>`.
     Greater,
+    /// `>=`.
     GreaterOrEqual,
     /// Any bit in common.
     AnyBit,
@@ -151,9 +174,18 @@ pub(super) fn reach(program: &[Instruction]) -> u32 {
     operations().map(end).max().unwrap_or(0)
 }
 
+/// Whether a program asks the kernel about a packet in place of reading its bytes (`SKF_AD_OFF`, `SKF_NET_OFF` and
+/// `SKF_LL_OFF` of linux/filter.h): such loads are outside of every packet here.
+pub(super) fn asks_the_kernel(program: &[Instruction]) -> bool {
+    const KERNEL: u32 = 0xffe0_0000;
+    program
+        .iter()
+        .any(|one| matches!(one.operation(), Some(Operation::LoadAbsolute(_))) && one.k >= KERNEL)
+}
+
 impl Instruction {
     /// What this instruction does; `None` for a code that nothing has defined.
-    pub(super) fn operation(self) -> Option<Operation> {
+    pub fn operation(self) -> Option<Operation> {
         let operand = if self.code & 0x08 == 0 { Operand::Constant } else { Operand::X };
         Some(match self.code {
             0x20 => Operation::LoadAbsolute(Size::Word),
@@ -199,7 +231,7 @@ impl Instruction {
 /// Checks that a program can be run: known instructions, jumps that go forward and stay inside,
 /// scratch words that exist, no division by a constant zero, no shift by a constant of 32 bits or
 /// more, and a return at the end. The kernel asks for the same of a socket filter.
-pub(super) fn check(program: &[Instruction]) -> Result<(), ProgramError> {
+pub fn check(program: &[Instruction]) -> Result<(), ProgramError> {
     if program.is_empty() || program.len() > INSTRUCTIONS_MAX {
         return Err(ProgramError::Length { instructions: program.len() });
     }

@@ -8,13 +8,14 @@
 //! * division and modulo by X = 0 end it with 0; a shift by X of 32 or more gives 0;
 //! * `ldxb 4*([k]&0xf)` leaves A alone; `ld #len` is the length on the wire;
 //! * the kernel's extensions (`SKF_AD_*`, loads at 0xfffff000 and above) are loads outside the
-//!   packet like any other. libpcap makes them only for live sockets, never for what is compiled
-//!   here.
+//!   packet like any other. libpcap makes them for `inbound` and the like, which are refused when
+//!   they are compiled.
 
 use super::program::{Condition, Instruction, Operand, Operation, Operator, SCRATCH_WORDS, Size};
+use super::views::Seen;
 
 /// What the program returns for a packet: 0 is no match.
-pub(super) fn run(program: &[Instruction], data: &[u8], original_len: u32) -> u32 {
+pub(super) fn run(program: &[Instruction], data: Seen<'_>, original_len: u32) -> u32 {
     let mut machine =
         Machine { data, original_len, a: 0, x: 0, scratch: [0; SCRATCH_WORDS as usize] };
     let mut next = 0;
@@ -30,7 +31,7 @@ pub(super) fn run(program: &[Instruction], data: &[u8], original_len: u32) -> u3
 }
 
 struct Machine<'a> {
-    data: &'a [u8],
+    data: Seen<'a>,
     original_len: u32,
     a: u32,
     x: u32,
@@ -87,11 +88,10 @@ impl Machine<'_> {
     /// Big-endian packet bytes at `base + offset`, both of which must be inside the packet.
     fn load(&self, size: Size, base: u32, offset: u32) -> Option<u32> {
         let at = usize::try_from(base).ok()?.checked_add(usize::try_from(offset).ok()?)?;
-        let bytes = self.data.get(at..)?;
         match size {
-            Size::Byte => bytes.first().map(|byte| u32::from(*byte)),
-            Size::Half => bytes.first_chunk().map(|half| u32::from(u16::from_be_bytes(*half))),
-            Size::Word => bytes.first_chunk().map(|word| u32::from_be_bytes(*word)),
+            Size::Byte => self.data.bytes(at).map(|[byte]| u32::from(byte)),
+            Size::Half => self.data.bytes(at).map(|half| u32::from(u16::from_be_bytes(half))),
+            Size::Word => self.data.bytes(at).map(u32::from_be_bytes),
         }
     }
 
@@ -140,7 +140,7 @@ mod tests {
         let program: Vec<Instruction> =
             code.iter().map(|&(code, k)| Instruction { code, jt: 0, jf: 0, k }).collect();
         super::super::program::check(&program).unwrap();
-        run(&program, &DATA, 1500)
+        run(&program, DATA[..].into(), 1500)
     }
 
     #[test]
@@ -219,9 +219,13 @@ mod tests {
         ] {
             let program =
                 [at(0x00, 0, 0, 5), at(code, 1, 0, k), at(0x06, 0, 0, 10), at(0x06, 0, 0, 20)];
-            assert_eq!(run(&program, &DATA, 0), if taken { 20 } else { 10 }, "{code:#x} {k}");
+            assert_eq!(
+                run(&program, DATA[..].into(), 0),
+                if taken { 20 } else { 10 },
+                "{code:#x} {k}"
+            );
         }
         let program = [at(0x05, 0, 0, 1), at(0x06, 0, 0, 10), at(0x06, 0, 0, 20)];
-        assert_eq!(run(&program, &DATA, 0), 20);
+        assert_eq!(run(&program, DATA[..].into(), 0), 20);
     }
 }

@@ -44,6 +44,11 @@ pub(crate) fn corpus() -> Option<Vec<PathBuf>> {
     Some(files)
 }
 
+/// Whether the long versions run: `cargo xtask test --full`.
+pub(crate) fn full() -> bool {
+    env::var_os("LINNET_FULL").is_some()
+}
+
 /// Runs `command` with `arguments` and waits for it.
 pub(crate) fn run(command: &str, arguments: &[&str]) -> Output {
     Command::new(command)

@@ -1,4 +1,4 @@
-//! `/captures`: one at a time; its file, and the same file as it grows. Never sends half a block of one that grows.
+//! `/captures`: their files, and the same files as they grow. Never sends half a block of one that grows.
 
 mod part;
 
@@ -20,14 +20,13 @@ use serde_json::{Value, json};
 use tokio::{
     fs::File,
     io::{AsyncReadExt as _, AsyncSeekExt as _},
-    sync::watch,
 };
 use tokio_util::io::ReaderStream;
 
 use self::part::Wanted;
 use super::{ApiError, ApiState};
 use crate::capture::{
-    CaptureError, CaptureManager, CaptureRequest, CaptureState, CaptureView, Snapshot,
+    CaptureError, CaptureManager, CaptureRequest, CaptureState, CaptureView, Reading,
 };
 
 /// Bytes sent at a time.
@@ -107,11 +106,11 @@ pub(super) async fn live(
     State(state): State<ApiState>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let changes = state.captures.follow();
+    let reading = state.captures.read(&id);
     let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
     let mut headers = describe(&view);
     set(&mut headers, header::ACCEPT_RANGES, "none");
-    let follower = Follower { file: File::from_std(file), sent: 0, changes, id: view.id };
+    let follower = Follower { file: File::from_std(file), sent: 0, reading };
     Ok((headers, Body::from_stream(follow(follower))).into_response())
 }
 
@@ -156,15 +155,13 @@ fn unreadable(error: io::Error) -> ApiError {
 struct Follower {
     file: File,
     sent: u64,
-    changes: watch::Receiver<Arc<Snapshot>>,
-    id: String,
+    reading: Reading,
 }
 
 impl Follower {
     /// As far as the file may be read, and whether there will be more. A capture that has been removed has ended.
     fn end(&mut self) -> (u64, bool) {
-        let snapshot = self.changes.borrow_and_update();
-        let view = snapshot.get(&self.id);
+        let view = self.reading.view();
         view.map_or((u64::MAX, false), |view| (view.bytes, view.state == CaptureState::Running))
     }
 }
@@ -183,7 +180,7 @@ fn follow(follower: Follower) -> impl futures_util::Stream<Item = io::Result<Byt
                 return Ok(Some((Bytes::from(chunk), follower)));
             }
             // A recorder that is gone changes nothing more.
-            if !grows || follower.changes.changed().await.is_err() {
+            if !grows || !follower.reading.changed().await {
                 return Ok(None);
             }
         }

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use captures::FilterError;
 use serde::Serialize;
 
 use crate::{capture::CaptureError, live::LiveError};
@@ -20,6 +21,8 @@ pub struct ApiError {
     detail: String,
     /// The parameter or field at fault.
     parameter: Option<String>,
+    /// Where in it, in bytes.
+    position: Option<usize>,
     /// When to try again.
     retry_after_s: Option<u64>,
 }
@@ -34,6 +37,8 @@ struct Problem<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     parameter: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_s: Option<u64>,
     instance: &'a str,
     request_id: &'a str,
@@ -42,7 +47,8 @@ struct Problem<'a> {
 impl ApiError {
     /// A problem with its documented code.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), parameter: None, retry_after_s: None }
+        let detail = detail.into();
+        Self { status, code, detail, parameter: None, position: None, retry_after_s: None }
     }
 
     /// A parameter that cannot be used.
@@ -96,6 +102,7 @@ impl ApiError {
             code: self.code,
             detail: &self.detail,
             parameter: self.parameter.as_deref(),
+            position: self.position,
             retry_after_s: self.retry_after_s,
             instance: path,
             request_id,
@@ -113,15 +120,32 @@ impl ApiError {
     }
 }
 
+impl From<FilterError> for ApiError {
+    fn from(error: FilterError) -> Self {
+        let detail = error.to_string();
+        match error {
+            FilterError::LibpcapMissing { .. } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "libpcap_missing", detail)
+            }
+            FilterError::Expression { .. }
+            | FilterError::TooLong { .. }
+            | FilterError::NulByte
+            | FilterError::NotOfTheFrame { .. }
+            | FilterError::Program { .. } => Self {
+                parameter: Some("filter".to_owned()),
+                position: error.position(),
+                ..Self::new(StatusCode::BAD_REQUEST, "invalid_filter", detail)
+            },
+        }
+    }
+}
+
 impl From<CaptureError> for ApiError {
     fn from(error: CaptureError) -> Self {
         let detail = error.to_string();
         match error {
-            CaptureError::Running(_) => Self::new(StatusCode::CONFLICT, "capture_running", detail),
-            CaptureError::Filter(captures::FilterError::LibpcapMissing { .. }) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "libpcap_missing", detail)
-            }
-            CaptureError::Filter(_) => Self::new(StatusCode::BAD_REQUEST, "invalid_filter", detail),
+            CaptureError::TooMany => Self::new(StatusCode::CONFLICT, "too_many_captures", detail),
+            CaptureError::Filter(error) => error.into(),
             CaptureError::Field { field, .. } => Self::field(field.to_owned(), detail),
             CaptureError::Unknown(_) => Self::not_found(detail),
             CaptureError::DiskFull { .. } => {

@@ -6,6 +6,7 @@ mod diagnoses;
 mod envelope;
 mod error;
 mod events;
+mod filters;
 mod flows;
 mod guard;
 mod listen;
@@ -46,6 +47,7 @@ pub fn router(state: ApiState) -> Router {
         .route("/captures/{id}/stop", post(captures::stop))
         .route("/captures/{id}/file", get(captures::file))
         .route("/captures/{id}/live", get(captures::live))
+        .route("/filters/validate", post(filters::validate))
         .route("/rules", get(rules::list).put(rules::set))
         .route_layer(middleware::from_fn(parameters::none));
     let with_parameters = Router::new()

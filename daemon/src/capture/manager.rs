@@ -2,11 +2,12 @@
 //! everything else is read from what the recorder has published. Never opens a file but to hand it out.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         mpsc::{self, RecvTimeoutError, TrySendError},
     },
     time::Duration,
@@ -16,7 +17,7 @@ use captures::StopReason;
 use tokio::sync::watch;
 
 use super::{
-    CaptureError, CaptureRequest, CaptureView, Keep, Recorder, Stage,
+    CAPTURES_MAX, CaptureError, CaptureRequest, CaptureView, Keep, Recorder, Stage,
     catalogue::{self, Catalogue},
     plan::Plan,
 };
@@ -30,8 +31,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// What the recorder publishes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The capture that runs.
-    pub running: Option<CaptureView>,
+    /// Those that run, the oldest first.
+    pub running: Vec<CaptureView>,
     /// Those that have ended, the oldest first.
     pub finished: Arc<Vec<CaptureView>>,
     /// What became of the ring's records.
@@ -43,6 +44,52 @@ impl Snapshot {
     #[must_use]
     pub fn get(&self, id: &str) -> Option<&CaptureView> {
         self.running.iter().chain(self.finished.iter()).find(|view| view.id == id)
+    }
+}
+
+/// How many readers follow each capture's file as it grows.
+#[derive(Debug, Default)]
+pub(super) struct Readers(Mutex<HashMap<String, usize>>);
+
+impl Readers {
+    /// Whether a capture has any.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(id)
+    }
+
+    fn change(&self, id: &str, change: impl FnOnce(&mut usize)) {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(id.to_owned()).or_default();
+        change(count);
+        if *count == 0 {
+            counts.remove(id);
+        }
+    }
+}
+
+/// A reader of one capture, for as long as it is there.
+#[derive(Debug)]
+pub struct Reading {
+    readers: Arc<Readers>,
+    id: String,
+    changes: watch::Receiver<Arc<Snapshot>>,
+}
+
+impl Reading {
+    /// The capture as it is, if there still is one.
+    pub fn view(&mut self) -> Option<CaptureView> {
+        self.changes.borrow_and_update().get(&self.id).cloned()
+    }
+
+    /// Waits until anything has changed. Returns false where nothing more will.
+    pub async fn changed(&mut self) -> bool {
+        self.changes.changed().await.is_ok()
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.readers.change(&self.id, |count| *count -= 1);
     }
 }
 
@@ -80,6 +127,7 @@ pub struct CaptureManager {
     board: Arc<Board>,
     orders: mpsc::SyncSender<Order>,
     published: watch::Receiver<Arc<Snapshot>>,
+    readers: Arc<Readers>,
 }
 
 /// Keeps captures in `dir`: the manager for everyone, and the recorder for the thread that has the packets.
@@ -92,20 +140,22 @@ pub fn open(
     let catalogue = Catalogue::open(dir, keep)?;
     let (sender, orders) = mpsc::sync_channel(ORDERS_MAX);
     let (publisher, published) = watch::channel(Arc::default());
+    let readers = Arc::new(Readers::default());
     let manager = CaptureManager {
         dir: dir.to_owned(),
         board: Arc::clone(&board),
         orders: sender,
         published,
+        readers: Arc::clone(&readers),
     };
-    Ok((manager, Recorder::new(catalogue, stage, board, orders, publisher)))
+    Ok((manager, Recorder::new(catalogue, stage, board, orders, (publisher, readers))))
 }
 
 impl CaptureManager {
     /// Starts a capture. Waits for the filter's names, the kernel and the disk.
     pub fn start(&self, request: CaptureRequest) -> Result<CaptureView, CaptureError> {
-        if let Some(running) = &self.snapshot().running {
-            return Err(CaptureError::Running(running.id.clone()));
+        if self.snapshot().running.len() >= CAPTURES_MAX {
+            return Err(CaptureError::TooMany);
         }
         let plan = Plan::new(request, &self.board.interfaces.latest())?;
         let started = self.ask(Task::Start(Box::new(plan)))?;
@@ -121,9 +171,10 @@ impl CaptureManager {
 
     /// Ends whatever runs, since nothing copies packets for it any more. Waits for the disk.
     pub fn interrupt(&self) {
-        let Some(running) = self.snapshot().running.clone() else { return };
-        if let Err(error) = self.stop(&running.id, StopReason::Interrupted) {
-            tracing::error!(%error, "a running capture was not ended");
+        for running in &self.snapshot().running {
+            if let Err(error) = self.stop(&running.id, StopReason::Interrupted) {
+                tracing::error!(%error, "a running capture was not ended");
+            }
         }
     }
 
@@ -150,7 +201,8 @@ impl CaptureManager {
     #[must_use]
     pub fn list(&self) -> Vec<CaptureView> {
         let snapshot = self.snapshot();
-        snapshot.running.iter().chain(snapshot.finished.iter().rev()).cloned().collect()
+        let (running, finished) = (snapshot.running.iter().rev(), snapshot.finished.iter().rev());
+        running.chain(finished).cloned().collect()
     }
 
     /// The file of a capture, to be read up to its `bytes`. Waits for the disk.
@@ -171,10 +223,12 @@ impl CaptureManager {
         self.snapshot().rings
     }
 
-    /// Everything as it is published: the latest, and what is still to come.
+    /// Counts as a reader of a capture from here on, and tells of its changes.
     #[must_use]
-    pub fn follow(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.published.clone()
+    pub fn read(&self, id: &str) -> Reading {
+        self.readers.change(id, |count| *count += 1);
+        let (readers, changes) = (Arc::clone(&self.readers), self.published.clone());
+        Reading { readers, id: id.to_owned(), changes }
     }
 
     fn snapshot(&self) -> Arc<Snapshot> {

@@ -1,4 +1,4 @@
-//! One capture at a time: from the kernel's stage, or a replayed file, through a tcpdump filter into a pcapng file.
+//! Captures: from the kernel's stage, or a replayed file, each through a tcpdump filter into a pcapng file.
 //! Readers follow the file, so that none of them can hold up the writer or another reader.
 //!
 //! The thread that has the packets owns the [`Recorder`], and with it the file; [`CaptureManager`] is what others
@@ -6,6 +6,7 @@
 //! A disk that is too slow shows as loss at the kernel's ring, counted by the kernel: there is no second queue.
 
 mod catalogue;
+mod explain;
 mod manager;
 mod plan;
 pub mod reader;
@@ -20,11 +21,14 @@ use datapath::layout::CAPTURE_BYTES_MAX;
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{KEPT_BYTES_MAX, KEPT_MAX, Keep};
-pub use manager::{CaptureManager, Snapshot, open};
+pub use explain::{FilterLink, FilterRequest, FilterView, explain};
+pub use manager::{CaptureManager, Reading, Snapshot, open};
 pub use recorder::Recorder;
 
 use crate::live::{AttachedPoint, StageConfig};
 
+/// Captures that may run at a time.
+pub const CAPTURES_MAX: usize = 64;
 /// Longest capture.
 pub const DURATION_MAX_S: u64 = 24 * 3_600;
 /// How long a capture runs when nothing is said.
@@ -34,7 +38,7 @@ pub const BYTES_MAX: u64 = 16 << 30;
 
 /// Turns the copying of packets on and off.
 pub trait Stage: Send {
-    /// Copies from here on.
+    /// Copies this from here on, without a gap in what it copied before and still does.
     fn start(&self, config: StageConfig) -> anyhow::Result<()>;
     /// Copies nothing after this has returned.
     fn stop(&self) -> anyhow::Result<()>;
@@ -51,6 +55,9 @@ pub struct CaptureRequest {
     /// tcpdump's filter language; absent or empty for every packet.
     #[serde(default)]
     pub filter: String,
+    /// Whether frames are filtered as they are on the wire, rather than through tags and into a tunnel.
+    #[serde(default)]
+    pub strict: bool,
     /// Interface as in `/interfaces`; absent for all.
     #[serde(default)]
     pub interface: Option<String>,
@@ -105,6 +112,9 @@ pub struct CaptureView {
     pub stop_reason: Option<StopReason>,
     /// The filter.
     pub filter: String,
+    /// Whether frames are filtered as they are on the wire.
+    #[serde(default)]
+    pub strict: bool,
     /// The interface, if only one.
     pub interface: Option<String>,
     /// Most bytes of each packet.
@@ -163,9 +173,11 @@ impl LostView {
 /// Why a capture cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
-    /// One runs.
-    #[error("the capture {0} is running; stop it first, or wait until it ends")]
-    Running(String),
+    /// No room for one more.
+    #[error(
+        "{CAPTURES_MAX} captures are running, which is the most; stop one first, or wait until one ends"
+    )]
+    TooMany,
     /// The filter is wrong.
     #[error(transparent)]
     Filter(#[from] FilterError),

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use captures::{Filter, InterfaceDescription, Libpcap, LinkType, Snaplen};
+use captures::{Filter, InterfaceDescription, Libpcap, LinkType, Snaplen, Treatment};
 use datapath::Link;
 
 use super::{
@@ -39,7 +39,7 @@ impl Plan {
         request.limits = checked(request.limits)?;
         let wanted = wanted(request.interface.as_deref(), interfaces)
             .map_err(|problem| field("interface", problem))?;
-        let filters = compiled(&request.filter, &wanted, snaplen)?;
+        let filters = compiled(&request, &wanted, snaplen)?;
         let seconds = request.limits.seconds.unwrap_or(DURATION_DEFAULT_S);
         let point = request.interface.is_some().then_some(wanted[0].point);
         let mut descriptions = Vec::new();
@@ -68,17 +68,19 @@ impl Plan {
 
 /// The expression for each link type that the interfaces have; none of an empty one.
 fn compiled(
-    expression: &str,
+    request: &CaptureRequest,
     interfaces: &[&InterfaceView],
     snaplen: Snaplen,
 ) -> Result<Vec<Filter>, CaptureError> {
+    let expression = request.filter.as_str();
     if expression.trim().is_empty() {
         return Ok(Vec::new());
     }
+    let treatment = treatment(request.strict);
     let libpcap = Libpcap::load()?;
     let link_types: BTreeSet<_> =
         interfaces.iter().map(|interface| link_type(interface.link)).collect();
-    let compile = |link_type| Ok(libpcap.compile(expression, link_type, snaplen)?);
+    let compile = |link_type| Ok(libpcap.compile_as(treatment, expression, link_type, snaplen)?);
     link_types.into_iter().map(compile).collect()
 }
 
@@ -115,6 +117,11 @@ fn checked(limits: RequestLimits) -> Result<RequestLimits, CaptureError> {
             .or(Some(DURATION_DEFAULT_S)),
         unread_seconds: within("limits.unread_seconds", limits.unread_seconds, DURATION_MAX_S)?,
     })
+}
+
+/// How frames are read where `strict` is or is not asked for.
+pub(super) const fn treatment(strict: bool) -> Treatment {
+    if strict { Treatment::Strict } else { Treatment::Tolerant }
 }
 
 pub(super) fn link_type(name: &str) -> LinkType {
@@ -196,8 +203,10 @@ mod tests {
         let interfaces = [interface("a", 1, "attached")];
         for (json, bytes) in [
             (r#"{"snaplen": 96}"#, 96),
-            (r#"{"snaplen": 96, "filter": "udp port 53"}"#, 96),
-            (r#"{"snaplen": 20, "filter": "udp port 53"}"#, 78),
+            (r#"{"snaplen": 96, "filter": "udp port 53", "strict": true}"#, 96),
+            (r#"{"snaplen": 20, "filter": "udp port 53", "strict": true}"#, 78),
+            (r#"{"snaplen": 20, "filter": "udp port 4789"}"#, 78 + 8),
+            (r#"{"snaplen": 20, "filter": "udp port 53"}"#, 78 + 8 + 512),
             (r#"{"snaplen": 96, "filter": "ether[1000] = 1"}"#, 1_001),
             (r#"{"snaplen": 262144, "filter": "udp"}"#, 65_536),
         ] {

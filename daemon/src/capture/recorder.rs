@@ -1,93 +1,49 @@
-//! The one capture that may run, its file, and the folder of those before it. Owned by the thread that has the
-//! packets: it offers each with [`Recorder::packet`], and calls [`Recorder::turn`] after every batch and, where there
-//! are none, every few milliseconds. Never reads a clock.
+//! The captures that run, their files, and the folder of those before them. Owned by the thread that has the packets: it
+//! offers each with [`Recorder::packet`], and calls [`Recorder::turn`] after every batch and, where there are none, every
+//! few milliseconds. Never reads a clock.
 //!
-//! A capture ends in two steps: its stage is turned off, and when all that was copied until then has been offered,
-//! the final statistics are written. Orders wait meanwhile.
+//! The stage copies what any of them wants. A capture ends in two steps: nothing more is copied for it, and when all that
+//! was copied until then has been offered, the final statistics are written. Orders wait meanwhile.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    fs::File,
-    io::{self, ErrorKind},
-    path::PathBuf,
-    sync::{Arc, mpsc},
-};
+mod running;
 
-use captures::{
-    Capture, CaptureSpec, CapturedPacket, Direction, InterfaceDescription, Limits, StopReason,
-    format::pcapng::SectionHeader,
-    session::{self, Loss},
-};
+use std::sync::{Arc, mpsc};
+
+use captures::{StopReason, session::Loss};
 use tokio::sync::watch;
 
+use self::running::{Ending, Running, Then, disk_full};
+
 use super::{
-    CaptureError, CaptureState, CaptureView, LostView, RawPacket, Stage,
+    CAPTURES_MAX, CaptureError, CaptureState, CaptureView, LostView, RawPacket, Stage,
     catalogue::{self, Catalogue},
-    manager::{Answer, Order, Snapshot, Task},
-    plan::{self, Plan},
+    manager::{Answer, Order, Readers, Snapshot, Task},
+    plan::Plan,
     space::Space,
 };
 use crate::{
-    board::{Board, InterfaceView},
+    board::Board,
     clock::Moment,
     flow::view::{RingsView, rfc3339},
-    live::{AttachedPoint, StageConfig},
+    live::StageConfig,
 };
 
-/// From one statistics block to the next.
-const HEARTBEAT_NS: u64 = 2_000_000_000;
 /// How long what was copied may take to come out of the ring.
 const DRAIN_MAX_NS: u64 = 5_000_000_000;
 
-/// The running capture, the finished ones, and who may ask for what; see the module.
+/// The running captures, the finished ones, and who may ask for what; see the module.
 pub struct Recorder {
     catalogue: Catalogue,
     stage: Box<dyn Stage>,
     board: Arc<Board>,
     orders: mpsc::Receiver<Order>,
     published: watch::Sender<Arc<Snapshot>>,
-    running: Option<Running>,
+    readers: Arc<Readers>,
+    /// In the order of their starts; at most [`CAPTURES_MAX`].
+    running: Vec<Running>,
+    /// Who waits until nothing runs any more.
+    closing: Option<mpsc::SyncSender<Answer>>,
     rings: RingsView,
-}
-
-/// The capture that runs. Invariant: `ending` is set as soon as the stage has been turned off.
-struct Running {
-    view: CaptureView,
-    capture: Capture<File>,
-    interfaces: HashMap<(u32, u32), u32>,
-    /// Points that came since the start and are no part of it, and those that are and are not listed yet: at most as
-    /// many as there are points.
-    strangers: BTreeSet<u32>,
-    fresh: BTreeSet<u32>,
-    /// The list of interfaces that was looked at last.
-    listed: Option<Arc<Vec<InterfaceView>>>,
-    /// Monotonic; packets from here on are part of it.
-    start_ns: u64,
-    /// Monotonic; packets from here on are no part of it.
-    end_ns: u64,
-    /// Monotonic.
-    heartbeat_ns: u64,
-    /// Monotonic; when its live stream had a reader for the last time.
-    read_ns: u64,
-    ending: Option<Ending>,
-}
-
-/// A capture whose stage is off.
-struct Ending {
-    reason: StopReason,
-    /// Records to be read first, since the ring was made; known with the first look at the ring after the stage's end.
-    until: Option<u64>,
-    /// Monotonic; they are not waited for any longer.
-    give_up_ns: u64,
-    then: Then,
-}
-
-/// What follows an end.
-enum Then {
-    /// It came by itself.
-    Nothing,
-    Reply(mpsc::SyncSender<Answer>),
-    Remove(mpsc::SyncSender<Answer>),
 }
 
 impl std::fmt::Debug for Recorder {
@@ -102,35 +58,20 @@ impl Recorder {
         stage: Box<dyn Stage>,
         board: Arc<Board>,
         orders: mpsc::Receiver<Order>,
-        published: watch::Sender<Arc<Snapshot>>,
+        (published, readers): (watch::Sender<Arc<Snapshot>>, Arc<Readers>),
     ) -> Self {
-        let rings = RingsView::default();
-        let recorder = Self { catalogue, stage, board, orders, published, running: None, rings };
+        let (running, closing, rings) = (Vec::new(), None, RingsView::default());
+        let recorder =
+            Self { catalogue, stage, board, orders, published, readers, running, closing, rings };
         recorder.publish();
         recorder
     }
 
     /// One packet of the stage, in the order in which they were copied.
     pub fn packet(&mut self, raw: &RawPacket<'_>) {
-        let Some(running) = &mut self.running else { return };
-        if raw.seen_ns < running.start_ns || raw.seen_ns >= running.end_ns {
-            return;
+        for running in &mut self.running {
+            running.packet(raw, &*self.stage);
         }
-        let place = (raw.point, raw.direction);
-        if !running.interfaces.contains_key(&place) {
-            running.join(raw.point, &*self.stage);
-        }
-        let Some(interface) = running.interfaces.get(&place) else { return };
-        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data);
-        packet.original_len = raw.original_len;
-        packet.interface = *interface;
-        packet.queue = Some(raw.queue);
-        packet.direction = Some(match raw.direction {
-            0 => Direction::Inbound,
-            _ => Direction::Outbound,
-        });
-        // Whether the capture has ended with it is seen at the next turn.
-        let _offered = running.capture.offer(&packet);
     }
 
     /// Everything but packets: losses, limits, the file's readers, and orders. `rings` is as of after the last packet.
@@ -138,27 +79,33 @@ impl Recorder {
         let lost = rings.lost.saturating_sub(self.rings.lost);
         self.rings = rings;
         self.catalogue.repair_one();
-        if let Some(running) = &mut self.running {
+        for running in &mut self.running {
             running.lose(lost);
             running.write(now);
             if let Err(error) = running.keep(now, &self.catalogue) {
                 tracing::warn!(%error, "what is known about the running capture was not kept");
             }
         }
-        self.end_if_due(now);
-        self.finish_if_drained(now);
+        self.end_those_due(now);
+        self.finish_those_drained(now);
         while !self.is_ending()
             && let Ok(order) = self.orders.try_recv()
         {
             self.obey(now, order);
+        }
+        if self.is_idle()
+            && let Some(reply) = self.closing.take()
+        {
+            self.answer(&reply, Ok(None));
         }
         self.publish();
     }
 
     /// Ends whatever runs, for the daemon's own end: to be followed by turns until [`Recorder::is_idle`].
     pub fn close(&mut self, now: Moment) {
-        if !self.is_ending() {
-            self.end(now, StopReason::DaemonStopped, Then::Nothing);
+        let ids: Vec<_> = self.running.iter().map(|running| running.view.id.clone()).collect();
+        for id in ids {
+            self.end(now, &id, StopReason::DaemonStopped, Then::Nothing);
         }
     }
 
@@ -170,51 +117,53 @@ impl Recorder {
     /// Whether nothing runs.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.running.is_none()
+        self.running.is_empty()
     }
 
     /// Whether a capture waits for the last of its packets, so that turns should follow at once.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.ending.is_some())
+        self.running.iter().any(|running| running.ending.is_some())
     }
 
     fn obey(&mut self, now: Moment, order: Order) {
         let Order { task, reply } = order;
-        let runs = |id: &str| self.running.as_ref().is_some_and(|running| running.view.id == id);
+        let runs = |id: &str| self.running.iter().any(|running| running.view.id == id);
         match task {
             Task::Start(plan) => {
-                let started = self.start(now, *plan).map(Some);
-                let told = started.is_ok();
-                if !self.answer(&reply, started) && told {
+                let started = self.start(now, *plan);
+                let id = started.as_ref().ok().map(|view| view.id.clone());
+                if !self.answer(&reply, started.map(Some))
+                    && let Some(id) = id
+                {
                     // Who wanted it has given up waiting, and will not stop it.
-                    self.end(now, StopReason::UserRequest, Then::Nothing);
+                    self.end(now, &id, StopReason::UserRequest, Then::Nothing);
                 }
             }
-            Task::Stop { id, reason } if runs(&id) => self.end(now, reason, Then::Reply(reply)),
+            Task::Stop { id, reason } if runs(&id) => {
+                self.end(now, &id, reason, Then::Reply(reply));
+            }
             Task::Stop { id, .. } => {
                 let found = self.catalogue.get(&id).cloned();
                 self.answer(&reply, found.map(Some).ok_or(CaptureError::Unknown(id)));
             }
             Task::Remove { id } if runs(&id) => {
-                self.end(now, StopReason::UserRequest, Then::Remove(reply));
+                self.end(now, &id, StopReason::UserRequest, Then::Remove(reply));
             }
             Task::Remove { id } => {
                 let removed = self.remove(&id);
                 self.answer(&reply, removed);
             }
-            Task::Shutdown if self.running.is_some() => {
-                self.end(now, StopReason::DaemonStopped, Then::Reply(reply));
-            }
             Task::Shutdown => {
-                self.answer(&reply, Ok(None));
+                self.close(now);
+                self.closing = Some(reply);
             }
         }
     }
 
     fn start(&mut self, now: Moment, plan: Plan) -> Result<CaptureView, CaptureError> {
-        if let Some(running) = &self.running {
-            return Err(CaptureError::Running(running.view.id.clone()));
+        if self.running.len() >= CAPTURES_MAX {
+            return Err(CaptureError::TooMany);
         }
         let dir = self.catalogue.dir().to_owned();
         let space = Space::of(&dir).map_err(|error| CaptureError::Failed(error.into()))?;
@@ -227,17 +176,19 @@ impl Recorder {
             point: plan.point,
         };
         let view = new_view(now, &plan);
-        let begun = Running::begin(now, plan, view.clone(), &self.catalogue).and_then(|running| {
-            self.stage.start(config).map(|()| running).map_err(|error| {
-                // It may be on at some of its hooks.
-                turn_off(&*self.stage);
-                CaptureError::Failed(error)
-            })
-        });
+        let begun =
+            Running::begin(now, plan, config, view.clone(), &self.catalogue).and_then(|running| {
+                self.running.push(running);
+                self.stage_all().map_err(|error| {
+                    self.running.pop();
+                    // It may be on at some of its hooks.
+                    self.restage();
+                    CaptureError::Failed(error)
+                })
+            });
         match begun {
-            Ok(running) => {
+            Ok(()) => {
                 tracing::info!(id = %view.id, "a capture has started");
-                self.running = Some(running);
                 Ok(view)
             }
             Err(error) => {
@@ -247,56 +198,70 @@ impl Recorder {
         }
     }
 
-    /// Ends the capture where there is a reason to.
-    fn end_if_due(&mut self, now: Moment) {
-        // The manager's own receiver is the only one that is no reader.
-        let is_read = self.published.receiver_count() > 1;
-        let Some(running) = &mut self.running else { return };
-        if is_read {
-            running.read_ns = now.monotonic_ns;
-        }
-        running.follow(&self.board);
-        let running = &*running;
-        let unread = || running.is_unread(now).then_some(StopReason::Unread);
-        let over = || (now.monotonic_ns >= running.end_ns).then_some(StopReason::DurationLimit);
-        let gone = || running.interfaces.is_empty().then_some(StopReason::InterfaceRemoved);
-        let full = || {
-            let space = Space::of(self.catalogue.dir()).ok()?;
-            space.is_used_up().then_some(StopReason::DiskFull)
-        };
-        if running.ending.is_none()
-            && let Some(reason) =
-                running.capture.stopped().or_else(over).or_else(unread).or_else(gone).or_else(full)
-        {
-            self.end(now, reason, Then::Nothing);
+    /// Lets the stage copy what any of the captures wants that do not end.
+    fn stage_all(&self) -> anyhow::Result<()> {
+        let copied = self.running.iter().filter(|running| running.ending.is_none());
+        match copied.map(|running| running.config).reduce(StageConfig::with) {
+            Some(all) => self.stage.start(all),
+            None => self.stage.stop(),
         }
     }
 
-    /// Turns the stage off; what it has copied is still to come.
-    fn end(&mut self, now: Moment, reason: StopReason, then: Then) {
-        let Some(running) = &mut self.running else { return };
-        turn_off(&*self.stage);
+    /// The same where nobody is there who could be told.
+    fn restage(&self) {
+        if let Err(error) = self.stage_all() {
+            tracing::error!(%error, "the capture stage was not changed; it ends at its deadline");
+        }
+    }
+
+    /// Ends captures where there is a reason to.
+    fn end_those_due(&mut self, now: Moment) {
+        let is_full = !self.running.is_empty()
+            && Space::of(self.catalogue.dir()).is_ok_and(|space| space.is_used_up());
+        let mut due = Vec::new();
+        for running in &mut self.running {
+            if self.readers.has(&running.view.id) {
+                running.read_ns = now.monotonic_ns;
+            }
+            running.follow(&self.board);
+            let full = is_full.then_some(StopReason::DiskFull);
+            if running.ending.is_none()
+                && let Some(reason) = running.is_due(now).or(full)
+            {
+                due.push((running.view.id.clone(), reason));
+            }
+        }
+        for (id, reason) in due {
+            self.end(now, &id, reason, Then::Nothing);
+        }
+    }
+
+    /// Lets nothing more be copied for a capture; what has been is still to come.
+    fn end(&mut self, now: Moment, id: &str, reason: StopReason, then: Then) {
+        let found = self.running.iter_mut().find(|running| running.view.id == id);
+        let Some(running) = found.filter(|running| running.ending.is_none()) else { return };
         let give_up_ns = now.monotonic_ns + DRAIN_MAX_NS;
         running.ending = Some(Ending { reason, until: None, give_up_ns, then });
+        self.restage();
     }
 
-    /// Finishes the capture when the ring has been read up to what was in it when the stage was turned off.
-    fn finish_if_drained(&mut self, now: Moment) {
+    /// Finishes captures when the ring has been read up to what was in it when nothing more was copied for them.
+    fn finish_those_drained(&mut self, now: Moment) {
         let rings = self.rings;
-        let Some(ending) = self.running.as_mut().and_then(|running| running.ending.as_mut()) else {
-            return;
-        };
-        let until = *ending.until.get_or_insert_with(|| rings.produced.saturating_sub(rings.lost));
-        let left = until.saturating_sub(rings.consumed);
-        if left > 0 && now.monotonic_ns < ending.give_up_ns {
-            return;
+        let is_drained = |running: &mut Running| running.is_drained(now, rings);
+        let drained: Vec<_> = self.running.extract_if(.., is_drained).collect();
+        for running in drained {
+            self.finish(now, running);
         }
-        let Some(mut running) = self.running.take() else { return };
+    }
+
+    fn finish(&mut self, now: Moment, mut running: Running) {
+        let Some(ending) = running.ending.take() else { return };
+        let left = ending.until.unwrap_or_default().saturating_sub(self.rings.consumed);
         if left > 0 {
             tracing::error!(records = left, "the ring did not give back what was put into it");
             running.capture.lose(None, Loss::Ring, left);
         }
-        let Some(ending) = running.ending.take() else { return };
         let view = running.finish(now, ending.reason);
         tracing::info!(id = %view.id, reason = view.stop_reason.map(StopReason::name), "a capture has ended");
         self.catalogue.add(view.clone());
@@ -328,7 +293,7 @@ impl Recorder {
 
     fn publish(&self) {
         let next = Snapshot {
-            running: self.running.as_ref().map(|running| running.view.clone()),
+            running: self.running.iter().map(|running| running.view.clone()).collect(),
             finished: self.catalogue.finished(),
             rings: self.rings,
         };
@@ -342,188 +307,13 @@ impl Recorder {
     }
 }
 
-impl Running {
-    fn begin(
-        now: Moment,
-        plan: Plan,
-        mut view: CaptureView,
-        catalogue: &Catalogue,
-    ) -> Result<Self, CaptureError> {
-        let refused = |error: io::Error| {
-            if is_full(&error)
-                && let Ok(space) = Space::of(catalogue.dir())
-            {
-                return disk_full(catalogue.dir().to_owned(), space);
-            }
-            CaptureError::Failed(error.into())
-        };
-        let file = catalogue.create(&view).map_err(refused)?;
-        let spec = CaptureSpec {
-            section: SectionHeader {
-                application: Some(format!("linnet {}", env!("CARGO_PKG_VERSION"))),
-                ..SectionHeader::default()
-            },
-            interfaces: plan.descriptions,
-            filters: plan.filters,
-            snaplen: plan.snaplen,
-            // Without the duration: the file's times are wall times, which can be stepped.
-            limits: Limits {
-                packets: view.limits.packets,
-                bytes: view.limits.bytes,
-                duration_ns: None,
-            },
-        };
-        let capture = Capture::start(spec, file, now.wall_ns()).map_err(|error| match error {
-            session::CaptureError::Write(error) => refused(error),
-            session::CaptureError::BytesTooFew { .. } => {
-                CaptureError::Field { field: "limits.bytes", problem: error.to_string() }
-            }
-            session::CaptureError::Interfaces { .. } | session::CaptureError::LinkType { .. } => {
-                CaptureError::Failed(error.into())
-            }
-        })?;
-        view.bytes = capture.counters().bytes;
-        Ok(Self {
-            view,
-            capture,
-            interfaces: plan.indexes,
-            strangers: BTreeSet::new(),
-            fresh: BTreeSet::new(),
-            listed: None,
-            start_ns: now.monotonic_ns,
-            end_ns: now.monotonic_ns + plan.seconds * 1_000_000_000,
-            heartbeat_ns: now.monotonic_ns,
-            read_ns: now.monotonic_ns,
-            ending: None,
-        })
-    }
-
-    /// An interface has come: a capture of all of them has it from its first packet on.
-    fn join(&mut self, point: u32, stage: &dyn Stage) {
-        if self.view.interface.is_some() || self.strangers.contains(&point) {
-            return;
-        }
-        let Some(AttachedPoint { request, attached }) = stage.interface(point) else { return };
-        let link_type = plan::link_type(attached.link.name());
-        for (direction, way, hook) in
-            [(0, "ingress", attached.ingress), (1, "egress", attached.egress)]
-        {
-            let Some(hook) = hook else { continue };
-            let mut description = InterfaceDescription::new(link_type, self.view.snaplen);
-            description.name = Some(format!("{request}@{}-{way}", hook.hook));
-            match self.capture.add_interface(description) {
-                Some(index) => {
-                    self.interfaces.insert((point, direction), index);
-                    self.fresh.insert(point);
-                }
-                None => {
-                    tracing::warn!(interface = %request, way, "no part of the capture: it has no filter for such frames, or no room");
-                    self.strangers.insert(point);
-                }
-            }
-        }
-    }
-
-    /// Counts what the ring lost since the last turn. What was lost after a limit was reached is no part of the
-    /// capture; in the turn in which it was reached that cannot be told apart, and counts.
-    fn lose(&mut self, packets: u64) {
-        let counts = self
-            .ending
-            .as_ref()
-            .is_none_or(|ending| ending.until.is_none() && self.capture.stopped().is_none());
-        if counts && packets > 0 {
-            self.capture.lose(None, Loss::Ring, packets);
-        }
-    }
-
-    /// Brings the file up to date for its readers, with statistics every now and then.
-    fn write(&mut self, now: Moment) {
-        if self.ending.is_none() && self.beats(now) {
-            self.capture.heartbeat(now.wall_ns());
-        } else {
-            self.capture.flush();
-        }
-        self.update();
-    }
-
-    /// Keeps with each heartbeat what is known so far, for the case that this process is killed.
-    fn keep(&mut self, now: Moment, catalogue: &Catalogue) -> io::Result<()> {
-        if !self.beats(now) {
-            return Ok(());
-        }
-        self.heartbeat_ns = now.monotonic_ns;
-        catalogue.save(&self.view)
-    }
-
-    fn beats(&self, now: Moment) -> bool {
-        now.monotonic_ns >= self.heartbeat_ns + HEARTBEAT_NS
-    }
-
-    fn update(&mut self) {
-        let counters = self.capture.counters();
-        self.view.offered = counters.offered;
-        self.view.matched = counters.matched;
-        self.view.written = counters.written;
-        self.view.bytes = counters.bytes;
-        self.view.lost = counters.lost.into();
-    }
-
-    /// Whether its live stream has been without a reader for as long as it may be.
-    fn is_unread(&self, now: Moment) -> bool {
-        let without_ns = now.monotonic_ns.saturating_sub(self.read_ns);
-        self.view.limits.unread_seconds.is_some_and(|most| without_ns >= most * 1_000_000_000)
-    }
-
-    /// Lets interfaces go that have gone: their points may be others' from here on.
-    fn follow(&mut self, board: &Board) {
-        let listed = board.interfaces.latest();
-        if self.listed.as_ref().is_some_and(|before| Arc::ptr_eq(before, &listed)) {
-            return;
-        }
-        let present = listed.iter().filter(|interface| interface.is_present());
-        let present: BTreeSet<_> = present.map(|interface| interface.point).collect();
-        self.fresh.retain(|point| !present.contains(point));
-        let is_there = |point: &u32| present.contains(point) || self.fresh.contains(point);
-        self.interfaces.retain(|(point, _), _| is_there(point));
-        self.strangers.retain(|point| present.contains(point));
-        self.listed = Some(listed);
-    }
-
-    /// Writes the end of the file, and cuts off what a failed write left behind its last whole block.
-    fn finish(self, now: Moment, reason: StopReason) -> CaptureView {
-        let mut view = self.view;
-        let (summary, file) = self.capture.finish(reason, now.wall_ns());
-        if let Some(error) = &summary.error {
-            tracing::warn!(id = %view.id, %error, "the capture's file could not be written");
-        }
-        let cut = file.metadata().and_then(|file_now| {
-            if file_now.len() > summary.whole_bytes {
-                file.set_len(summary.whole_bytes)
-            } else {
-                Ok(())
-            }
-        });
-        if let Err(error) = cut {
-            tracing::error!(id = %view.id, %error, "the capture's file could not be cut behind its last whole block");
-        }
-        view.state = CaptureState::Finished;
-        view.stop_reason = Some(summary.reason);
-        view.ended_at = Some(rfc3339(now.wall_ns().into()));
-        view.offered = summary.counters.offered;
-        view.matched = summary.counters.matched;
-        view.written = summary.counters.written;
-        view.bytes = summary.whole_bytes;
-        view.lost = summary.counters.lost.into();
-        view
-    }
-}
-
 fn new_view(now: Moment, plan: &Plan) -> CaptureView {
     CaptureView {
         id: catalogue::new_id(now.wall_ns()),
         state: CaptureState::Running,
         stop_reason: None,
         filter: plan.request.filter.clone(),
+        strict: plan.request.strict,
         interface: plan.request.interface.clone(),
         snaplen: plan.request.snaplen,
         limits: plan.request.limits,
@@ -535,21 +325,6 @@ fn new_view(now: Moment, plan: &Plan) -> CaptureView {
         bytes: 0,
         lost: LostView::default(),
     }
-}
-
-fn turn_off(stage: &dyn Stage) {
-    if let Err(error) = stage.stop() {
-        tracing::error!(%error, "the capture stage was not turned off; it ends at its deadline");
-    }
-}
-
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-}
-
-fn disk_full(dir: PathBuf, space: Space) -> CaptureError {
-    let Space { free_bytes, reserve_bytes } = space;
-    CaptureError::DiskFull { dir, free_bytes, reserve_bytes }
 }
 
 #[cfg(test)]

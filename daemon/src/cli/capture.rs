@@ -39,6 +39,9 @@ pub struct CaptureArgs {
     /// Which packets, in tcpdump's filter language [default: all].
     #[arg(short = 'f', long, value_name = "FILTER")]
     filter: Option<String>,
+    /// Filter frames as they are on the wire, like tcpdump: not through VLAN tags, not into tunnels.
+    #[arg(long, requires = "filter")]
+    strict: bool,
     /// Most bytes of each packet [default: what the daemon can copy].
     #[arg(short = 's', long, value_name = "BYTES")]
     snaplen: Option<u32>,
@@ -114,6 +117,7 @@ fn body(args: &CaptureArgs) -> Value {
     // What is not said is left to the daemon's defaults.
     for (name, value) in [
         ("filter", args.filter.as_ref().map(|filter| json!(filter))),
+        ("strict", args.strict.then(|| json!(true))),
         ("interface", args.interface.as_ref().map(|interface| json!(interface))),
         ("snaplen", args.snaplen.map(|snaplen| json!(snaplen))),
     ] {
@@ -366,6 +370,13 @@ mod tests {
         let expected =
             json!({ "limits": limits, "filter": "udp", "interface": "eth0", "snaplen": 96 });
         assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn strictness_is_asked_for_only_where_it_is_wanted() {
+        let strict = body(&arguments("linnet capture -f udp --strict -w -"));
+        assert_eq!((&strict["filter"], &strict["strict"]), (&json!("udp"), &json!(true)));
+        assert_eq!(body(&arguments("linnet capture -f udp -w -"))["strict"], Value::Null);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod capture;
 pub mod detach;
 pub mod doctor;
 pub mod events;
+pub mod filter;
 pub mod flows;
 mod interrupt;
 pub mod rules;
@@ -65,6 +66,8 @@ pub enum Command {
     Events(events::EventsArgs),
     /// Write packets of the running daemon's interfaces as pcapng.
     Capture(capture::CaptureArgs),
+    /// Say what a capture filter does.
+    Filter(filter::FilterArgs),
     /// Show or change which flows are tracked.
     Rules(rules::RulesArgs),
     /// Read a pcap or pcapng file and say what its flows did; needs no privilege.
@@ -83,6 +86,7 @@ impl Command {
             Self::Flows(args) => flows::run(&args),
             Self::Events(args) => events::run(&args),
             Self::Capture(args) => capture::run(&args),
+            Self::Filter(args) => filter::run(&args),
             Self::Rules(args) => rules::run(&args),
             Self::Analyze(args) => analyze::run(&args),
             Self::Detach(args) => detach::run(&args),

@@ -178,18 +178,23 @@ impl Attacher {
         }
     }
 
+    /// Where a stage copies already, it goes on without a gap: programs stay where they are, and are added where they are
+    /// missing. Those that are not needed any more copy nothing, and go with the last capture.
     fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
-        self.stop_capture()?;
+        let before = self.capture.replace(config);
         self.configure_stage(CaptureConfig {
             deadline_ns: config.deadline_ns,
             snaplen: config.snaplen,
             point: config.point.unwrap_or(0),
         })?;
-        self.capture = Some(config);
         let points: Vec<_> = self.points.keys().copied().collect();
         for point in points {
-            if config.point.is_none_or(|wanted| wanted == point) {
-                self.add_stage(point, [true; 2])?;
+            let is_in = |config: StageConfig| config.point.is_none_or(|wanted| wanted == point);
+            if is_in(config) && !before.is_some_and(is_in) {
+                let staged = self.stage.iter().filter(|link| link.point == point);
+                let mut missing = [true; 2];
+                staged.for_each(|link| missing[link.direction as usize] = false);
+                self.add_stage(point, missing)?;
             }
         }
         Ok(())

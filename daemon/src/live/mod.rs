@@ -10,6 +10,7 @@ mod batch;
 mod chain;
 mod error;
 mod events;
+pub mod filters;
 mod follow;
 mod handover;
 mod inspect;

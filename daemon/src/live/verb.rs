@@ -265,11 +265,23 @@ pub struct StageConfig {
     pub point: Option<u32>,
 }
 
+impl StageConfig {
+    /// What two captures want together: all interfaces where they differ.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self {
+            snaplen: self.snaplen.max(other.snaplen),
+            deadline_ns: self.deadline_ns.max(other.deadline_ns),
+            point: self.point.filter(|point| other.point == Some(*point)),
+        }
+    }
+}
+
 /// What a daemon may ask of its attacher. Which interfaces are watched is the configuration's to say, and the attacher's
 /// to follow: no verb attaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Copy packets into the capture ring.
+    /// Copy these packets into the capture ring, instead of those before.
     StartCapture(StageConfig),
     /// Stop that.
     StopCapture,

@@ -10,6 +10,7 @@
 
 pub(crate) mod conntrack;
 pub(crate) mod door;
+pub(crate) mod filters;
 pub(crate) mod foreign;
 pub(crate) mod forged;
 pub(crate) mod held;

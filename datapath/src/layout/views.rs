@@ -39,6 +39,21 @@ pub struct Views {
     pub bytes: [u8; VIEWS_BYTES],
 }
 
+impl Default for Views {
+    /// No view of any packet.
+    fn default() -> Self {
+        Self {
+            wanted: 0,
+            matched: 0,
+            original_len: 0,
+            link: 0,
+            at: [0; VIEWS],
+            len: [0; VIEWS],
+            bytes: [0; VIEWS_BYTES],
+        }
+    }
+}
+
 // What the kernel gives a value of a map of each CPU's own (`PCPU_MIN_UNIT_SIZE`).
 const _: () = assert!(size_of::<Views>() < 32 * 1024);
 const _: () = assert!(size_of::<Views>().is_multiple_of(8));
