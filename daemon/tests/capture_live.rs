@@ -24,11 +24,12 @@ use daemon::{
     clock::Clock,
     events::EventReader,
     flow::{EventStore, FlowIdSource, FlowTable, expiry::Timeouts},
-    live::{AttachedPoint, Attacher, MapSizes, Points, StageConfig, Verb},
+    live::{AttachedPoint, Attacher, CaptureCounters, MapSizes, Points, StageConfig, Verb},
     past::Past,
     status::Publisher,
     sweep::Sweeper,
 };
+use datapath::layout::CaptureCounts;
 use lab::{
     CLIENT_INTERFACE, Lab, Namespace, Plan, ROUTER_CLIENT_INTERFACE,
     capture::Tcpdump,
@@ -42,7 +43,7 @@ use lab::{
 /// tcpdump's time and linnet's are taken at neighbouring places of the kernel.
 const TIME_APART_MAX_NS: u64 = 1_000_000;
 
-struct LabStage(Arc<Mutex<Attacher>>);
+struct LabStage(Mutex<Attacher>, CaptureCounters);
 
 impl LabStage {
     fn perform(&self, verb: Verb) -> anyhow::Result<()> {
@@ -52,12 +53,16 @@ impl LabStage {
 }
 
 impl Stage for LabStage {
-    fn start(&self, config: StageConfig) -> anyhow::Result<()> {
-        self.perform(Verb::StartCapture(config))
+    fn start(&self, slot: u8, config: StageConfig) -> anyhow::Result<()> {
+        self.perform(Verb::StartCapture { slot, config })
     }
 
-    fn stop(&self) -> anyhow::Result<()> {
-        self.perform(Verb::StopCapture)
+    fn stop(&self, slot: u8) -> anyhow::Result<()> {
+        self.perform(Verb::StopCapture { slot })
+    }
+
+    fn counts(&self, slot: u8) -> Option<CaptureCounts> {
+        self.1.read(slot).ok()
     }
 }
 
@@ -83,13 +88,14 @@ impl Watch {
         let service_map = attacher.services().unwrap();
         let store = Arc::new(EventStore::new(FlowIdSource::new(b"test"), 0));
         let events = Arc::new(EventReader::new(attacher.events().unwrap(), store));
-        let ring = attacher.capture_ring().unwrap();
-        let stage = Box::new(LabStage(Arc::new(Mutex::new(attacher))));
+        let (rings, counters) =
+            (attacher.capture_rings().unwrap(), attacher.capture_counters().unwrap());
+        let stage = Arc::new(LabStage(Mutex::new(attacher), counters));
         let folder = tempfile::tempdir().unwrap();
         let opened = capture::open(folder.path(), Keep::default(), stage, Arc::clone(&board));
         let (manager, recorder) = opened.unwrap();
         let manager = Arc::new(manager);
-        let reader = RingReader::start(ring, recorder, Arc::clone(&clock)).unwrap();
+        let reader = RingReader::start(rings, recorder, Arc::clone(&clock)).unwrap();
         let rings = Arc::clone(&manager);
         let publisher = Publisher::new(
             Arc::clone(&board),

@@ -9,6 +9,15 @@ pub const CAPTURE_BYTES_MAX: usize = 65_536;
 /// Headers of a frame that the tracker does not know, as far as limits of payload go.
 pub const UNKNOWN_HEADER_LEN: u32 = 64;
 
+/// Places in the stage's array of programs: what shows the packet to the filters, behind the XDP tracker.
+pub const STAGE_PREPARE: u32 = 0;
+/// The filters, which are made at run time.
+pub const STAGE_FILTERS: u32 = 1;
+/// What copies the packet.
+pub const STAGE_COPY: u32 = 2;
+/// All of them.
+pub const STAGE_PROGRAMS: u32 = 3;
+
 /// `CaptureRecord::flags`: `vlan_tci` holds a tag that the bytes lack.
 pub const VLAN_PRESENT: u16 = 1 << 0;
 
@@ -109,6 +118,16 @@ pub struct CaptureGap {
     pub record: CaptureRecord,
     /// How many.
     pub lost: [u32; CAPTURES_MAX],
+}
+
+/// What became of the packets of one CPU that any capture wanted, each counted once.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct CaptureTotals {
+    /// Packets that captures wanted and had room for: the number of the last one.
+    pub offered: u64,
+    /// Those of them that are not in the ring.
+    pub lost: u64,
 }
 
 const _: () = assert!(size_of::<CaptureRecord>() == 56);

@@ -6,7 +6,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     ABI_VERSION, Again, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord, CaptureSlot,
-    EVENTS_MAX, Encapsulation, EndedFlow, Event, EventHead, FlowEntry, FlowHead, Half, Hole,
+    CaptureTotals, EVENTS_MAX, Encapsulation, EndedFlow, Event, EventHead, FlowEntry, FlowHead, Half, Hole,
     HookCounters, IcmpErrors, Kept, NetworkKey, Opened, Outstanding, Passed, Point, RegisterRow,
     RttHistogram, RulePair, RuleRow, RulesConfig, SeenBefore, ServiceRtt, Trail, Trouble,
     TroubleSide, Untracked, VerdictCounts,
@@ -125,6 +125,7 @@ const LAYOUTS: u64 = hash_of! {
         direction, kind, flags, vlan_tci, vlan_protocol, _pad,
     }
     CaptureGap { record, lost }
+    CaptureTotals { offered, lost }
     Kept { since_ns, closed, aged, evicted, forgotten, before }
     SeenBefore { name, seen }
     RegisterRow { incarnation, namespace_cookie, state, ifindex, hooks, filters, name, namespace }

@@ -11,7 +11,7 @@ use aya_ebpf::{
 
 use super::{
     CAPTURE_CONFIG, CAPTURE_COUNTS, CAPTURE_GAPS, CAPTURE_RINGS, CAPTURE_SCRATCH, CAPTURE_VIEWS,
-    CAPTURES, CaptureScratch, Packet,
+    CAPTURE_TOTALS, CAPTURES, CaptureScratch, Packet,
 };
 use crate::{
     hint::opaque,
@@ -50,7 +50,15 @@ pub(super) fn copy(packet: &impl Packet) {
     if scratch.record.captures == 0 {
         return;
     }
+    let Some(totals) = CAPTURE_TOTALS.get_ptr_mut(0) else { return };
+    // SAFETY: this CPU's slot.
+    let totals = unsafe { &mut *totals };
+    totals.offered += 1;
+    scratch.record.packet_id = u64::from(cpu) << 48 | totals.offered;
     let fate = deliver(packet, scratch, cpu, config.ring_bytes);
+    if !matches!(fate, Fate::Produced) {
+        totals.lost += 1;
+    }
     each(scratch.record.captures, |slot| settle(slot, fate));
 }
 
@@ -147,8 +155,6 @@ fn deliver(packet: &impl Packet, scratch: &mut CaptureScratch, cpu: u32, ring_by
     let Some(gap) = CAPTURE_GAPS.get_ptr_mut(0) else { return Fate::LostCopy };
     // SAFETY: this CPU's slot.
     let gap = unsafe { &mut *gap };
-    gap.record.packet_id += 1;
-    scratch.record.packet_id = u64::from(cpu) << 48 | gap.record.packet_id;
     let length = opaque(scratch.record.captured_len as usize);
     if length > CAPTURE_BYTES_MAX {
         return Fate::LostCopy;
@@ -159,9 +165,10 @@ fn deliver(packet: &impl Packet, scratch: &mut CaptureScratch, cpu: u32, ring_by
         if length > 0 && !packet.load(0, bytes, length as u32) {
             return Fate::LostCopy;
         }
-        // The reader looks every few milliseconds; it is woken where that would be too late.
-        let is_urgent =
-            bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA)) > u64::from(ring_bytes / 8);
+        // The reader looks every few milliseconds; it is woken as well with each eighth of the ring that has filled up.
+        let available = bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA));
+        let after = available + (size_of::<CaptureRecord>() + length) as u64;
+        let is_urgent = (available ^ after) >= u64::from(ring_bytes / 8);
         let flags = u64::from(if is_urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
         if gap.record.captures != 0 {
             gap.record.kind = RECORD_GAP;

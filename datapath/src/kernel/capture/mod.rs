@@ -18,7 +18,7 @@ use crate::{
     frame::Direction,
     layout::{
         CAPTURE_BYTES_MAX, CAPTURES_MAX, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord,
-        CaptureSlot, HOOKS_MAX, Point, VLAN_PRESENT, Views,
+        CaptureSlot, CaptureTotals, HOOKS_MAX, Point, STAGE_PREPARE, STAGE_PROGRAMS, VLAN_PRESENT, Views,
     },
 };
 
@@ -55,12 +55,17 @@ pub static CAPTURE_VIEWS: PerCpuArray<Views> = PerCpuArray::with_max_entries(1, 
 #[map]
 pub static CAPTURE_GAPS: PerCpuArray<CaptureGap> = PerCpuArray::with_max_entries(1, 0);
 
+/// Slot 0: what became of all packets. The stage writes, the daemon reads. 16 B per CPU.
+#[map]
+pub static CAPTURE_TOTALS: PerCpuArray<CaptureTotals> = PerCpuArray::with_max_entries(1, 0);
+
 /// CPU -> scratch for one record; a per-CPU map's value may not exceed 32 KiB. The daemon sets the number of CPUs.
 /// 64 KiB per CPU.
 #[map]
 pub static CAPTURE_SCRATCH: Array<CaptureScratch> = Array::with_max_entries(1, 0);
 
-/// CPU -> its ring of records for the daemon, which makes them, as large as configured.
+/// CPU -> its ring of records for the daemon. The attacher makes them, as large as configured, and sets them in every
+/// object.
 #[btf_map]
 pub static CAPTURE_RINGS: ArrayOfMaps<RingBuf<CaptureRecord, RING_TEMPLATE>, 1> =
     ArrayOfMaps::new();
@@ -68,16 +73,9 @@ pub static CAPTURE_RINGS: ArrayOfMaps<RingBuf<CaptureRecord, RING_TEMPLATE>, 1> 
 /// What a ring is checked against: its size may be another one.
 const RING_TEMPLATE: usize = 4096;
 
-/// The programs that the stage goes on in. The daemon writes.
+/// The programs that the stage goes on in. The attacher writes. One per object.
 #[map]
-pub static CAPTURE_STAGE: ProgramArray = ProgramArray::with_max_entries(3, 0);
-
-/// Slot of [`CAPTURE_STAGE`]: [`prepare`], behind the XDP tracker.
-pub const STAGE_PREPARE: u32 = 0;
-/// The filters, which go on in a slot of their own array.
-pub const STAGE_FILTERS: u32 = 1;
-/// [`copy`].
-pub const STAGE_COPY: u32 = 2;
+pub static CAPTURE_STAGE: ProgramArray = ProgramArray::with_max_entries(STAGE_PROGRAMS, 0);
 
 /// A packet as the stage has it.
 trait Packet {

@@ -6,12 +6,12 @@ use core::{cell::Cell, ptr};
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 
 use super::{
-    CAPTURE_CONFIG, CAPTURE_SCRATCH, CAPTURE_VIEWS, CAPTURE_WANTED, Packet, STAGE_FILTERS,
+    CAPTURE_CONFIG, CAPTURE_SCRATCH, CAPTURE_VIEWS, CAPTURE_WANTED, Packet,
 };
 use crate::{
     frame::Link,
     hint::opaque,
-    layout::{CaptureRecord, Point, VIEW_BYTES_MAX, VLAN_PRESENT, Views},
+    layout::{CaptureRecord, Point, STAGE_FILTERS, VIEW_BYTES_MAX, VLAN_PRESENT, Views},
     views::{self, Carried, ETHERNET_HEADER, Head, INNER_AT_MAX, INNER_REACH, TAG, TAGS_MAX},
 };
 
