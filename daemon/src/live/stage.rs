@@ -117,7 +117,7 @@ pub(super) fn exchange(
     let stage = array(object)?;
     let program = filters::load(filters, kind, views.fd().as_fd(), (stage.as_fd(), STAGE_COPY))?;
     set(programs(object)?, STAGE_COPY, &copy)?;
-    filters::put(stage.as_fd(), STAGE_FILTERS, program.as_fd())?;
+    filters::set_program(stage.as_fd(), STAGE_FILTERS, program.as_fd())?;
     Ok(())
 }
 

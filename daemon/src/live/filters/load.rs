@@ -176,7 +176,7 @@ fn last_lines(log: &[u8]) -> String {
 }
 
 /// Puts a program into its place of an array of programs.
-pub fn put(
+pub fn set_program(
     programs: BorrowedFd<'_>,
     place: u32,
     program: BorrowedFd<'_>,
