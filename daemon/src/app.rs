@@ -24,8 +24,8 @@ use crate::{
     events::{EventReader, Reading},
     flow::{EventStore, FlowIdSource, FlowTable, table::Departures},
     live::{
-        self, AttachedPoint, CaptureCounters, Handover, Keeper, Kinship, Points, Remote, StageConfig, Succession,
-        Tables, Verb,
+        self, AttachedPoint, CaptureCounters, Handover, Keeper, Kinship, Points, Remote,
+        StageConfig, Succession, Tables, Verb,
     },
     live_rules::{LiveRules, fingerprint, restore},
     metrics,

@@ -127,7 +127,15 @@ impl Watch {
             interval: Duration::from_secs(1),
             waited_ns: 0,
         };
-        let mut watch = Self { manager, board, sweeper, sweeps: 0, reader: Some(reader), counters: ours, folder };
+        let mut watch = Self {
+            manager,
+            board,
+            sweeper,
+            sweeps: 0,
+            reader: Some(reader),
+            counters: ours,
+            folder,
+        };
         watch.sweep();
         watch
     }
@@ -384,17 +392,23 @@ fn start_and_stop(watch: &Watch, random: &mut Random, seconds: u64) -> (u64, usi
     ];
     let end = Instant::now() + Duration::from_secs(seconds);
     let (mut running, mut ended, mut most) = (Vec::new(), 0, 0);
+    let mut slowest = [Duration::ZERO; 2];
     while Instant::now() < end || !running.is_empty() {
         let is_over = Instant::now() >= end;
         if !is_over && running.len() < CAPTURES_MAX - 1 && random.below(5) < 3 {
             let (filter, more) = FILTERS[random.below(FILTERS.len() as u64) as usize];
-            let json = format!(r#"{{"filter": "{filter}", {more}}}"#);
+            let limits = r#""limits": {"seconds": 3600}"#;
+            let json = format!(r#"{{"filter": "{filter}", {more}, {limits}}}"#);
+            let asked = Instant::now();
             let started = watch.manager.start(serde_json::from_str(&json).unwrap());
+            slowest[0] = slowest[0].max(asked.elapsed());
             running.push((started.unwrap().id, filter));
             most = most.max(running.len() + 1);
         } else if !running.is_empty() {
             let (id, filter) = running.swap_remove(random.below(running.len() as u64) as usize);
+            let asked = Instant::now();
             let view = watch.stop(&id);
+            slowest[1] = slowest[1].max(asked.elapsed());
             let packets = watch.packets(&view);
             if filter == "udp port 5004" && view.lost.total() == 0 {
                 let numbers = numbers(&packets);
@@ -405,6 +419,7 @@ fn start_and_stop(watch: &Watch, random: &mut Random, seconds: u64) -> (u64, usi
             ended += 1;
         }
     }
+    println!("the slowest start took {:?}, the slowest stop {:?}", slowest[0], slowest[1]);
     (ended, most)
 }
 
@@ -418,7 +433,8 @@ fn captures_come_and_go_and_cost_the_others_nothing() {
     let spec = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
     let mut watch = Watch::new("random", &spec, 64 << 20);
     let stop = Stop::new();
-    let steady = watch.start("udp port 5004");
+    let steady = r#"{"filter": "udp port 5004", "limits": {"seconds": 3600}}"#;
+    let steady = watch.manager.start(serde_json::from_str(steady).unwrap()).unwrap().id;
     let interval = Duration::from_micros(200);
     let stream = UdpStream { datagrams: seconds as u32 * 5_000, interval, ..UdpStream::default() };
     let (sent, (ended, most)) = std::thread::scope(|scope| {

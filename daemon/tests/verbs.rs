@@ -15,13 +15,13 @@ use std::{
     time::Duration,
 };
 
+use captures::filter::Instruction;
+use daemon::live::filters::{Alternative, View};
 use daemon::live::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, Chain, ChainLink, Hook, Points,
     RuleRequest, StageConfig, Verb, WatchedPoint, Watching, answer,
     wire::{self, MESSAGE_MAX},
 };
-use captures::filter::Instruction;
-use daemon::live::filters::{Alternative, View};
 use datapath::rules::{Action, Network, Ports, Rule};
 use support::Random;
 
@@ -158,7 +158,8 @@ fn what_no_daemon_may_ask_for_is_refused() {
     let config = StageConfig { filter: Some(vec![wrong]), ..stage(None) };
     assert!(wire::read_request(&start(0, config)).1.is_err(), "a filter that leaves itself");
     let many = vec![accepting(View::Wire, 1); 7];
-    let verb = Verb::StartCapture { slot: 0, config: StageConfig { filter: Some(many), ..stage(None) } };
+    let verb =
+        Verb::StartCapture { slot: 0, config: StageConfig { filter: Some(many), ..stage(None) } };
     assert!(wire::request(1, &verb).is_err(), "more ways to match than there are");
 }
 

@@ -149,7 +149,10 @@ pub fn open(
         published,
         readers: Arc::clone(&readers),
     };
-    Ok((manager, Recorder::new(catalogue, Orders::new(stage)?, board, orders, (publisher, readers))))
+    Ok((
+        manager,
+        Recorder::new(catalogue, Orders::new(stage)?, board, orders, (publisher, readers)),
+    ))
 }
 
 impl CaptureManager {

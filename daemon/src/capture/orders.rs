@@ -71,10 +71,7 @@ impl Orders {
     }
 }
 
-fn begin(
-    stage: &Arc<dyn Stage>,
-    told: mpsc::Sender<Done>,
-) -> std::io::Result<mpsc::Sender<Order>> {
+fn begin(stage: &Arc<dyn Stage>, told: mpsc::Sender<Done>) -> std::io::Result<mpsc::Sender<Order>> {
     let (to, orders) = mpsc::channel();
     let stage = Arc::clone(stage);
     // It ends when nobody gives orders any more.

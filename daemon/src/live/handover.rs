@@ -20,8 +20,8 @@ use rustix::{
 };
 
 use super::{
-    Attacher, CaptureCounters, CaptureRings, EventLog, FlowMap, HookMap, Keeper, Kept, Kinship, LiveError, MapSizes,
-    Server, ServiceMap, rings,
+    Attacher, CaptureCounters, CaptureRings, EventLog, FlowMap, HookMap, Keeper, Kept, Kinship,
+    LiveError, MapSizes, Server, ServiceMap, rings,
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
 
@@ -101,8 +101,7 @@ impl Estate {
         attacher.keeper()?.begin(Kept { since_ns, ..Kept::default() }).map_err(keep)?;
         let maps: Vec<_> =
             MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
-        let rings: Result<Vec<_>, _> =
-            (0..attacher.cpus()).map(|cpu| attacher.ring(cpu)).collect();
+        let rings: Result<Vec<_>, _> = (0..attacher.cpus()).map(|cpu| attacher.ring(cpu)).collect();
         let rings = rings?;
         let kinship = kinship(config, &maps, &rings)?;
         Ok(Self { config: text, maps, rings, sizes: attacher.sizes(), kinship })

@@ -19,4 +19,13 @@ macro_rules! pod {
     };
 }
 
-pod!(CaptureConfig, CaptureCounts, CaptureSlot, CaptureTotals, HookCounters, Meta, Point, ServiceRtt);
+pod!(
+    CaptureConfig,
+    CaptureCounts,
+    CaptureSlot,
+    CaptureTotals,
+    HookCounters,
+    Meta,
+    Point,
+    ServiceRtt
+);

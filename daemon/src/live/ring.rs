@@ -137,7 +137,8 @@ impl AsFd for Ring {
 }
 
 fn sysconf_page() -> io::Result<i64> {
-    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?.ok_or_else(|| io::ErrorKind::Other.into())
+    nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE)?
+        .ok_or_else(|| io::ErrorKind::Other.into())
 }
 
 /// Memory that is shared with the kernel.

@@ -49,8 +49,9 @@ impl std::fmt::Debug for CaptureRings {
 
 impl CaptureRings {
     pub(super) fn new(rings: Vec<MapData>, totals: MapData) -> Result<Self, LiveError> {
-        let failed =
-            |call| move |source: io::Error| LiveError::Syscall { call, map: "CAPTURE_RINGS", source };
+        let failed = |call| {
+            move |source: io::Error| LiveError::Syscall { call, map: "CAPTURE_RINGS", source }
+        };
         let rings: io::Result<Vec<_>> = rings.into_iter().map(Ring::new).collect();
         let rings = rings.map_err(failed("mmap"))?;
         let filling = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
@@ -59,12 +60,7 @@ impl CaptureRings {
             let event = EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, 0);
             filling.add(ring, event).map_err(|errno| failed("epoll_ctl")(errno.into()))?;
         }
-        Ok(Self {
-            rings,
-            filling,
-            consumed: 0,
-            totals: per_cpu("CAPTURE_TOTALS", totals)?,
-        })
+        Ok(Self { rings, filling, consumed: 0, totals: per_cpu("CAPTURE_TOTALS", totals)? })
     }
 
     /// Goes on where an earlier reader ended, however it did: what it left in the rings is read past, and all that was
@@ -86,12 +82,7 @@ impl CaptureRings {
 
     /// Hands out up to `most` records in the order of time, as far as no earlier one can come; returns how many. `now_ns`
     /// is CLOCK_MONOTONIC, or the greatest number where nothing is copied any more.
-    pub fn read(
-        &mut self,
-        most: usize,
-        now_ns: u64,
-        mut visit: impl FnMut(Captured<'_>),
-    ) -> usize {
+    pub fn read(&mut self, most: usize, now_ns: u64, mut visit: impl FnMut(Captured<'_>)) -> usize {
         let until = if now_ns == u64::MAX { now_ns } else { now_ns.saturating_sub(SETTLED_NS) };
         let mut read = 0;
         while read < most {
@@ -182,10 +173,7 @@ impl CaptureCounters {
     }
 }
 
-fn per_cpu<T>(
-    name: &'static str,
-    map: MapData,
-) -> Result<PerCpuArray<MapData, Pod<T>>, LiveError>
+fn per_cpu<T>(name: &'static str, map: MapData) -> Result<PerCpuArray<MapData, Pod<T>>, LiveError>
 where
     Pod<T>: aya::Pod,
 {
@@ -214,7 +202,8 @@ pub(super) fn make(pins: &PinDir, sizes: MapSizes) -> Result<Vec<MapData>, LiveE
         let left = match shape.look(&path)? {
             Found::Map(map, found) if found == shape => Some(*map),
             Found::Map(..) | Found::Unusable(_) => {
-                std::fs::remove_file(&path).map_err(|source| pinned::failed("remove", &path, source))?;
+                std::fs::remove_file(&path)
+                    .map_err(|source| pinned::failed("remove", &path, source))?;
                 None
             }
             Found::Nothing => None,

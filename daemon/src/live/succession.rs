@@ -52,11 +52,7 @@ pub struct Kinship {
 
 impl Kinship {
     /// Of this process.
-    pub(super) fn new(
-        config: &str,
-        maps: [u32; MAPS.len()],
-        rings: &[u32],
-    ) -> io::Result<Self> {
+    pub(super) fn new(config: &str, maps: [u32; MAPS.len()], rings: &[u32]) -> io::Result<Self> {
         // The file that runs, also after another one was put in its place.
         let program = fs::metadata("/proc/self/exe")?;
         let mut hasher = DefaultHasher::new();

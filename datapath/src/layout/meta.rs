@@ -6,10 +6,10 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
     ABI_VERSION, Again, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord, CaptureSlot,
-    CaptureTotals, EVENTS_MAX, Encapsulation, EndedFlow, Event, EventHead, FlowEntry, FlowHead, Half, Hole,
-    HookCounters, IcmpErrors, Kept, NetworkKey, Opened, Outstanding, Passed, Point, RegisterRow,
-    RttHistogram, RulePair, RuleRow, RulesConfig, SeenBefore, ServiceRtt, Trail, Trouble,
-    TroubleSide, Untracked, VerdictCounts,
+    CaptureTotals, EVENTS_MAX, Encapsulation, EndedFlow, Event, EventHead, FlowEntry, FlowHead,
+    Half, Hole, HookCounters, IcmpErrors, Kept, NetworkKey, Opened, Outstanding, Passed, Point,
+    RegisterRow, RttHistogram, RulePair, RuleRow, RulesConfig, SeenBefore, ServiceRtt, Trail,
+    Trouble, TroubleSide, Untracked, VerdictCounts,
 };
 use crate::flow_key::FlowKey;
 

@@ -16,8 +16,8 @@ mod views;
 
 pub use capture::{
     CAPTURE_BYTES_MAX, CAPTURES_MAX, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord,
-    CaptureSlot, CaptureTotals, RECORD_GAP, RECORD_PACKET, STAGE_COPY, STAGE_FILTERS, STAGE_PREPARE,
-    STAGE_PROGRAMS, UNKNOWN_HEADER_LEN, VLAN_PRESENT,
+    CaptureSlot, CaptureTotals, RECORD_GAP, RECORD_PACKET, STAGE_COPY, STAGE_FILTERS,
+    STAGE_PREPARE, STAGE_PROGRAMS, UNKNOWN_HEADER_LEN, VLAN_PRESENT,
 };
 pub use ended::EndedFlow;
 pub use event::{EVENTS_MAX, Event, EventHead};

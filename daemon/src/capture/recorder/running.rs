@@ -10,7 +10,8 @@ use std::{
 };
 
 use captures::{
-    Capture, CaptureSpec, CapturedPacket, Direction, InterfaceDescription, Limits, Offer, StopReason,
+    Capture, CaptureSpec, CapturedPacket, Direction, InterfaceDescription, Limits, Offer,
+    StopReason,
     format::pcapng::SectionHeader,
     session::{self, Loss},
 };
@@ -188,8 +189,7 @@ impl Running {
         };
         let payload = self.view.payload_bytes.map_or(u32::MAX, |most| most);
         let most = raw.header_len.saturating_add(payload) as usize;
-        let mut packet =
-            CapturedPacket::new(raw.wall_ns, raw.data.get(..most).unwrap_or(raw.data));
+        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data.get(..most).unwrap_or(raw.data));
         packet.original_len = raw.original_len;
         packet.interface = *interface;
         packet.queue = Some(raw.queue);
@@ -231,9 +231,9 @@ impl Running {
         if !ending.is_off {
             return gives_up;
         }
-        let until = *ending
-            .until
-            .get_or_insert_with(|| produced.unwrap_or_else(|| rings.produced.saturating_sub(rings.lost)));
+        let until = *ending.until.get_or_insert_with(|| {
+            produced.unwrap_or_else(|| rings.produced.saturating_sub(rings.lost))
+        });
         let come = if produced.is_some() { self.arrived } else { rings.consumed };
         until <= come || gives_up
     }

@@ -342,7 +342,8 @@ fn packets_go_to_the_captures_that_the_kernel_chose_them_for() {
     let mut bench = Bench::new(dir.path());
     *bench.switch.counts.lock().unwrap() =
         Some(CaptureCounts { matched: 5, produced: 5, ..CaptureCounts::default() });
-    let ids = ["{}", r#"{"payload_bytes": 10}"#, r#"{"filter": "port 9"}"#].map(|it| bench.start(it));
+    let ids =
+        ["{}", r#"{"payload_bytes": 10}"#, r#"{"filter": "port 9"}"#].map(|it| bench.start(it));
     let data = [7; 100];
     for slots in [0b011, 0b010, 0b100] {
         bench.recorder.packet(&chosen(&bench, slots, &data));

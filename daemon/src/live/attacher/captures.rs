@@ -216,8 +216,7 @@ impl Attacher {
             }
         }
         for (namespace, kinds) in needed {
-            let objects =
-                self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
+            let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
             for (kind, is_needed) in [Object::Xdp, Object::Tc].into_iter().zip(kinds) {
                 if is_needed {
                     stage::exchange(objects, kind, &filters, &views)?;

@@ -18,7 +18,8 @@ use crate::{
     frame::Direction,
     layout::{
         CAPTURE_BYTES_MAX, CAPTURES_MAX, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord,
-        CaptureSlot, CaptureTotals, HOOKS_MAX, Point, STAGE_PREPARE, STAGE_PROGRAMS, VLAN_PRESENT, Views,
+        CaptureSlot, CaptureTotals, HOOKS_MAX, Point, STAGE_PREPARE, STAGE_PROGRAMS, VLAN_PRESENT,
+        Views,
     },
 };
 

@@ -5,9 +5,7 @@ use core::{cell::Cell, ptr};
 
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 
-use super::{
-    CAPTURE_CONFIG, CAPTURE_SCRATCH, CAPTURE_VIEWS, CAPTURE_WANTED, Packet,
-};
+use super::{CAPTURE_CONFIG, CAPTURE_SCRATCH, CAPTURE_VIEWS, CAPTURE_WANTED, Packet};
 use crate::{
     frame::Link,
     hint::opaque,
