@@ -11,6 +11,7 @@ use pcap_file::pcap::{
 use pcap_file::{DataLink, Endianness};
 use thiserror::Error;
 
+use super::read::stream::StreamedPacket;
 use crate::packet::Snaplen;
 use crate::{CapturedPacket, LinkType};
 
@@ -70,6 +71,32 @@ impl<W: Write> PcapWriter<W> {
     }
 }
 
+/// Appends a record to a file of this unit and snaplen; what [`PcapWriter::packet`] writes, for a file that is handed
+/// on in pieces.
+pub(super) fn record(
+    out: &mut Vec<u8>,
+    resolution: Resolution,
+    snaplen: Snaplen,
+    packet: StreamedPacket<'_>,
+) -> Result<(), PcapError> {
+    let StreamedPacket { time_ns, original_len, data, .. } = packet;
+    let unit_ns = match resolution {
+        Resolution::Microseconds => 1_000,
+        Resolution::Nanoseconds => 1,
+    };
+    let out_of_range = |_| PcapError::TimeOutOfRange { time_ns };
+    let seconds = u32::try_from(time_ns / 1_000_000_000).map_err(out_of_range)?;
+    let fraction = u32::try_from(time_ns % 1_000_000_000 / unit_ns).map_err(out_of_range)?;
+    let captured_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let data = snaplen.cut(data);
+    let kept_len = u32::try_from(data.len()).unwrap_or(Snaplen::MAX);
+    for word in [seconds, fraction, kept_len, original_len.max(captured_len)] {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
+    out.extend_from_slice(data);
+    Ok(())
+}
+
 /// Why a classic file could not be written.
 #[derive(Debug, Error)]
 pub enum PcapError {
@@ -127,6 +154,24 @@ mod tests {
         let bytes = file(Resolution::Nanoseconds, &[packet]).unwrap();
         assert_eq!(bytes[..4], 0xa1b2_3c4d_u32.to_le_bytes());
         assert_eq!(bytes[28..32], 2003_u32.to_le_bytes());
+    }
+
+    #[test]
+    fn a_record_in_pieces_is_the_writers() {
+        let packet =
+            CapturedPacket { original_len: 3, ..CapturedPacket::new(7_000_002_003, b"abcdef") };
+        for resolution in [Resolution::Microseconds, Resolution::Nanoseconds] {
+            let whole = file(resolution, std::slice::from_ref(&packet)).unwrap();
+            let mut out = file(resolution, &[]).unwrap();
+            let streamed = StreamedPacket {
+                interface: 0,
+                time_ns: packet.time_ns,
+                original_len: 3,
+                data: &packet.data,
+            };
+            record(&mut out, resolution, four_bytes(), streamed).unwrap();
+            assert_eq!(out, whole);
+        }
     }
 
     #[test]
