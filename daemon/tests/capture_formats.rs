@@ -149,11 +149,16 @@ fn files(folder: &Path, begin: &str) -> Vec<PathBuf> {
     files
 }
 
+/// The route of a capture that was started.
+fn route_of(answer: &Value) -> String {
+    format!("{CAPTURES}/{}", answer["capture"]["id"].as_str().unwrap())
+}
+
 /// A finished capture's route.
 fn captured(daemon: &Daemon, packets: u64) -> String {
     let (status, answer) = daemon.post(CAPTURES, &json!({ "limits": { "packets": packets } }));
     assert_eq!(status, 201, "{answer}");
-    let route = format!("{CAPTURES}/{}", answer["capture"]["id"].as_str().unwrap());
+    let route = route_of(&answer);
     wait_until("the capture's end", || daemon.get(&route).1["capture"]["state"] == "finished");
     route
 }
@@ -204,7 +209,7 @@ fn every_format_of_a_capture_has_the_same_packets() {
 fn a_running_captures_classic_file_ends_with_a_whole_packet() {
     let daemon = Daemon::start();
     let (_, answer) = daemon.post(CAPTURES, &json!({}));
-    let route = format!("{CAPTURES}/{}", answer["capture"]["id"].as_str().unwrap());
+    let route = route_of(&answer);
     let written = || daemon.get(&route).1["capture"]["written"].as_u64();
     wait_until("packets", || written() > Some(20));
     let path = daemon.folder().join("part.pcap");
@@ -213,6 +218,43 @@ fn a_running_captures_classic_file_ends_with_a_whole_packet() {
         assert!(packets(&path).len() > 20);
     }
     assert_read_by_tools(&path, packets(&path).len());
+
+    let (live, stored) = (daemon.folder().join("live.pcap"), daemon.folder().join("stored.pcapng"));
+    std::thread::scope(|scope| {
+        let (socket, route) = (daemon.socket(), format!("{route}/live?format=pcap-ns"));
+        let stream = scope.spawn({
+            let live = &live;
+            move || download(&socket, &route, live, &[])
+        });
+        wait_until("the stream", || live.metadata().is_ok_and(|file| file.len() > 24));
+        let before = written();
+        wait_until("more packets", || written() > before);
+        daemon.post(&format!("{}/stop", route_of(&answer)), &json!({}));
+        stream.join().unwrap();
+    });
+    download(&daemon.socket(), &format!("{route}/file"), &stored, &[]);
+    assert!(packets(&live) == packets(&stored), "the live stream has what is stored");
+    assert_read_by_tools(&live, packets(&live).len());
+}
+
+#[test]
+fn a_pipe_has_packets_and_no_words() {
+    if !lab::require_tool("tcpdump", "a pipe of packets") {
+        return;
+    }
+    let daemon = Daemon::start();
+    for format in ["pcapng", "pcap", "pcap-ns"] {
+        let args = ["-c", "25", "--format", format, "-w", "-"];
+        let mut ours = linnet(&daemon.socket(), &args).spawn().unwrap();
+        let mut tcpdump = Command::new("tcpdump");
+        tcpdump.args(["-n", "-t", "-q", "-r", "-"]).stdin(ours.stdout.take().unwrap());
+        let read = tcpdump.output().unwrap();
+        let lines = String::from_utf8(read.stdout).unwrap();
+        assert!(read.status.success(), "{format}");
+        let count = lines.lines().filter(|line| !line.starts_with([' ', '\t'])).count();
+        assert_eq!(count, 25, "{format}");
+        assert_silent(&ours.wait_with_output().unwrap());
+    }
 }
 
 /// A replay of raw IP packets and Ethernet frames in turn.

@@ -36,8 +36,7 @@ impl Converter {
     /// before it.
     pub fn convert(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), ConvertError> {
         self.blocks.push(bytes);
-        loop {
-            let Some(block) = self.blocks.next_block()? else { break };
+        while let Some(block) = self.blocks.next_block()? {
             match block.content {
                 Content::Interface { link_type, snaplen } => match self.file {
                     None => {

@@ -83,8 +83,7 @@ impl Splitter {
     /// Takes the next bytes of the capture's pcapng.
     pub fn push(&mut self, bytes: &[u8], files: &mut impl Files) -> Result<(), SplitError> {
         self.blocks.push(bytes);
-        loop {
-            let Some(block) = self.blocks.next_block()? else { break };
+        while let Some(block) = self.blocks.next_block()? {
             match block.content {
                 Content::Section => self.part.preamble.clear(),
                 Content::Packet(packet) => {

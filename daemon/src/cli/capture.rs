@@ -10,7 +10,7 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use captures::{
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     capture::{DURATION_MAX_S, LostView},
     client::{Client, ClientError, SOCKET_DEFAULT},
+    clock::Clock,
 };
 
 /// From one progress line to the next.
@@ -39,10 +40,7 @@ const UNREAD_MAX_S: u64 = 10;
 
 const SECOND_NS: NonZeroU64 = NonZeroU64::new(1_000_000_000).expect("it is not zero");
 
-/// Writes packets to files or a pipe while they come; the letters are tcpdump's.
-///
-/// On a terminal it shows how far it is, and in the end what was captured and lost. In a pipe it is silent, but for
-/// what was lost.
+/// Arguments of `linnet capture`; the letters are tcpdump's.
 #[derive(Debug, clap::Args)]
 pub struct CaptureArgs {
     /// Interface as linnet watches it: [NAMESPACE/]NAME [default: all].
@@ -63,17 +61,20 @@ pub struct CaptureArgs {
     /// Stop after so many seconds [default: when interrupted, at most a day].
     #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// A new file every so many seconds, from the capture's start, each readable by itself: it ends with the first
-    /// packet behind its span, and a span without packets has no file. Conversions of strftime(3) in the file's name,
-    /// like `eth0-%Y%m%d-%H%M%S.pcapng`, are replaced by the local time of the span's start. Where two files in a row
-    /// would have the same name, the later one's has its number before the ending: `eth0_00002.pcapng`.
+    /// A new file every so many seconds; `eth0-%H%M%S.pcapng` names them by their time, see --help.
+    ///
+    /// Each file can be read by itself. It ends with the first packet behind its span, so that a span without packets
+    /// has no file; spans are counted from the capture's start. Conversions of strftime(3) in the file's name are
+    /// replaced by the local time of the span's start. Where two files in a row would have the same name, the later
+    /// one's has its number before the ending: `eth0_00002.pcapng`.
     #[arg(short = 'G', long, value_name = "SECONDS")]
     rotate: Option<NonZeroU64>,
     /// With -G: stop after so many spans, and so with at most as many files.
     #[arg(short = 'W', long, value_name = "COUNT", requires = "rotate")]
     files: Option<NonZeroU64>,
-    /// Format of the files: pcapng, pcap (microseconds) or pcap-ns (nanoseconds). The latter two have room for the
-    /// packets of one link type, and none for interfaces, directions and losses.
+    /// pcapng, pcap (microseconds) or pcap-ns (nanoseconds).
+    ///
+    /// The latter two have room for packets of one link type, and none for interfaces, directions and losses.
     #[arg(long, value_name = "FORMAT", default_value_t = Export::Pcapng)]
     format: Export,
     /// Where the packets go; `-` for standard output.
@@ -121,7 +122,8 @@ fn route(id: &str) -> String {
 pub fn run(args: &CaptureArgs) -> anyhow::Result<u8> {
     let seconds = seconds(args)?;
     let client = Client::connect(&args.socket).map_err(ExitWith::from)?;
-    let sink = Sink::open(&args.write, args.rotate.is_some())?;
+    let start_ns = args.rotate.map(|_| Clock::new().now().wall_ns());
+    let sink = Sink::open(&args.write, start_ns)?;
     // From here on, so that no signal ends this process while a capture runs that nobody would stop.
     let interrupts = Interrupts::watch()?;
     let started = match client.post("/api/v1/captures", &body(args, seconds)) {
@@ -229,7 +231,7 @@ impl Running<'_> {
             Ok(()) => {}
             // Who closed the pipe has had all that was wanted.
             Err(ClientError::Receiver(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            Err(ClientError::Receiver(error)) if output.has_nothing() => {
+            Err(ClientError::Receiver(error)) if output.refused(&error) => {
                 // Nor has the daemon anything that would be missed.
                 output.abandon();
                 self.client.delete(&route(&self.id))?;
@@ -301,7 +303,8 @@ fn watch(
     end: BorrowedFd<'_>,
 ) -> Result<(), ExitWith> {
     const END: usize = 0;
-    let (progress, begin) = (is_watched(), Instant::now());
+    let (progress, clock) = (is_watched(), Clock::new());
+    let begin_ns = clock.monotonic_ns();
     loop {
         match interrupts.wait(&[end, output], PROGRESS).map_err(unwaited)? {
             Wake::Closed(END) => return Ok(()),
@@ -309,7 +312,8 @@ fn watch(
             Wake::Timeout if progress => {
                 if let Ok(view) = View::of(client, id) {
                     let (packets, bytes) = (view.written, si_bytes(view.bytes));
-                    let (lost, seconds) = (view.lost.total(), begin.elapsed().as_secs());
+                    let seconds = (clock.monotonic_ns() - begin_ns) / SECOND_NS;
+                    let lost = view.lost.total();
                     let line = format!("{packets} packets, {bytes}, {lost} lost, {seconds} s");
                     // A terminal that is gone needs no progress.
                     let _shown = write!(io::stderr(), "\r\x1b[K{line}");

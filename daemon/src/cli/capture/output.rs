@@ -51,9 +51,9 @@ impl Output {
         self.files.finish()
     }
 
-    /// Whether nothing was written.
-    pub(super) fn has_nothing(&self) -> bool {
-        self.files.bytes == 0
+    /// Whether the capture cannot be had in this format, and so nothing was written.
+    pub(super) fn refused(&self, error: &io::Error) -> bool {
+        error.kind() == io::ErrorKind::InvalidInput && self.files.bytes == 0
     }
 
     /// Removes what was made for a capture that did not come.
@@ -99,8 +99,12 @@ impl Files for Written {
         let converted = converter.convert(blocks, &mut out);
         self.give(&out)?;
         converted.map_err(|error| match error {
-            ConvertError::LinkTypes(..) => io::Error::other(format!("{error}: `-i IF`")),
-            other => io::Error::other(other),
+            ConvertError::LinkTypes(..) => {
+                io::Error::new(io::ErrorKind::InvalidInput, format!("{error}: `-i IF`"))
+            }
+            ConvertError::NoInterface | ConvertError::Stream(_) | ConvertError::Pcap(_) => {
+                io::Error::other(error)
+            }
         })
     }
 }
@@ -115,6 +119,8 @@ fn converter(export: Export) -> Option<Converter> {
 fn split_failed(error: SplitError) -> io::Error {
     match error {
         SplitError::Write(error) => error,
-        other => io::Error::other(other),
+        SplitError::Stream(_) | SplitError::Interface { .. } | SplitError::Interfaces => {
+            io::Error::other(error)
+        }
     }
 }

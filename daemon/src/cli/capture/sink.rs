@@ -26,19 +26,20 @@ pub(super) struct Sink {
 }
 
 impl Sink {
-    /// Opens the file without touching what it holds: that is lost only once a capture has started.
-    pub(super) fn open(path: &Path, rotate: bool) -> Result<Self, ExitWith> {
+    /// Opens the file without touching what it holds: that is lost only once a capture has started. With a time
+    /// (nanoseconds since 1970) it is the first of several, of that time.
+    pub(super) fn open(path: &Path, start_ns: Option<u64>) -> Result<Self, ExitWith> {
         let is_stdout = path == Path::new("-");
-        if !rotate {
+        let Some(start_ns) = start_ns else {
             return if is_stdout { Self::stdout() } else { Self::at(path, None) };
-        }
+        };
         if is_stdout {
             let message = "-G begins new files, which standard output cannot; name them: `-w 'FILE-%H%M%S.pcapng'`";
             return Err(ExitWith { code: exit::USAGE, message: message.into() });
         }
         let refused = |message| ExitWith { code: exit::USAGE, message };
         let mut names = Names::new(path).map_err(refused)?;
-        let first = names.next(Timestamp::now()).map_err(refused)?;
+        let first = names.next(start_ns).map_err(refused)?;
         if fs::metadata(&first).is_ok_and(|metadata| !metadata.is_file()) {
             let shown = first.display();
             let message =
@@ -91,8 +92,7 @@ impl Sink {
     /// Goes on to the next file, whose packets are from this time on.
     pub(super) fn next(&mut self, start_ns: u64) -> io::Result<()> {
         let Some(names) = &mut self.names else { return Ok(()) };
-        let start = Timestamp::from_nanosecond(i128::from(start_ns)).map_err(io::Error::other)?;
-        let path = names.next(start).map_err(io::Error::other)?;
+        let path = names.next(start_ns).map_err(io::Error::other)?;
         let opened = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
         self.file = opened.map_err(|error| {
             let what = format!("the next file, `{}`: {error}", path.display());
@@ -141,9 +141,10 @@ impl Names {
     }
 
     /// The name for a file of this time. What the file before it would be called, too, gets the file's number.
-    fn next(&mut self, start: Timestamp) -> Result<PathBuf, String> {
+    fn next(&mut self, start_ns: u64) -> Result<PathBuf, String> {
         self.count += 1;
-        let local = start.to_zoned(self.zone.clone());
+        let start = Timestamp::from_nanosecond(i128::from(start_ns));
+        let local = start.map_err(|error| error.to_string())?.to_zoned(self.zone.clone());
         let name = strtime::format(&self.template, &local).map_err(|error| {
             let template = &self.template;
             format!("-G takes `{template}` for strftime(3): {error}; write `%%` for a percent sign")
@@ -175,8 +176,11 @@ mod tests {
     fn names(template: &str, times: &[&str]) -> Vec<String> {
         let mut names = Names::new(Path::new(template)).unwrap();
         names.zone = TimeZone::UTC;
-        let name = |time: &&str| names.next(time.parse().unwrap()).unwrap();
-        times.iter().map(name).map(|path| path.to_str().unwrap().to_owned()).collect()
+        let mut name = |time: &&str| {
+            let time: Timestamp = time.parse().unwrap();
+            names.next(u64::try_from(time.as_nanosecond()).unwrap()).unwrap()
+        };
+        times.iter().map(&mut name).map(|path| path.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -198,7 +202,7 @@ mod tests {
     #[test]
     fn what_cannot_be_rotated_is_refused() {
         for (path, word) in [("-", "standard output"), ("/dev/null", "regular"), ("a%", "%%")] {
-            let refused = Sink::open(Path::new(path), true).unwrap_err();
+            let refused = Sink::open(Path::new(path), Some(0)).unwrap_err();
             assert_eq!(refused.code, exit::USAGE, "{path}");
             assert!(refused.message.contains(word), "{refused}");
         }
@@ -209,11 +213,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (old, new) = (folder.path().join("old"), folder.path().join("new"));
         fs::write(&old, "longer than before").unwrap();
-        Sink::open(&old, false).unwrap().abandon();
-        Sink::open(&new, false).unwrap().abandon();
+        Sink::open(&old, None).unwrap().abandon();
+        Sink::open(&new, None).unwrap().abandon();
         assert_eq!(fs::read(&old).unwrap(), b"longer than before");
         assert!(!new.exists());
-        let mut sink = Sink::open(&old, true).unwrap();
+        let mut sink = Sink::open(&old, Some(0)).unwrap();
         sink.write(b"pcap").unwrap();
         sink.write(b"ng").unwrap();
         sink.next(0).unwrap();
