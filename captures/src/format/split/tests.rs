@@ -1,6 +1,9 @@
 //! What files a divided capture comes to. Never compares with the splitter's own idea of them: the reader's and the
 //! stream's count.
 
+use proptest::collection::vec;
+use proptest::{option, prop_assert, prop_assert_eq, proptest};
+
 use super::*;
 use crate::session::Loss;
 use crate::{
@@ -148,6 +151,56 @@ fn the_last_file_that_may_be_takes_the_rest() {
     let files = split(&capture(&[0, 2 * SECOND, 4 * SECOND, 6 * SECOND]), 64, Some(2));
     let packets: Vec<_> = files.iter().map(|(_, file)| numbers(file)).collect();
     assert_eq!(packets, [vec![0], vec![1, 2, 3]]);
+}
+
+#[test]
+fn an_interface_that_comes_later_is_described_in_every_file_from_there_on() {
+    let interface = InterfaceDescription::new(LinkType::ETHERNET, 0);
+    let spec = CaptureSpec {
+        section: pcapng::SectionHeader::default(),
+        interfaces: vec![interface.clone()],
+        filters: Vec::new(),
+        snaplen: Snaplen::WHOLE,
+        limits: Limits::default(),
+    };
+    let mut capture = Capture::start(spec, Vec::new(), START_NS).unwrap();
+    let offer = |capture: &mut Capture<Vec<u8>>, interface, seconds| {
+        let time_ns = START_NS + seconds * SECOND;
+        capture.offer(&CapturedPacket { interface, ..CapturedPacket::new(time_ns, b"a") });
+    };
+    offer(&mut capture, 0, 0);
+    offer(&mut capture, 0, 2);
+    assert_eq!(capture.add_interface(interface), Some(1));
+    offer(&mut capture, 1, 3);
+    offer(&mut capture, 1, 4);
+    let stream = capture.finish(StopReason::UserRequest, START_NS + 5 * SECOND).1;
+    let described = split(&stream, 64, None).into_iter().map(|(_, file)| {
+        let mut reader = PacketReader::new(file.as_slice()).unwrap();
+        while reader.next_packet().unwrap().is_some() {}
+        (reader.interfaces().len(), reader.packets_read())
+    });
+    assert_eq!(described.collect::<Vec<_>>(), [(1, 1), (2, 2), (2, 1)]);
+}
+
+proptest! {
+    #[test]
+    fn however_packets_come_and_bytes_are_cut_none_is_lost_or_doubled(
+        milliseconds in vec(0_u64..20_000, 1..60),
+        piece in 1_usize..3_000,
+        files_max in option::of(1_u64..6),
+    ) {
+        let times: Vec<_> = milliseconds.iter().map(|time| time * 1_000_000).collect();
+        let stream = capture(&times);
+        let files = split(&stream, piece, files_max);
+        let packets: Vec<_> = files.iter().flat_map(|(_, file)| numbers(file)).collect();
+        let count = u8::try_from(times.len()).unwrap();
+        prop_assert_eq!(packets, (0..count).collect::<Vec<_>>());
+        prop_assert!(files_max.is_none_or(|most| files.len() as u64 <= most));
+        prop_assert!(files.is_sorted_by(|(one, _), (next, _)| one < next));
+        let delivered = |file: &[u8]| ends(file).iter().filter_map(|end| end.delivered).sum::<u64>();
+        let all: u64 = files.iter().map(|(_, file)| delivered(file)).sum();
+        prop_assert_eq!(all, times.len() as u64);
+    }
 }
 
 #[test]
