@@ -3,17 +3,11 @@
 //!
 //! What a classic file has no place for is left out: interfaces, directions, queues, comments, statistics.
 
-use std::io::{self, BufRead, ErrorKind, Read, Seek};
-
 use thiserror::Error;
 
 use super::pcap::{self, PcapError, PcapWriter, Resolution};
-use super::read::stream::{Blocks, Content, INTERFACES_MAX, StreamError};
+use super::read::stream::{Blocks, Content, StreamError};
 use crate::{LinkType, Snaplen};
-
-/// Type of an interface's description, and the bytes before its link type.
-const INTERFACE: [u8; 4] = [1, 0, 0, 0];
-const HEAD_LEN: usize = 10;
 
 /// A capture on its way into classic pcap.
 #[derive(Debug)]
@@ -82,39 +76,6 @@ fn header(
     PcapWriter::new(out, link_type, snaplen, resolution).map(drop)
 }
 
-/// The link types of the interfaces that the first `length` bytes of a capture of linnet's describe, each once, in
-/// their order. Reads heads of blocks only, and past long ones not even that.
-pub fn link_types(
-    input: &mut io::BufReader<impl Read + Seek>,
-    length: u64,
-) -> io::Result<Vec<LinkType>> {
-    let mut found = Vec::new();
-    let mut left = length;
-    while left >= HEAD_LEN as u64 && !input.fill_buf()?.is_empty() {
-        let mut head = [0; HEAD_LEN];
-        input.read_exact(&mut head)?;
-        let [.., a, b, c, d, low, high] = head;
-        let len = u64::from(u32::from_le_bytes([a, b, c, d]));
-        let behind = len.checked_sub(HEAD_LEN as u64).filter(|_| len <= left);
-        let behind = behind.and_then(|behind| i64::try_from(behind).ok());
-        let behind = behind.ok_or_else(|| {
-            let place = length - left;
-            let what = format!("the capture's file is damaged at byte {place}");
-            io::Error::new(ErrorKind::InvalidData, what)
-        })?;
-        let link_type = LinkType(u16::from_le_bytes([low, high]));
-        if head.starts_with(&INTERFACE)
-            && !found.contains(&link_type)
-            && found.len() < INTERFACES_MAX
-        {
-            found.push(link_type);
-        }
-        input.seek_relative(behind)?;
-        left -= len;
-    }
-    Ok(found)
-}
-
 /// Why a capture cannot be a classic file.
 #[derive(Debug, Error)]
 pub enum ConvertError {
@@ -140,7 +101,6 @@ mod tests {
     use super::*;
     use crate::format::pcapng::{PcapngWriter, SectionHeader};
     use crate::{CapturedPacket, InterfaceDescription};
-    use std::io::{BufReader, Cursor};
 
     fn capture(link_types: &[LinkType]) -> Vec<u8> {
         let mut writer = PcapngWriter::new(Vec::new(), &SectionHeader::default()).unwrap();
@@ -178,20 +138,6 @@ mod tests {
         let error = converter.convert(&mixed, &mut out).unwrap_err();
         assert!(matches!(error, ConvertError::LinkTypes(LinkType::ETHERNET, LinkType::RAW)));
         assert_eq!(out.len(), 24 + 16 + 4, "one record");
-    }
-
-    #[test]
-    fn link_types_are_found_wherever_they_are_described() {
-        let mixed = capture(&[LinkType::ETHERNET, LinkType::RAW, LinkType::ETHERNET]);
-        let length = mixed.len() as u64;
-        let mut input = BufReader::with_capacity(16, Cursor::new(&mixed));
-        let found = link_types(&mut input, length).unwrap();
-        assert_eq!(found, [LinkType::ETHERNET, LinkType::RAW]);
-        let half = capture(&[LinkType::ETHERNET]).len() as u64;
-        let mut input = BufReader::new(Cursor::new(&mixed));
-        assert_eq!(link_types(&mut input, half).unwrap(), [LinkType::ETHERNET]);
-        let mut input = BufReader::new(Cursor::new(&mixed));
-        assert!(link_types(&mut input, length - 1).is_err(), "it ends in a block");
     }
 
     #[test]

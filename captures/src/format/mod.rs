@@ -72,14 +72,6 @@ impl Export {
         ("pcap", Self::Pcap(Resolution::Microseconds)),
         ("pcap-ns", Self::Pcap(Resolution::Nanoseconds)),
     ];
-
-    /// The format that comes of it.
-    pub fn format(self) -> Format {
-        match self {
-            Self::Pcapng => Format::Pcapng,
-            Self::Pcap(_) => Format::Pcap,
-        }
-    }
 }
 
 impl FromStr for Export {

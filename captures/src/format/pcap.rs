@@ -5,8 +5,9 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use byteorder_slice::LittleEndian;
 use pcap_file::pcap::{
-    PcapHeader, PcapPacket, PcapTsResolution, PcapWriteError, PcapWriter as Records,
+    PcapHeader, PcapPacket, PcapTsResolution, PcapWriteError, PcapWriter as Records, RawPcapPacket,
 };
 use pcap_file::{DataLink, Endianness};
 use thiserror::Error;
@@ -41,10 +42,7 @@ impl<W: Write> PcapWriter<W> {
         let header = PcapHeader {
             snaplen: snaplen.bytes(),
             datalink: DataLink::from(u32::from(link_type.0)),
-            ts_resolution: match resolution {
-                Resolution::Microseconds => PcapTsResolution::MicroSecond,
-                Resolution::Nanoseconds => PcapTsResolution::NanoSecond,
-            },
+            ts_resolution: resolution.into(),
             endianness: Endianness::Little,
             ..PcapHeader::default()
         };
@@ -55,13 +53,11 @@ impl<W: Write> PcapWriter<W> {
     /// Writes a packet, cut to the file's snaplen. Its interface, which the format has no place
     /// for, must be of the file's link type.
     pub fn packet(&mut self, packet: &CapturedPacket<'_>) -> Result<(), PcapError> {
-        let snaplen = usize::try_from(self.records.snaplen()).unwrap_or(usize::MAX);
-        let data = &packet.data[..packet.data.len().min(snaplen)];
-        let original_len = packet.original_len.max(packet.captured_len());
-        let time = Duration::from_nanos(packet.time_ns);
-        let record = PcapPacket::new(time, original_len, data)
-            .map_err(|_| PcapError::TimeOutOfRange { time_ns: packet.time_ns })?;
-        self.records.write_packet(&record).map_err(failed)?;
+        let CapturedPacket { time_ns, original_len, data, .. } = packet;
+        let (time_ns, original_len) = (*time_ns, *original_len);
+        let packet = StreamedPacket { interface: packet.interface, time_ns, original_len, data };
+        let record = raw(self.records.ts_resolution(), self.records.snaplen(), packet)?;
+        self.records.write_raw_packet(&record).map_err(failed)?;
         Ok(())
     }
 
@@ -79,22 +75,33 @@ pub(super) fn record(
     snaplen: Snaplen,
     packet: StreamedPacket<'_>,
 ) -> Result<(), PcapError> {
-    let StreamedPacket { time_ns, original_len, data, .. } = packet;
-    let unit_ns = match resolution {
-        Resolution::Microseconds => 1_000,
-        Resolution::Nanoseconds => 1,
-    };
-    let out_of_range = |_| PcapError::TimeOutOfRange { time_ns };
-    let seconds = u32::try_from(time_ns / 1_000_000_000).map_err(out_of_range)?;
-    let fraction = u32::try_from(time_ns % 1_000_000_000 / unit_ns).map_err(out_of_range)?;
-    let captured_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let data = snaplen.cut(data);
-    let kept_len = u32::try_from(data.len()).unwrap_or(Snaplen::MAX);
-    for word in [seconds, fraction, kept_len, original_len.max(captured_len)] {
-        out.extend_from_slice(&word.to_le_bytes());
-    }
-    out.extend_from_slice(data);
+    let record = raw(resolution.into(), snaplen.bytes(), packet)?;
+    record.write_to::<_, LittleEndian>(out).map_err(failed)?;
     Ok(())
+}
+
+/// The record of a packet, cut to the file's snaplen.
+fn raw(
+    resolution: PcapTsResolution,
+    snaplen: u32,
+    packet: StreamedPacket<'_>,
+) -> Result<RawPcapPacket<'_>, PcapError> {
+    let StreamedPacket { time_ns, original_len, data, .. } = packet;
+    let captured_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let kept = &data[..data.len().min(usize::try_from(snaplen).unwrap_or(usize::MAX))];
+    let time = Duration::from_nanos(time_ns);
+    let record = PcapPacket::new(time, original_len.max(captured_len), kept)
+        .map_err(|_| PcapError::TimeOutOfRange { time_ns })?;
+    Ok(record.into_raw_packet(resolution))
+}
+
+impl From<Resolution> for PcapTsResolution {
+    fn from(resolution: Resolution) -> Self {
+        match resolution {
+            Resolution::Microseconds => Self::MicroSecond,
+            Resolution::Nanoseconds => Self::NanoSecond,
+        }
+    }
 }
 
 /// Why a classic file could not be written.

@@ -15,7 +15,10 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use captures::{StopReason, format::Export};
+use captures::{
+    StopReason,
+    format::{Export, Format},
+};
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::{
@@ -84,13 +87,13 @@ pub(super) async fn file(
 ) -> Result<Response, ApiError> {
     let export = export(&uri)?;
     let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
-    let Export::Pcapng = export else {
+    if let Export::Pcap(resolution) = export {
         let file = converted::of_one_link_type(file, &view).await?;
         let stored = ReaderStream::with_capacity(File::from_std(file).take(view.bytes), CHUNK);
-        return Ok(converted::answer(&view, export, stored));
-    };
+        return Ok(converted::answer(&view, resolution, stored));
+    }
     let etag = part::etag(&view);
-    let mut headers = describe(&view, export);
+    let mut headers = describe(&view, Format::Pcapng);
     set(&mut headers, header::ACCEPT_RANGES, "bytes");
     set(&mut headers, header::ETAG, &etag);
     let (status, first, length) = match part::wanted(&request, &etag, view.bytes) {
@@ -119,12 +122,12 @@ pub(super) async fn live(
     let export = export(&uri)?;
     let reading = state.captures.read(&id);
     let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
-    let Export::Pcapng = export else {
+    if let Export::Pcap(resolution) = export {
         let file = converted::of_one_link_type(file, &view).await?;
         let growing = follow(Follower { file: File::from_std(file), sent: 0, reading });
-        return Ok(converted::answer(&view, export, growing));
-    };
-    let mut headers = describe(&view, export);
+        return Ok(converted::answer(&view, resolution, growing));
+    }
+    let mut headers = describe(&view, Format::Pcapng);
     set(&mut headers, header::ACCEPT_RANGES, "none");
     let follower = Follower { file: File::from_std(file), sent: 0, reading };
     Ok((headers, Body::from_stream(follow(follower))).into_response())
@@ -147,9 +150,8 @@ async fn waiting<T: Send + 'static>(
     Ok(done.map_err(|panic| CaptureError::Failed(panic.into()))??)
 }
 
-fn describe(view: &CaptureView, export: Export) -> HeaderMap {
+fn describe(view: &CaptureView, format: Format) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let format = export.format();
     set(&mut headers, header::CONTENT_TYPE, format.media_type());
     let name = format!("attachment; filename=\"linnet-{}.{}\"", view.id, format.extension());
     set(&mut headers, header::CONTENT_DISPOSITION, &name);

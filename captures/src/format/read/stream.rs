@@ -4,9 +4,11 @@
 //! [`super::PacketReader`] reads everybody's files and pulls; this is pushed to, and takes only what
 //! `pcapng.rs` writes: little endian, nanoseconds.
 
+use std::io::{self, BufRead as _, ErrorKind, Read, Seek};
+
 use thiserror::Error;
 
-use super::block::{Block as Framed, FRAME_LEN, Head, SECTION_HEADER};
+use super::block::{Block as Framed, FRAME_LEN, HEAD_LEN, Head, SECTION_HEADER};
 use super::bytes::Endian;
 use super::error::Damage;
 use super::options::Options;
@@ -125,6 +127,38 @@ impl Blocks {
     }
 }
 
+/// The link types of the interfaces that the first `length` bytes of such a stream in a file describe, each once, in
+/// their order. Reads heads of blocks only, and past long ones not even that.
+pub fn link_types(
+    input: &mut io::BufReader<impl Read + Seek>,
+    length: u64,
+) -> io::Result<Vec<LinkType>> {
+    let mut found = Vec::new();
+    let mut left = length;
+    while left >= FRAME_LEN as u64 && !input.fill_buf()?.is_empty() {
+        let mut start = [0; FRAME_LEN];
+        input.read_exact(&mut start)?;
+        let head = Head::read(Endian::Little, &start).ok();
+        let whole = head.filter(|head| head.padded_len as u64 <= left);
+        let head = whole.ok_or_else(|| {
+            let place = length - left;
+            let what = format!("the capture's file is damaged at byte {place}");
+            io::Error::new(ErrorKind::InvalidData, what)
+        })?;
+        let link_type = LinkType(Endian::Little.u16(&start, HEAD_LEN).unwrap_or_default());
+        if head.block_type == INTERFACE_DESCRIPTION
+            && !found.contains(&link_type)
+            && found.len() < INTERFACES_MAX
+        {
+            found.push(link_type);
+        }
+        let behind = i64::try_from(head.padded_len - FRAME_LEN);
+        input.seek_relative(behind.map_err(io::Error::other)?)?;
+        left -= head.padded_len as u64;
+    }
+    Ok(found)
+}
+
 fn content(block: Framed<'_>) -> Result<Content<'_>, Damage> {
     Ok(match block.block_type {
         SECTION_HEADER if block.endian != Endian::Little => {
@@ -188,6 +222,7 @@ mod tests {
     use super::*;
     use crate::format::pcapng::{PcapngWriter, SectionHeader};
     use crate::{CapturedPacket, InterfaceDescription};
+    use std::io::{BufReader, Cursor};
 
     const STATISTICS: InterfaceStatistics = InterfaceStatistics {
         interface: 0,
@@ -264,5 +299,29 @@ mod tests {
         blocks.push(&microseconds);
         assert!(blocks.next_block().is_ok());
         assert!(blocks.next_block().is_err());
+    }
+
+    /// A packet on an interface of each link type.
+    fn capture(link_types: &[LinkType]) -> Vec<u8> {
+        let mut writer = PcapngWriter::new(Vec::new(), &SectionHeader::default()).unwrap();
+        for link_type in link_types {
+            writer.interface(&InterfaceDescription::new(*link_type, 4)).unwrap();
+            writer.packet(&CapturedPacket::new(1_000_002_003, b"abcdef")).unwrap();
+        }
+        writer.into_inner()
+    }
+
+    #[test]
+    fn link_types_are_found_wherever_they_are_described() {
+        let mixed = capture(&[LinkType::ETHERNET, LinkType::RAW, LinkType::ETHERNET]);
+        let length = mixed.len() as u64;
+        let mut input = BufReader::with_capacity(16, Cursor::new(&mixed));
+        let found = link_types(&mut input, length).unwrap();
+        assert_eq!(found, [LinkType::ETHERNET, LinkType::RAW]);
+        let half = capture(&[LinkType::ETHERNET]).len() as u64;
+        let mut input = BufReader::new(Cursor::new(&mixed));
+        assert_eq!(link_types(&mut input, half).unwrap(), [LinkType::ETHERNET]);
+        let mut input = BufReader::new(Cursor::new(&mixed));
+        assert!(link_types(&mut input, length - 1).is_err(), "it ends in a block");
     }
 }

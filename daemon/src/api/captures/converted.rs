@@ -14,11 +14,13 @@ use axum::{
 use captures::{
     LinkType,
     format::{
-        Export,
-        convert::{self, ConvertError, Converter},
+        Format,
+        convert::{ConvertError, Converter},
+        pcap::Resolution,
+        read::stream,
     },
 };
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream::try_unfold};
 
 use super::{CHUNK, describe, unreadable};
 use crate::{
@@ -44,7 +46,7 @@ pub(super) async fn of_one_link_type(
 
 fn look(file: fs::File, bytes: u64) -> io::Result<(fs::File, Vec<LinkType>)> {
     let mut input = BufReader::with_capacity(CHUNK, file);
-    let link_types = convert::link_types(&mut input, bytes)?;
+    let link_types = stream::link_types(&mut input, bytes)?;
     let mut file = input.into_inner();
     file.rewind()?;
     Ok((file, link_types))
@@ -63,17 +65,11 @@ fn mixed(link_types: &[LinkType]) -> ApiError {
 /// The answer with what the capture's bytes come to.
 pub(super) fn answer(
     view: &CaptureView,
-    export: Export,
+    resolution: Resolution,
     stored: impl Stream<Item = io::Result<Bytes>> + Send + 'static,
 ) -> Response {
-    let headers = describe(view, export);
-    let body = match export {
-        Export::Pcapng => Body::from_stream(stored),
-        Export::Pcap(resolution) => {
-            Body::from_stream(converted(stored, Converter::new(resolution)))
-        }
-    };
-    (headers, body).into_response()
+    let body = Body::from_stream(converted(stored, Converter::new(resolution)));
+    (describe(view, Format::Pcap), body).into_response()
 }
 
 /// What is converted, as it comes. Where it cannot go on, the body breaks off behind what came before, so that nobody
@@ -83,7 +79,7 @@ fn converted(
     converter: Converter,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     let begin = (Box::pin(stored), converter, Ok(()));
-    stream::try_unfold(begin, |(mut stored, mut converter, so_far)| async move {
+    try_unfold(begin, |(mut stored, mut converter, so_far)| async move {
         so_far.map_err(|error: ConvertError| {
             tracing::warn!(%error, "a capture could not be converted further");
             io::Error::other(error)
