@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use captures::{PacketReader, StopReason};
+use captures::StopReason;
 use daemon::{
     board::Board,
     capture::{self, CaptureManager, CaptureState, CaptureView, Keep, Stage, reader::RingReader},
@@ -40,6 +40,7 @@ use lab::{
     },
 };
 use support::Random;
+use support::packets::{Packet, packets};
 
 /// tcpdump's time and linnet's are taken at neighbouring places of the kernel.
 const TIME_APART_MAX_NS: u64 = 1_000_000;
@@ -172,7 +173,7 @@ impl Watch {
     fn packets(&self, view: &CaptureView) -> Vec<Packet> {
         let path = self.folder.path().join(format!("{}.pcapng", view.id));
         assert_eq!(path.metadata().unwrap().len(), view.bytes);
-        let packets = read(&path);
+        let packets = packets(&path);
         assert_eq!(packets.len() as u64, view.written);
         packets
     }
@@ -211,26 +212,6 @@ fn nanos(text: &str) -> u64 {
     u64::try_from(text.parse::<jiff::Timestamp>().unwrap().as_nanosecond()).unwrap()
 }
 
-#[derive(Debug)]
-struct Packet {
-    time_ns: u64,
-    original_len: u32,
-    data: Vec<u8>,
-}
-
-fn read(path: &Path) -> Vec<Packet> {
-    let mut reader = PacketReader::open(path).unwrap();
-    let mut packets = Vec::new();
-    while let Some(read) = reader.next_packet().unwrap() {
-        packets.push(Packet {
-            time_ns: read.packet.time_ns,
-            original_len: read.packet.original_len,
-            data: read.packet.data.into_owned(),
-        });
-    }
-    packets
-}
-
 /// When each of the packets with these bytes was seen: the order of different ones differs between two CPUs.
 fn times(packets: &[Packet]) -> HashMap<(u32, &[u8]), Vec<u64>> {
     let mut times: HashMap<_, Vec<_>> = HashMap::new();
@@ -262,7 +243,7 @@ fn agree(name: &str, namespace: &Namespace, lab: &Lab, interface: &str, choice: 
     let view = watch.stop(&id);
 
     assert_eq!(counts.dropped_by_kernel, 0, "tcpdump has everything");
-    let (ours, theirs) = (watch.packets(&view), read(&file));
+    let (ours, theirs) = (watch.packets(&view), packets(&file));
     let (our_times, their_times) = (times(&ours), times(&theirs));
     let mut apart_max_ns = 0;
     for (packet, times) in &their_times {
