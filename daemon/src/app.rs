@@ -17,7 +17,7 @@ use crate::{
     api::{self, Access, ApiState, Bound},
     attachment::Attachment,
     board::Board,
-    capture::{self, CaptureManager, Keep, Recorder, Stage, reader::RingReader},
+    capture::{self, CaptureManager, HostLimits, Recorder, Stage, reader::RingReader},
     cli::{ExitWith, exit, say, unreadable},
     clock::Clock,
     config::Config,
@@ -212,9 +212,9 @@ async fn serve_until_stopped(
         rules.set(config.rules.clone()).map_err(|error| rules_of_config(&error))?;
     }
     let dir = config.state_dir.join("captures");
-    let (captures, capture_recorder) =
-        capture::open(&dir, Keep::default(), stage, Arc::clone(&board))
-            .map_err(|error| no_captures(&dir, error))?;
+    let limits = HostLimits { payload_max: config.payload_max, ..HostLimits::default() };
+    let (captures, capture_recorder) = capture::open(&dir, limits, stage, Arc::clone(&board))
+        .map_err(|error| no_captures(&dir, error))?;
     let captures = Arc::new(captures);
     let source = origin(&input)?;
     let events = Arc::new(EventStore::new(source.clone(), clock.monotonic_ns()));

@@ -20,7 +20,9 @@ use std::{
 use captures::StopReason;
 use daemon::{
     board::Board,
-    capture::{self, CaptureManager, CaptureState, CaptureView, Keep, Stage, reader::RingReader},
+    capture::{
+        self, CaptureManager, CaptureState, CaptureView, HostLimits, Stage, reader::RingReader,
+    },
     clock::Clock,
     events::EventReader,
     flow::{EventStore, FlowIdSource, FlowTable, expiry::Timeouts},
@@ -96,7 +98,7 @@ impl Watch {
         let ours = attacher.capture_counters().unwrap();
         let stage = Arc::new(LabStage(Mutex::new(attacher), counters));
         let folder = tempfile::tempdir().unwrap();
-        let opened = capture::open(folder.path(), Keep::default(), stage, Arc::clone(&board));
+        let opened = capture::open(folder.path(), HostLimits::default(), stage, Arc::clone(&board));
         let (manager, recorder) = opened.unwrap();
         let manager = Arc::new(manager);
         let reader = RingReader::start(rings, recorder, Arc::clone(&clock)).unwrap();
@@ -257,7 +259,7 @@ fn agree(name: &str, namespace: &Namespace, lab: &Lab, interface: &str, choice: 
     assert_eq!(ours.len(), theirs.len());
     assert!(apart_max_ns < TIME_APART_MAX_NS, "{apart_max_ns} ns");
     assert_eq!(view.lost.total(), 0);
-    assert!(watch.seen() - before > view.matched + 100, "small segments were not wanted");
+    assert!(watch.seen() - before > view.matched + 10, "small segments were not wanted");
     watch.assert_balanced();
 }
 
