@@ -264,7 +264,11 @@ impl Head for Shown<'_> {
             self.is_beyond.set(true);
         }
         // What follows an extension header is never at the packet's start.
-        if said == BEYOND || said == 0 { None } else { Some((said >> 16, (said & 0xffff) as usize)) }
+        if said == BEYOND || said == 0 {
+            None
+        } else {
+            Some((said >> 16, (said & 0xffff) as usize))
+        }
     }
 }
 
