@@ -7,7 +7,11 @@ use captures::{
 use datapath::Link;
 use serde::{Deserialize, Serialize};
 
-use super::plan;
+use super::{
+    cost::{self, CostView},
+    plan,
+};
+use crate::live::Object;
 
 /// A filter to be explained.
 #[derive(Clone, Debug, Deserialize)]
@@ -55,6 +59,21 @@ pub struct FilterView {
     pub reach_bytes: Option<u32>,
     /// The programs, and what each is shown; a frame matches if it does in one of them.
     pub programs: Vec<ProgramView>,
+    /// All of them as one program for the kernel.
+    pub kernel: KernelView,
+}
+
+/// A filter as the kernel runs it, by itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct KernelView {
+    /// Instructions.
+    pub instructions: usize,
+    /// The program for TC as the kernel's verifier prints it; that for XDP differs in what it returns.
+    pub listing: Vec<String>,
+    /// What it costs here, by kind of hook; `None` where that was not measured.
+    pub cost: Option<Vec<CostView>>,
+    /// Why not.
+    pub why_no_cost: Option<String>,
 }
 
 /// One rule of the tolerant treatment.
@@ -78,9 +97,23 @@ pub struct ProgramView {
     pub listing: Vec<String>,
 }
 
+/// The same with what it costs in this kernel, where it may be loaded.
+pub fn explain_with_cost(request: &FilterRequest) -> Result<FilterView, FilterError> {
+    let (filter, mut view) = explained(request)?;
+    match cost::measure(&filter) {
+        Ok(cost) => (view.kernel.cost, view.kernel.why_no_cost) = (Some(cost), None),
+        Err(error) => view.kernel.why_no_cost = Some(error.to_string()),
+    }
+    Ok(view)
+}
+
 /// Compiles a filter and says what it comes to. One with names in it can take seconds: not for a thread that must not
 /// wait.
 pub fn explain(request: &FilterRequest) -> Result<FilterView, FilterError> {
+    explained(request).map(|(_, view)| view)
+}
+
+fn explained(request: &FilterRequest) -> Result<(Filter, FilterView), FilterError> {
     let (link_type, link) = match request.link {
         FilterLink::Ethernet => (LinkType::ETHERNET, Link::Ethernet),
         FilterLink::RawIp => (LinkType::RAW, Link::RawIp),
@@ -89,7 +122,7 @@ pub fn explain(request: &FilterRequest) -> Result<FilterView, FilterError> {
     let filter =
         Libpcap::load()?.compile_as(treatment, &request.filter, link_type, Snaplen::WHOLE)?;
     let reading = filter.reading();
-    Ok(FilterView {
+    let view = FilterView {
         filter: request.filter.clone(),
         link: link.name(),
         treatment: treatment.name(),
@@ -98,7 +131,27 @@ pub fn explain(request: &FilterRequest) -> Result<FilterView, FilterError> {
         instructions: filter.instructions().len(),
         reach_bytes: Some(filter.reach()).filter(|&bytes| bytes < u32::MAX),
         programs: programs(&filter),
-    })
+        kernel: kernel(&filter),
+    };
+    Ok((filter, view))
+}
+
+fn kernel(filter: &Filter) -> KernelView {
+    const NOT_MEASURED: &str = "it is measured by `linnet filter explain`, as root";
+    match cost::program(filter).listing(Object::Tc) {
+        Ok(listing) => KernelView {
+            instructions: listing.len(),
+            listing,
+            cost: None,
+            why_no_cost: Some(NOT_MEASURED.to_owned()),
+        },
+        Err(error) => KernelView {
+            instructions: 0,
+            listing: Vec::new(),
+            cost: None,
+            why_no_cost: Some(error.to_string()),
+        },
+    }
 }
 
 fn rule(why_not: Option<&Why>) -> RuleView {
@@ -130,7 +183,7 @@ fn names<S: serde::Serializer>(views: &[View], serializer: S) -> Result<S::Ok, S
 mod tests {
     use super::*;
 
-    fn explained(json: &str) -> Option<FilterView> {
+    fn shown(json: &str) -> Option<FilterView> {
         match explain(&serde_json::from_str(json).unwrap()) {
             Err(error @ FilterError::LibpcapMissing { .. }) => {
                 println!("skipped: {error}");
@@ -142,11 +195,11 @@ mod tests {
 
     #[test]
     fn views_that_share_a_program_show_it_once() {
-        let Some(view) = explained(r#"{"filter": "tcp"}"#) else { return };
+        let Some(view) = shown(r#"{"filter": "tcp"}"#) else { return };
         assert_eq!(view.programs.len(), 1);
         assert_eq!(view.programs[0].views, [View::Untagged, View::Inner]);
         assert!(view.tags.applies && view.tunnel.applies && view.treatment == "tolerant");
-        let Some(view) = explained(r#"{"filter": "tcp", "link": "raw"}"#) else { return };
+        let Some(view) = shown(r#"{"filter": "tcp", "link": "raw"}"#) else { return };
         let views: Vec<_> = view.programs.iter().map(|program| program.views.clone()).collect();
         assert_eq!(views, [[View::AsItIs], [View::Inner]]);
         assert_eq!((view.link, view.tags.applies), ("raw_ip", false));
@@ -154,12 +207,12 @@ mod tests {
 
     #[test]
     fn a_rule_that_does_not_apply_says_why() {
-        let Some(view) = explained(r#"{"filter": "vlan 7"}"#) else { return };
+        let Some(view) = shown(r#"{"filter": "vlan 7"}"#) else { return };
         assert!(view.tags.why_not.unwrap().contains("`vlan` looks at the link layer"));
-        let Some(view) = explained(r#"{"filter": "tcp", "strict": true}"#) else { return };
+        let Some(view) = shown(r#"{"filter": "tcp", "strict": true}"#) else { return };
         assert!(view.tunnel.why_not.unwrap().contains("strict"));
         assert!(view.reach_bytes.is_some_and(|bytes| bytes <= 64), "{:?}", view.reach_bytes);
-        let Some(view) = explained(r#"{"filter": "ether[len - 1] = 0"}"#) else { return };
+        let Some(view) = shown(r#"{"filter": "ether[len - 1] = 0"}"#) else { return };
         assert_eq!(view.reach_bytes, None);
     }
 }

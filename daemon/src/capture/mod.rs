@@ -6,6 +6,7 @@
 //! A disk that is too slow shows as loss at the kernel's ring, counted by the kernel: there is no second queue.
 
 mod catalogue;
+mod cost;
 mod explain;
 mod manager;
 mod plan;
@@ -22,7 +23,8 @@ use datapath::layout::{CAPTURE_BYTES_MAX, CaptureCounts};
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{HostLimits, KEPT_BYTES_MAX, KEPT_MAX};
-pub use explain::{FilterLink, FilterRequest, FilterView, explain};
+pub use cost::CostView;
+pub use explain::{FilterLink, FilterRequest, FilterView, explain, explain_with_cost};
 pub use manager::{CaptureManager, Reading, Snapshot, open};
 pub use recorder::Recorder;
 

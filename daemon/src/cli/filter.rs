@@ -3,7 +3,7 @@
 use captures::{FilterError, View};
 
 use super::{ExitWith, exit, printable, say};
-use crate::capture::{FilterLink, FilterRequest, FilterView, explain};
+use crate::capture::{CostView, FilterLink, FilterRequest, FilterView, explain_with_cost};
 
 /// Arguments of `linnet filter`.
 #[derive(Debug, clap::Args)]
@@ -14,7 +14,8 @@ pub struct FilterArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum FilterCommand {
-    /// Say how a filter reads frames and why, and show its program as `tcpdump -d` does.
+    /// Say how a filter reads frames and why; show its program as `tcpdump -d` does and as the kernel runs it, and what it
+    /// costs there.
     Explain(ExplainArgs),
 }
 
@@ -39,7 +40,7 @@ pub fn run(args: &FilterArgs) -> anyhow::Result<u8> {
     let FilterCommand::Explain(args) = &args.command;
     let request =
         FilterRequest { filter: args.expression.join(" "), strict: args.strict, link: args.link };
-    let view = explain(&request).map_err(|error| refused(&request.filter, &error))?;
+    let view = explain_with_cost(&request).map_err(|error| refused(&request.filter, &error))?;
     let text = if args.json { serde_json::to_string(&view)? + "\n" } else { shown(&view) };
     say(&text)?;
     Ok(0)
@@ -95,6 +96,24 @@ fn shown(view: &FilterView) -> String {
             text += &format!("{line}\n");
         }
     }
+    let kernel = &view.kernel;
+    text += &format!("\n{:<11}{} instructions of eBPF, on TC\n\n", "kernel", kernel.instructions);
+    for line in &kernel.listing {
+        text += &format!("{line}\n");
+    }
+    text += "\n";
+    for cost in kernel.cost.iter().flatten() {
+        let CostView { hook, verified, jited_bytes, ns, matches } = cost;
+        let matching = if *matches { "which matches" } else { "which does not match" };
+        text += &format!(
+            "{:<11}{hook}: {ns} ns for TCP data of 1,448 bytes, {matching}; {jited_bytes} bytes of machine code, \
+             {verified} instructions verified\n",
+            "cost"
+        );
+    }
+    if let Some(why) = &kernel.why_no_cost {
+        text += &format!("{:<11}not measured: {why}\n", "cost");
+    }
     text
 }
 
@@ -129,7 +148,7 @@ mod tests {
     fn explained(filter: &str) -> Option<Result<FilterView, ExitWith>> {
         let request =
             FilterRequest { filter: filter.to_owned(), strict: false, link: FilterLink::Ethernet };
-        match explain(&request) {
+        match explain_with_cost(&request) {
             Err(error @ FilterError::LibpcapMissing { .. }) => {
                 println!("skipped: {error}");
                 None
@@ -148,6 +167,8 @@ mod tests {
             "tunnel     not looked into: `port 4789` looks at the tunnel itself\n",
             "reach      the first 86 bytes of a frame\n",
             "instructions, on the frame without its tags\n\n(000) ldh      [12]\n",
+            "instructions of eBPF, on TC\n\n0: (bf) r6 = r1\n",
+            "\ncost       ",
         ] {
             assert!(text.contains(line), "{line:?} is not in\n{text}");
         }

@@ -11,7 +11,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use zerocopy::FromBytes as _;
 
 use super::{
-    LiveError, MapSizes,
+    LiveError, MapSizes, attach,
     layout::{Found, Shape},
     objects,
     pinned::{self, PinDir},
@@ -193,7 +193,12 @@ pub(super) fn pin(cpu: usize) -> String {
 
 /// The rings of all CPUs: those that a dead attacher left, where they are of the configured size.
 pub(super) fn make(pins: &PinDir, sizes: MapSizes) -> Result<Vec<MapData>, LiveError> {
-    let failed = |source| LiveError::Map { name: NAME, source };
+    let failed = |source| {
+        if attach::is_forbidden(&source) {
+            return attach::forbidden(format!("make the map `{NAME}`"));
+        }
+        LiveError::Map { name: NAME, source }
+    };
     let (cpus, entries) = (objects::cpus()?, sizes.ring_bytes()?);
     let shape = Shape { name: NAME.to_owned(), kind: RINGBUF, key: 0, value: 0, entries, flags: 0 };
     let mut rings = Vec::new();

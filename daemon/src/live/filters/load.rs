@@ -133,11 +133,11 @@ pub fn load(
     filters: &FilterSet,
     object: Object,
     views: BorrowedFd<'_>,
-    next: (BorrowedFd<'_>, u32),
+    (next, place): (BorrowedFd<'_>, u32),
 ) -> Result<FiltersProgram, FiltersError> {
-    let words = filters.program(object, views, next)?;
+    let words = filters.program(object, views.as_raw_fd(), (next.as_raw_fd(), place))?;
     let mut log = vec![0; LOG_BYTES];
-    prog_load(object, &words, &mut log).map_err(|source| {
+    prog_load(object, &words, LOG_STATS, &mut log).map_err(|source| {
         if source.raw_os_error() == Some(libc::EPERM) {
             return FiltersError::Privilege { source };
         }
@@ -146,14 +146,19 @@ pub fn load(
     })
 }
 
-fn prog_load(object: Object, words: &[Word], log: &mut [u8]) -> io::Result<FiltersProgram> {
+fn prog_load(
+    object: Object,
+    words: &[Word],
+    log_level: u32,
+    log: &mut [u8],
+) -> io::Result<FiltersProgram> {
     let [kind, at, flags] = kind(object);
     let mut attr = ProgramAttr {
         kind,
         instruction_count: u32::try_from(words.len()).unwrap_or(u32::MAX),
         instructions: words.as_ptr() as u64,
         license: c"GPL".as_ptr() as u64,
-        log_level: LOG_STATS,
+        log_level,
         log_size: u32::try_from(log.len()).unwrap_or(0),
         log: log.as_mut_ptr() as u64,
         flags,
@@ -244,7 +249,84 @@ impl AsFd for FiltersProgram {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
+    use captures::{Filter, LinkType, filter::Instruction};
+
     use super::*;
+    use crate::live::filters::{Alternative, Slot, Trial, listing::listing};
+
+    /// `BPF_LOG_LEVEL2`: a line for each instruction that the verifier walks, on every way.
+    const LOG_INSTRUCTIONS: u32 = 2;
+
+    /// What the verifier says of each instruction that it comes to.
+    fn verifiers_lines(words: &[Word]) -> HashMap<usize, String> {
+        let mut log = vec![0; 4 << 20];
+        prog_load(Object::Tc, words, LOG_INSTRUCTIONS, &mut log).unwrap();
+        let end = log.iter().position(|byte| *byte == 0).unwrap();
+        let mut lines = HashMap::new();
+        for line in String::from_utf8_lossy(&log[..end]).lines() {
+            let line = line.split(';').next().unwrap().trim_end();
+            let Some((number, text)) = line.split_once(": (") else { continue };
+            if let Ok(number) = number.parse() {
+                lines.insert(number, format!("({text}"));
+            }
+        }
+        lines
+    }
+
+    #[test]
+    fn instructions_are_printed_as_the_kernel_prints_them() {
+        if !nix::unistd::geteuid().is_root() {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "not root under CI");
+            println!("skipped: the verifier's own listing needs root");
+            return;
+        }
+        let instruction = |code, jt, jf, k| Instruction { code, jt, jf, k };
+        // Every size, operator and condition.
+        let mut classic = vec![
+            instruction(0x28, 0, 0, 12),
+            instruction(0x15, 0, 30, 0x0800),
+            instruction(0xb1, 0, 0, 14),
+            instruction(0x48, 0, 0, 14),
+            instruction(0x02, 0, 0, 3),
+            instruction(0x30, 0, 0, 23),
+            instruction(0x84, 0, 0, 0),
+        ];
+        for operator in [0x00, 0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0x90, 0xa0] {
+            classic.push(instruction(0x04 | operator, 0, 0, 7));
+            classic.push(instruction(0x0c | operator, 0, 0, 0));
+        }
+        for condition in [0x10, 0x20, 0x30, 0x40] {
+            classic.push(instruction(0x05 | condition, 1, 0, 0x8000_0001));
+            classic.push(instruction(0x0d | condition, 0, 1, 0));
+            classic.push(instruction(0x40, 0, 0, 2));
+        }
+        classic.extend([instruction(0x60, 0, 0, 3), instruction(0x16, 0, 0, 0)]);
+        let filter = Filter::try_new("all", LinkType::ETHERNET, classic).unwrap();
+        let mut set = FilterSet::default();
+        for alternative in Alternative::of(&[filter]) {
+            set.push(Slot::new(40).unwrap(), alternative);
+        }
+        set.match_all(Slot::new(1).unwrap());
+        let trial = Trial::new().unwrap();
+        let (views, next) = trial.maps();
+        let words = set.program(Object::Tc, views.as_raw_fd(), (next.as_raw_fd(), 0)).unwrap();
+        let theirs = verifiers_lines(&words);
+        let ours = listing(&words, views.as_raw_fd());
+        let mut held = 0;
+        for line in &ours {
+            let (number, text) = line.split_once(": ").unwrap();
+            // Of dead code the verifier says nothing, and of a map where it is.
+            if let Some(said) = theirs.get(&number.parse().unwrap())
+                && !text.contains("map[")
+            {
+                assert_eq!(text, said);
+                held += 1;
+            }
+        }
+        assert!(held * 10 > ours.len() * 9, "{held} of {}", ours.len());
+    }
 
     #[test]
     fn a_refusal_tells_the_end_of_the_verifiers_log() {

@@ -13,6 +13,7 @@
 
 mod asm;
 mod classic;
+mod listing;
 mod load;
 mod program;
 mod translate;

@@ -13,10 +13,7 @@
 //! A filter that is not wanted is what the verifier looks at first, on its way to the end: so it holds no more than one
 //! way out of each filter open at a time, and walks through each filter by itself.
 
-use std::{
-    mem::offset_of,
-    os::fd::{AsRawFd as _, BorrowedFd},
-};
+use std::{mem::offset_of, os::fd::RawFd};
 
 use captures::{Filter, LinkType, filter::Instruction};
 use datapath::{
@@ -27,6 +24,7 @@ use datapath::{
 use super::{
     FiltersError,
     asm::{Assembler, Condition, Label, Operand, Operator, Register, Size, Width, Word},
+    listing::listing,
     translate::{BASE, Exits, LENGTH, VIEWS, translate},
 };
 use crate::live::Object;
@@ -145,17 +143,24 @@ impl FilterSet {
         self.alternatives.push((slot, alternative));
     }
 
-    /// The program for one kind of hook.
+    /// The program for one kind of hook, as the kernel's verifier would print it.
+    pub fn listing(&self, object: Object) -> Result<Vec<String>, FiltersError> {
+        // Nothing is loaded: any two numbers stand for the maps.
+        let words = self.program(object, 0, (1, 0))?;
+        Ok(listing(&words, 0))
+    }
+
+    /// The program for one kind of hook, with the maps' descriptors.
     pub(super) fn program(
         &self,
         object: Object,
-        views: BorrowedFd<'_>,
-        (next, place): (BorrowedFd<'_>, u32),
+        views: RawFd,
+        (next, place): (RawFd, u32),
     ) -> Result<Vec<Word>, FiltersError> {
-        let end = End { next: next.as_raw_fd(), place, pass: pass(object) };
+        let end = End { next, place, pass: pass(object) };
         let mut program =
             Program { asm: Assembler::default(), ahead: Vec::new(), island: 0, slot: 0 };
-        program.begin(views.as_raw_fd(), self.everything, end);
+        program.begin(views, self.everything, end);
         for view in [View::Wire, View::Untagged, View::Tunneled] {
             for link in [Link::Ethernet, Link::RawIp] {
                 let of_both = |it: &&(Slot, Alternative)| it.1.view == view && it.1.link == link;

@@ -51,6 +51,12 @@ impl Trial {
         load(filters, object, self.views.as_fd(), (self.next.as_fd(), 0))
     }
 
+    /// What its programs look at, and what is behind them.
+    #[cfg(test)]
+    pub(super) fn maps(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.views.as_fd(), self.next())
+    }
+
     /// The programs behind.
     #[must_use]
     pub fn next(&self) -> BorrowedFd<'_> {
