@@ -218,7 +218,7 @@ fn no_message_makes_the_attacher_panic_or_do_what_was_not_said() {
         }
     }
     println!("{messages} messages in {seconds} s: {performed} performed, at most {most} bytes");
-    assert!(messages > 10_000 && performed > 0 && performed < messages);
+    assert!(messages > 1_000 && performed > 0 && performed < messages);
     assert!(most < MEMORY_MAX, "{most} bytes for one message");
 }
 

@@ -6,8 +6,11 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use super::Stage;
+use super::{CAPTURES_MAX, Stage};
 use crate::live::StageConfig;
+
+/// Orders that wait, and what came of them: more than a start and a stop of each slot.
+const WAITING_MAX: usize = 4 * CAPTURES_MAX;
 
 /// What the stage is to do for the capture of a slot.
 #[derive(Debug)]
@@ -31,12 +34,12 @@ pub(super) struct StageOrders {
     /// Absent where it is done at once.
     worker: Option<Worker>,
     done: mpsc::Receiver<Done>,
-    told: mpsc::Sender<Done>,
+    told: mpsc::SyncSender<Done>,
 }
 
 /// The thread that performs them.
 struct Worker {
-    to: mpsc::Sender<StageOrder>,
+    to: mpsc::SyncSender<StageOrder>,
     thread: JoinHandle<()>,
 }
 
@@ -54,7 +57,7 @@ impl Drop for StageOrders {
 
 impl StageOrders {
     pub(super) fn new(stage: Arc<dyn Stage>) -> std::io::Result<Self> {
-        let (told, done) = mpsc::channel();
+        let (told, done) = mpsc::sync_channel(WAITING_MAX);
         let worker = if stage.is_prompt() { None } else { Some(begin(&stage, told.clone())?) };
         Ok(Self { stage, worker, done, told })
     }
@@ -89,8 +92,8 @@ impl StageOrders {
     }
 }
 
-fn begin(stage: &Arc<dyn Stage>, told: mpsc::Sender<Done>) -> std::io::Result<Worker> {
-    let (to, orders) = mpsc::channel();
+fn begin(stage: &Arc<dyn Stage>, told: mpsc::SyncSender<Done>) -> std::io::Result<Worker> {
+    let (to, orders) = mpsc::sync_channel(WAITING_MAX);
     let stage = Arc::clone(stage);
     let thread = thread::Builder::new().name("capture-stage".into()).spawn(move || {
         while let Ok(order) = orders.recv()

@@ -27,8 +27,13 @@ const NAME: &str = "linnet\n";
 /// How long a process that was killed may take to be gone.
 const KILLED_MAX: Duration = Duration::from_secs(5);
 
-/// Opens what is pinned, whatever it is, and says what the kernel says about it (`/proc/PID/fdinfo`).
+/// Says what the kernel says about what is pinned, whatever it is (`/proc/PID/fdinfo`).
 pub(in crate::live) fn account_of(pin: &Path) -> io::Result<String> {
+    fs::read_to_string(format!("/proc/self/fdinfo/{}", open(pin)?.as_raw_fd()))
+}
+
+/// Opens what is pinned, whatever it is.
+pub(in crate::live) fn open(pin: &Path) -> io::Result<OwnedFd> {
     // `union bpf_attr`, the member for pins.
     #[repr(C)]
     struct PathAttr {
@@ -40,8 +45,7 @@ pub(in crate::live) fn account_of(pin: &Path) -> io::Result<String> {
     let mut attr = PathAttr { path: name.as_ptr() as u64, descriptor: 0, flags: 0 };
     let fd = batch::bpf_fd(OBJ_GET, &mut attr)?;
     // SAFETY: the kernel has just made this descriptor, and nobody else knows of it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// A field of such an account; empty where it has none.

@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeSet,
     fs, io,
+    os::fd::AsRawFd as _,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +13,7 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use datapath::Direction;
 
 use crate::live::{
-    LiveError,
+    LiveError, batch,
     holders::{self, field},
     pinned::{failed, make_folder},
     verb::Hook,
@@ -115,9 +116,23 @@ impl LinkPins {
         Ok((link, Pin(path)))
     }
 
-    /// Takes what a predecessor left on these hooks of a direction off.
+    /// Takes what a predecessor left on these hooks of a direction off; after this another program can be there.
     pub(in crate::live) fn clear(&self, direction: Direction, hooks: impl Iterator<Item = Hook>) {
-        hooks.for_each(|hook| remove(&self.path(direction, hook)));
+        hooks.for_each(|hook| {
+            let path = self.path(direction, hook);
+            detach(&path);
+            remove(&path);
+        });
+    }
+}
+
+/// Takes the program of a pinned link off its hook. A link whose last pin goes is let go some time later.
+fn detach(pin: &Path) {
+    /// `BPF_LINK_DETACH` (include/uapi/linux/bpf.h).
+    const LINK_DETACH: libc::c_int = 34;
+    let Ok(link) = holders::open(pin) else { return };
+    if let Err(error) = batch::bpf(LINK_DETACH, &mut [link.as_raw_fd()]) {
+        tracing::debug!(%error, pin = %pin.display(), "a link is taken off by removing its pin");
     }
 }
 
