@@ -174,17 +174,25 @@ impl<W: Write> Capture<W> {
     /// A packet that a limit keeps out is not counted: it came after the capture. One that a
     /// failing sink does not take is matched and lost.
     pub fn offer(&mut self, packet: &CapturedPacket<'_>) -> Offer {
+        let filter = self.interfaces.get(packet.interface as usize).and_then(|it| it.filter);
+        let filter = filter.and_then(|index| self.filters.get(index));
+        let matches = filter.is_none_or(|it| it.matches(&packet.data, packet.original_len));
+        self.take(packet, matches)
+    }
+
+    /// The same with a packet that somebody else has filtered.
+    pub fn offer_matched(&mut self, packet: &CapturedPacket<'_>) -> Offer {
+        self.take(packet, true)
+    }
+
+    fn take(&mut self, packet: &CapturedPacket<'_>, matches: bool) -> Offer {
         if packet.time_ns >= self.deadline_ns {
             self.stop(StopReason::DurationLimit);
         }
         if let Some(reason) = self.stopped {
             return Offer::Ended(reason);
         }
-        let matches = self.interfaces.get(packet.interface as usize).is_some_and(|interface| {
-            let filter = interface.filter.and_then(|index| self.filters.get(index));
-            filter.is_none_or(|filter| filter.matches(&packet.data, packet.original_len))
-        });
-        if !matches {
+        if !matches || packet.interface as usize >= self.interfaces.len() {
             self.counters.offered += 1;
             return Offer::NotMatched;
         }

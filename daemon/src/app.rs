@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use datapath::layout::CaptureCounts;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -23,8 +24,8 @@ use crate::{
     events::{EventReader, Reading},
     flow::{EventStore, FlowIdSource, FlowTable, table::Departures},
     live::{
-        self, AttachedPoint, Handover, Keeper, Kinship, Points, Remote, StageConfig, Succession,
-        Tables, Verb,
+        self, AttachedPoint, CaptureCounters, Handover, Keeper, Kinship, Points, Remote,
+        StageConfig, Succession, Tables, Verb,
     },
     live_rules::{LiveRules, fingerprint, restore},
     metrics,
@@ -54,17 +55,22 @@ pub enum Source {
 }
 
 /// The attacher and what is watched, to whoever asks for captures.
-struct LiveStage(Remote, Arc<Points>);
+struct LiveStage(Remote, Arc<Points>, Arc<CaptureCounters>);
 
 impl Stage for LiveStage {
-    fn start(&self, config: StageConfig) -> anyhow::Result<()> {
-        self.0.perform(&Verb::StartCapture(config))?;
+    fn start(&self, slot: u8, config: StageConfig) -> anyhow::Result<()> {
+        self.0.perform(&Verb::StartCapture { slot, config })?;
         Ok(())
     }
 
-    fn stop(&self) -> anyhow::Result<()> {
-        self.0.perform(&Verb::StopCapture)?;
+    fn stop(&self, slot: u8) -> anyhow::Result<()> {
+        self.0.perform(&Verb::StopCapture { slot })?;
         Ok(())
+    }
+
+    fn counts(&self, slot: u8) -> Option<CaptureCounts> {
+        let counts = self.2.read(slot);
+        counts.inspect_err(|error| tracing::error!(%error, slot, "no counters")).ok()
     }
 
     fn interface(&self, point: u32) -> Option<AttachedPoint> {
@@ -188,15 +194,16 @@ async fn serve_until_stopped(
         Input::Live(kernel) => (Some(kernel.remote.clone()), kernel.keeper.rules()?),
         Input::Replay(_) => (None, None),
     };
-    let (stage, sink): (Box<dyn Stage>, Box<dyn RuleSink>) = match &input {
+    let (stage, sink): (Arc<dyn Stage>, Box<dyn RuleSink>) = match &input {
         Input::Live(kernel) => {
-            let Kernel { remote, keeper, points, .. } = &**kernel;
+            let Kernel { remote, keeper, points, tables, .. } = &**kernel;
             let (remote, keeper) = (remote.clone(), Arc::clone(keeper));
             let configured = fingerprint(&config.rules);
-            let stage = Box::new(LiveStage(remote.clone(), Arc::clone(points)));
+            let counters = Arc::clone(&tables.counters);
+            let stage = Arc::new(LiveStage(remote.clone(), Arc::clone(points), counters));
             (stage, Box::new(LiveRules { remote, keeper, configured }))
         }
-        Input::Replay(_) => (Box::new(NoStage), Box::new(NoRules)),
+        Input::Replay(_) => (Arc::new(NoStage), Box::new(NoRules)),
     };
     let rules = Arc::new(Rules::new(sink));
     let were_kept = kept_rules.is_some();
@@ -374,7 +381,7 @@ fn start_feed(
             });
             let events = Arc::new(EventReader::new(tables.events, store));
             let reading = events.start(Arc::clone(publisher.board()))?;
-            let ring = RingReader::start(tables.ring, recorder, Arc::clone(&clock))?;
+            let ring = RingReader::start(tables.rings, recorder, Arc::clone(&clock))?;
             let sweeper = Sweeper {
                 flow_map: tables.flows,
                 hook_map: tables.hooks,

@@ -17,7 +17,7 @@ use captures::{
 };
 use datapath::{
     FlowKey, Ktime,
-    layout::HookCounters,
+    layout::{HookCounters, UNKNOWN_HEADER_LEN},
     replay::{Replay, ReplayFlow},
 };
 
@@ -49,13 +49,22 @@ const GAP_MAX_NS: i128 = 600_000_000_000;
 pub struct NoStage;
 
 impl Stage for NoStage {
-    fn start(&self, _config: StageConfig) -> anyhow::Result<()> {
+    fn start(&self, _slot: u8, _config: StageConfig) -> anyhow::Result<()> {
         Ok(())
     }
 
-    fn stop(&self) -> anyhow::Result<()> {
+    fn stop(&self, _slot: u8) -> anyhow::Result<()> {
         Ok(())
     }
+
+    fn is_prompt(&self) -> bool {
+        true
+    }
+}
+
+/// As the kernel's stage sees it.
+const fn header_len(found: u32, original_len: u32) -> u32 {
+    if found == 0 || found > original_len { UNKNOWN_HEADER_LEN } else { found }
 }
 
 /// Plays a file; starts again when it ends.
@@ -252,6 +261,9 @@ impl Player {
                 original_len: frame.original_len,
                 data,
                 queue: 0,
+                header_len: header_len(state.replay.headers().header_len, frame.original_len),
+                packet_id: None,
+                chosen: None,
             });
         }
         Ok(())

@@ -18,7 +18,7 @@ use aya::{
 use captures::{Filter, Libpcap, LinkType, Snaplen, filter::Instruction};
 use daemon::live::{
     Object,
-    filters::{Alternative, FilterSet, FiltersError, SLOTS_MAX, Slot, View, continue_with},
+    filters::{Alternative, FilterSet, FiltersError, SLOTS_MAX, Slot, View, set_program},
 };
 use datapath::{Link, layout::VIEW_AT_MAX};
 use support::{
@@ -227,7 +227,7 @@ fn the_program_goes_on_with_what_is_behind_it() {
             assert_eq!(stage.run(&program, object, &views(&packet(), wanted)), 0);
             assert_eq!(behind.matched(), unmarked);
         }
-        continue_with(stage.next(), mark.as_fd()).unwrap();
+        set_program(stage.next(), 0, mark.as_fd()).unwrap();
         for wanted in [0, 1] {
             behind.write(&views(&packet(), u64::MAX));
             assert_eq!(stage.run(&program, object, &views(&packet(), wanted)), 0);
@@ -246,10 +246,10 @@ fn the_program_goes_on_with_what_is_behind_it() {
             program.load().unwrap();
             program.fd().unwrap().try_clone().unwrap()
         };
-        continue_with(stage.next(), fd.as_fd()).unwrap();
+        set_program(stage.next(), 0, fd.as_fd()).unwrap();
         let first = Stage::new();
-        continue_with(first.next(), fd.as_fd()).unwrap();
-        continue_with(first.next(), program.as_fd()).unwrap();
+        set_program(first.next(), 0, fd.as_fd()).unwrap();
+        set_program(first.next(), 0, program.as_fd()).unwrap();
     }
 }
 

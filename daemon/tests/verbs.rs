@@ -15,6 +15,8 @@ use std::{
     time::Duration,
 };
 
+use captures::filter::Instruction;
+use daemon::live::filters::{Alternative, View};
 use daemon::live::{
     Answer, AttachRequest, Attached, AttachedHook, AttachedPoint, Chain, ChainLink, Hook, Points,
     RuleRequest, StageConfig, Verb, WatchedPoint, Watching, answer,
@@ -65,14 +67,41 @@ fn full_rule(interface: &str) -> RuleRequest {
     RuleRequest { rule, interface: Some(interface.to_owned()) }
 }
 
+/// All packets of a point, or of all.
+fn stage(point: Option<u32>) -> StageConfig {
+    StageConfig {
+        snaplen: 96,
+        payload_max: None,
+        deadline_ns: u64::MAX,
+        packets_max: 1_000,
+        bytes_max: u64::MAX,
+        point,
+        filter: None,
+    }
+}
+
+/// A filter of so many instructions, which everything matches.
+fn accepting(view: View, length: usize) -> Alternative {
+    const RETURN: u16 = 0x06;
+    let all = Instruction { code: RETURN, jt: 0, jf: 0, k: u32::MAX };
+    Alternative { view, link: datapath::Link::Ethernet, instructions: vec![all; length] }
+}
+
 /// One of every verb, and of their forms.
 fn verbs() -> Vec<Verb> {
-    let stage = |point| StageConfig { snaplen: 96, deadline_ns: u64::MAX, point };
+    let everything_of = |slot, point| Verb::StartCapture { slot, config: stage(point) };
+    let filtered = StageConfig {
+        payload_max: Some(0),
+        filter: Some(vec![accepting(View::Wire, 1), accepting(View::Tunneled, 4_096)]),
+        ..stage(Some(1))
+    };
     let everything = RuleRequest { rule: Rule::everything(Action::Ignore), interface: None };
     vec![
-        Verb::StartCapture(stage(None)),
-        Verb::StartCapture(stage(Some(127))),
-        Verb::StopCapture,
+        everything_of(0, None),
+        everything_of(63, Some(127)),
+        Verb::StartCapture { slot: 1, config: filtered },
+        Verb::StopCapture { slot: 63 },
+        Verb::StopCaptures,
         Verb::SetRules(Vec::new()),
         Verb::SetRules(vec![full_rule("blue/eth0"), everything, full_rule("eth1")]),
         Verb::SetRules(vec![full_rule("eth0"); 1_024]),
@@ -97,7 +126,7 @@ fn every_verb_comes_back_as_it_was_and_no_part_of_it_does() {
         let (_, read) = wire::read_request(&[&bytes[..], &[0]].concat());
         assert_eq!(read, Err(wire::WireError::Trailing(1)), "{verb:?}");
         let other = [&[wire::VERSION + 1], &bytes[1..]].concat();
-        assert_eq!(wire::read_request(&other).1, Err(wire::WireError::Version(2)));
+        assert_eq!(wire::read_request(&other).1, Err(wire::WireError::Version(wire::VERSION + 1)));
     }
 }
 
@@ -117,11 +146,21 @@ fn what_no_daemon_may_ask_for_is_refused() {
         let look = wire::request(1, &Verb::Look { left: vec![1, point] }).unwrap();
         assert!(wire::read_request(&look).1.is_err(), "{point}");
     }
+    let start = |slot, config| wire::request(1, &Verb::StartCapture { slot, config }).unwrap();
     for snaplen in [0, 65_537] {
-        let config = StageConfig { snaplen, deadline_ns: 0, point: None };
-        let start = wire::request(1, &Verb::StartCapture(config)).unwrap();
-        assert!(wire::read_request(&start).1.is_err(), "{snaplen}");
+        let config = StageConfig { snaplen, ..stage(None) };
+        assert!(wire::read_request(&start(0, config)).1.is_err(), "{snaplen}");
     }
+    assert!(wire::read_request(&start(64, stage(None))).1.is_err(), "a slot that there is not");
+    // A jump behind the end.
+    let mut wrong = accepting(View::Wire, 2);
+    wrong.instructions[0] = Instruction { code: 0x05, jt: 0, jf: 0, k: 7 };
+    let config = StageConfig { filter: Some(vec![wrong]), ..stage(None) };
+    assert!(wire::read_request(&start(0, config)).1.is_err(), "a filter that leaves itself");
+    let many = vec![accepting(View::Wire, 1); 7];
+    let verb =
+        Verb::StartCapture { slot: 0, config: StageConfig { filter: Some(many), ..stage(None) } };
+    assert!(wire::request(1, &verb).is_err(), "more ways to match than there are");
 }
 
 /// A message of random bytes, or a good one with a few places changed, cut or doubled.

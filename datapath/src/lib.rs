@@ -39,6 +39,7 @@ pub mod service;
 pub mod tables;
 pub mod tcp;
 pub mod time;
+pub mod views;
 
 #[cfg(not(target_arch = "bpf"))]
 pub mod frames;

@@ -42,22 +42,29 @@ mod door {
     }
 
     #[inline(always)]
-    fn copy(context: &TcContext, direction: Direction) -> i32 {
+    fn prepare(context: &TcContext, direction: Direction) -> i32 {
         let point = kernel::point(ctx::ifindex(context));
-        capture::from_tc(context, point, direction, ctx::queue(context));
+        capture::prepare_tc(context, point, direction, ctx::queue(context));
         NEXT
     }
 
-    /// Copies received packets for the capture that runs; attached while it does.
+    /// Shows received packets to the filters of captures; attached while there are any.
     #[classifier]
     pub(crate) fn linnet_cap_in(context: TcContext) -> i32 {
-        copy(&context, Direction::Ingress)
+        prepare(&context, Direction::Ingress)
     }
 
-    /// Copies packets about to be sent for the capture that runs; attached while it does.
+    /// Shows packets about to be sent to the filters; as above.
     #[classifier]
     pub(crate) fn linnet_cap_out(context: TcContext) -> i32 {
-        copy(&context, Direction::Egress)
+        prepare(&context, Direction::Egress)
+    }
+
+    /// Copies the packet for the captures that want it. Only ever reached from the filters.
+    #[classifier]
+    pub(crate) fn linnet_cap_copy(context: TcContext) -> i32 {
+        capture::copy_tc(&context);
+        NEXT
     }
 
     /// Does nothing: the floor that every cost is measured from.

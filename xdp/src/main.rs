@@ -25,7 +25,7 @@ mod door {
         if point.id != 0 {
             let (window, frame) = ctx::frame(context, point);
             kernel::process(&window, &frame, Direction::Ingress);
-            capture::tail_call(context);
+            capture::go_on(context);
         }
     }
 
@@ -36,11 +36,18 @@ mod door {
         xdp_action::XDP_PASS
     }
 
-    /// Copies the packet for the capture that runs. Only ever reached from [`linnet_xdp`].
+    /// Shows the packet to the filters of captures. Only ever reached from [`linnet_xdp`].
     #[xdp(frags)]
     pub(crate) fn linnet_xdp_cap(context: XdpContext) -> u32 {
         let point = kernel::point(ctx::ifindex(&context));
-        capture::from_xdp(&context, point, ctx::queue(&context));
+        capture::prepare_xdp(&context, point, ctx::queue(&context));
+        xdp_action::XDP_PASS
+    }
+
+    /// Copies the packet for the captures that want it. Only ever reached from the filters.
+    #[xdp(frags)]
+    pub(crate) fn linnet_xdp_copy(context: XdpContext) -> u32 {
+        capture::copy_xdp(&context);
         xdp_action::XDP_PASS
     }
 

@@ -20,7 +20,7 @@ pub use error::FilterError;
 pub use listing::listing;
 pub use program::{
     Condition, INSTRUCTIONS_MAX, Instruction, Operand, Operation, Operator, ProgramError,
-    SCRATCH_WORDS, Size, check,
+    SCRATCH_WORDS, Size, check, reach,
 };
 pub use treatment::{Reading, Treatment, Why};
 pub use views::{EXTENSIONS_MAX, INNER_OFFSET_MAX, Seen, TAGS_MAX, View};
@@ -95,7 +95,7 @@ impl Filter {
     /// Bytes from a packet's start that decide whether it matches, besides its original length: a packet may be cut
     /// there before it is filtered. `u32::MAX` where that depends on the packet.
     pub fn reach(&self) -> u32 {
-        self.views().map(|(view, program)| view.reach(program::reach(program))).max().unwrap_or(0)
+        self.views().map(|(view, program)| view.reach(reach(program))).max().unwrap_or(0)
     }
 
     /// How it reads frames, and why.

@@ -143,7 +143,7 @@ pub enum Condition {
 
 /// Bytes from a packet's start that a program can look at: what is behind them changes no result. `u32::MAX` where
 /// that depends on the packet.
-pub(super) fn reach(program: &[Instruction]) -> u32 {
+pub fn reach(program: &[Instruction]) -> u32 {
     let operations = || program.iter().filter_map(|one| Some((one.operation()?, one.k)));
     let x_after = |(operation, k)| {
         if operation == Operation::LoadXConstant {

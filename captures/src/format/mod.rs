@@ -1,11 +1,18 @@
 //! File formats: how packets at rest are read and written.
 //! The only folder that names the `pcap-file` crate; never filters or counts packets.
 
+pub mod convert;
 pub mod pcap;
 pub mod pcapng;
 pub mod read;
+pub mod split;
 
 use std::fmt;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use self::pcap::Resolution;
 
 /// The two capture file formats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +55,46 @@ impl fmt::Display for Format {
     }
 }
 
+/// As what a capture is handed out: its own pcapng, or a classic file made of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Export {
+    /// As it was captured.
+    #[default]
+    Pcapng,
+    /// Classic pcap with times in this unit.
+    Pcap(Resolution),
+}
+
+impl Export {
+    /// Every one by its name in the API and on the command line.
+    const NAMES: [(&'static str, Self); 3] = [
+        ("pcapng", Self::Pcapng),
+        ("pcap", Self::Pcap(Resolution::Microseconds)),
+        ("pcap-ns", Self::Pcap(Resolution::Nanoseconds)),
+    ];
+}
+
+impl FromStr for Export {
+    type Err = UnknownExport;
+
+    fn from_str(text: &str) -> Result<Self, UnknownExport> {
+        let found = Self::NAMES.into_iter().find(|(name, _)| *name == text);
+        found.map(|(_, export)| export).ok_or(UnknownExport)
+    }
+}
+
+impl fmt::Display for Export {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = Self::NAMES.iter().find(|(_, export)| export == self);
+        f.write_str(named.map_or("", |(name, _)| name))
+    }
+}
+
+/// No name of an [`Export`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("there is no such format; known are pcapng, pcap (microseconds) and pcap-ns (nanoseconds)")]
+pub struct UnknownExport;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -59,5 +106,13 @@ mod tests {
         }
         assert_eq!(Format::from_extension("PCAPNG"), Some(Format::Pcapng));
         assert_eq!(Format::from_extension("cap"), None);
+    }
+
+    #[test]
+    fn exports_are_found_by_the_names_that_they_show() {
+        for (name, export) in Export::NAMES {
+            assert_eq!((name.parse(), export.to_string().as_str()), (Ok(export), name));
+        }
+        assert_eq!("pcap-us".parse::<Export>(), Err(UnknownExport));
     }
 }

@@ -5,12 +5,14 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
+use byteorder_slice::LittleEndian;
 use pcap_file::pcap::{
-    PcapHeader, PcapPacket, PcapTsResolution, PcapWriteError, PcapWriter as Records,
+    PcapHeader, PcapPacket, PcapTsResolution, PcapWriteError, PcapWriter as Records, RawPcapPacket,
 };
 use pcap_file::{DataLink, Endianness};
 use thiserror::Error;
 
+use super::read::stream::StreamedPacket;
 use crate::packet::Snaplen;
 use crate::{CapturedPacket, LinkType};
 
@@ -40,10 +42,7 @@ impl<W: Write> PcapWriter<W> {
         let header = PcapHeader {
             snaplen: snaplen.bytes(),
             datalink: DataLink::from(u32::from(link_type.0)),
-            ts_resolution: match resolution {
-                Resolution::Microseconds => PcapTsResolution::MicroSecond,
-                Resolution::Nanoseconds => PcapTsResolution::NanoSecond,
-            },
+            ts_resolution: resolution.into(),
             endianness: Endianness::Little,
             ..PcapHeader::default()
         };
@@ -54,19 +53,54 @@ impl<W: Write> PcapWriter<W> {
     /// Writes a packet, cut to the file's snaplen. Its interface, which the format has no place
     /// for, must be of the file's link type.
     pub fn packet(&mut self, packet: &CapturedPacket<'_>) -> Result<(), PcapError> {
-        let snaplen = usize::try_from(self.records.snaplen()).unwrap_or(usize::MAX);
-        let data = &packet.data[..packet.data.len().min(snaplen)];
-        let original_len = packet.original_len.max(packet.captured_len());
-        let time = Duration::from_nanos(packet.time_ns);
-        let record = PcapPacket::new(time, original_len, data)
-            .map_err(|_| PcapError::TimeOutOfRange { time_ns: packet.time_ns })?;
-        self.records.write_packet(&record).map_err(failed)?;
+        let CapturedPacket { time_ns, original_len, data, .. } = packet;
+        let (time_ns, original_len) = (*time_ns, *original_len);
+        let packet = StreamedPacket { interface: packet.interface, time_ns, original_len, data };
+        let record = raw(self.records.ts_resolution(), self.records.snaplen(), packet)?;
+        self.records.write_raw_packet(&record).map_err(failed)?;
         Ok(())
     }
 
     /// Gives the sink back.
     pub fn into_inner(self) -> W {
         self.records.into_inner()
+    }
+}
+
+/// Appends a record to a file of this unit and snaplen; what [`PcapWriter::packet`] writes, for a file that is handed
+/// on in pieces.
+pub(super) fn record(
+    out: &mut Vec<u8>,
+    resolution: Resolution,
+    snaplen: Snaplen,
+    packet: StreamedPacket<'_>,
+) -> Result<(), PcapError> {
+    let record = raw(resolution.into(), snaplen.bytes(), packet)?;
+    record.write_to::<_, LittleEndian>(out).map_err(failed)?;
+    Ok(())
+}
+
+/// The record of a packet, cut to the file's snaplen.
+fn raw(
+    resolution: PcapTsResolution,
+    snaplen: u32,
+    packet: StreamedPacket<'_>,
+) -> Result<RawPcapPacket<'_>, PcapError> {
+    let StreamedPacket { time_ns, original_len, data, .. } = packet;
+    let captured_len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let kept = &data[..data.len().min(usize::try_from(snaplen).unwrap_or(usize::MAX))];
+    let time = Duration::from_nanos(time_ns);
+    let record = PcapPacket::new(time, original_len.max(captured_len), kept)
+        .map_err(|_| PcapError::TimeOutOfRange { time_ns })?;
+    Ok(record.into_raw_packet(resolution))
+}
+
+impl From<Resolution> for PcapTsResolution {
+    fn from(resolution: Resolution) -> Self {
+        match resolution {
+            Resolution::Microseconds => Self::MicroSecond,
+            Resolution::Nanoseconds => Self::NanoSecond,
+        }
     }
 }
 
@@ -127,6 +161,24 @@ mod tests {
         let bytes = file(Resolution::Nanoseconds, &[packet]).unwrap();
         assert_eq!(bytes[..4], 0xa1b2_3c4d_u32.to_le_bytes());
         assert_eq!(bytes[28..32], 2003_u32.to_le_bytes());
+    }
+
+    #[test]
+    fn a_record_in_pieces_is_the_writers() {
+        let packet =
+            CapturedPacket { original_len: 3, ..CapturedPacket::new(7_000_002_003, b"abcdef") };
+        for resolution in [Resolution::Microseconds, Resolution::Nanoseconds] {
+            let whole = file(resolution, std::slice::from_ref(&packet)).unwrap();
+            let mut out = file(resolution, &[]).unwrap();
+            let streamed = StreamedPacket {
+                interface: 0,
+                time_ns: packet.time_ns,
+                original_len: 3,
+                data: &packet.data,
+            };
+            record(&mut out, resolution, four_bytes(), streamed).unwrap();
+            assert_eq!(out, whole);
+        }
     }
 
     #[test]

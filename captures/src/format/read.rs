@@ -25,6 +25,7 @@ mod interfaces;
 mod options;
 mod sections;
 mod source;
+pub mod stream;
 mod variant;
 
 use std::fs::File;

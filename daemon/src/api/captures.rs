@@ -1,5 +1,6 @@
 //! `/captures`: their files, and the same files as they grow. Never sends half a block of one that grows.
 
+mod converted;
 mod part;
 
 use std::{
@@ -11,10 +12,13 @@ use axum::{
     Json,
     body::{Body, Bytes},
     extract::{Path, State, rejection::JsonRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use captures::StopReason;
+use captures::{
+    StopReason,
+    format::{Export, Format},
+};
 use futures_util::stream;
 use serde_json::{Value, json};
 use tokio::{
@@ -24,15 +28,16 @@ use tokio::{
 use tokio_util::io::ReaderStream;
 
 use self::part::Wanted;
-use super::{ApiError, ApiState};
+use super::{
+    ApiError, ApiState,
+    parameters::{self, Parameters},
+};
 use crate::capture::{
     CaptureError, CaptureManager, CaptureRequest, CaptureState, CaptureView, Reading,
 };
 
 /// Bytes sent at a time.
 const CHUNK: usize = 64 * 1024;
-/// RFC draft-ietf-opsawg-pcapng.
-const PCAPNG: HeaderValue = HeaderValue::from_static("application/x-pcapng");
 
 pub(super) async fn list(State(state): State<ApiState>) -> Json<Value> {
     Json(json!({ "captures": state.captures.list(), "loss": state.loss() }))
@@ -73,15 +78,22 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The file as it is at this moment, or a part of it.
+/// The file as it is at this moment, or a part of it; all of it where it is converted.
 pub(super) async fn file(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    uri: Uri,
     request: HeaderMap,
 ) -> Result<Response, ApiError> {
+    let export = export(&uri)?;
     let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
+    if let Export::Pcap(resolution) = export {
+        let file = converted::of_one_link_type(file, &view).await?;
+        let stored = ReaderStream::with_capacity(File::from_std(file).take(view.bytes), CHUNK);
+        return Ok(converted::answer(&view, resolution, stored));
+    }
     let etag = part::etag(&view);
-    let mut headers = describe(&view);
+    let mut headers = describe(&view, Format::Pcapng);
     set(&mut headers, header::ACCEPT_RANGES, "bytes");
     set(&mut headers, header::ETAG, &etag);
     let (status, first, length) = match part::wanted(&request, &etag, view.bytes) {
@@ -105,13 +117,27 @@ pub(super) async fn file(
 pub(super) async fn live(
     State(state): State<ApiState>,
     Path(id): Path<String>,
+    uri: Uri,
 ) -> Result<Response, ApiError> {
+    let export = export(&uri)?;
     let reading = state.captures.read(&id);
     let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
-    let mut headers = describe(&view);
+    if let Export::Pcap(resolution) = export {
+        let file = converted::of_one_link_type(file, &view).await?;
+        let growing = follow(Follower { file: File::from_std(file), sent: 0, reading });
+        return Ok(converted::answer(&view, resolution, growing));
+    }
+    let mut headers = describe(&view, Format::Pcapng);
     set(&mut headers, header::ACCEPT_RANGES, "none");
     let follower = Follower { file: File::from_std(file), sent: 0, reading };
     Ok((headers, Body::from_stream(follow(follower))).into_response())
+}
+
+/// As what the capture is wanted.
+fn export(uri: &Uri) -> Result<Export, ApiError> {
+    let parameters = Parameters::read(uri, &["format"])?;
+    let named = parameters.text("format").map(|text| parameters::value("format", text));
+    Ok(named.transpose()?.unwrap_or_default())
 }
 
 /// What waits for the disk, the kernel or the capture's thread, where it holds up nobody else.
@@ -124,10 +150,10 @@ async fn waiting<T: Send + 'static>(
     Ok(done.map_err(|panic| CaptureError::Failed(panic.into()))??)
 }
 
-fn describe(view: &CaptureView) -> HeaderMap {
+fn describe(view: &CaptureView, format: Format) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::CONTENT_TYPE, PCAPNG);
-    let name = format!("attachment; filename=\"linnet-{}.pcapng\"", view.id);
+    set(&mut headers, header::CONTENT_TYPE, format.media_type());
+    let name = format!("attachment; filename=\"linnet-{}.{}\"", view.id, format.extension());
     set(&mut headers, header::CONTENT_DISPOSITION, &name);
     headers
 }

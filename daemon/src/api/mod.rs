@@ -45,12 +45,12 @@ pub fn router(state: ApiState) -> Router {
         .route("/captures", get(captures::list).post(captures::start))
         .route("/captures/{id}", get(captures::one).delete(captures::remove))
         .route("/captures/{id}/stop", post(captures::stop))
-        .route("/captures/{id}/file", get(captures::file))
-        .route("/captures/{id}/live", get(captures::live))
         .route("/filters/validate", post(filters::validate))
         .route("/rules", get(rules::list).put(rules::set))
         .route_layer(middleware::from_fn(parameters::none));
     let with_parameters = Router::new()
+        .route("/captures/{id}/file", get(captures::file))
+        .route("/captures/{id}/live", get(captures::live))
         .route("/flows", get(flows::list))
         .route("/flows/{id}/events", get(events::of_flow));
     let guarded = Router::new()

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use super::{
     CAPTURES_MAX, CaptureError, CaptureRequest, CaptureView, Keep, Recorder, Stage,
     catalogue::{self, Catalogue},
+    orders::Orders,
     plan::Plan,
 };
 use crate::{board::Board, flow::view::RingsView};
@@ -134,7 +135,7 @@ pub struct CaptureManager {
 pub fn open(
     dir: &Path,
     keep: Keep,
-    stage: Box<dyn Stage>,
+    stage: Arc<dyn Stage>,
     board: Arc<Board>,
 ) -> io::Result<(CaptureManager, Recorder)> {
     let catalogue = Catalogue::open(dir, keep)?;
@@ -148,7 +149,10 @@ pub fn open(
         published,
         readers: Arc::clone(&readers),
     };
-    Ok((manager, Recorder::new(catalogue, stage, board, orders, (publisher, readers))))
+    Ok((
+        manager,
+        Recorder::new(catalogue, Orders::new(stage)?, board, orders, (publisher, readers)),
+    ))
 }
 
 impl CaptureManager {

@@ -8,6 +8,7 @@
 mod catalogue;
 mod explain;
 mod manager;
+mod orders;
 mod plan;
 pub mod reader;
 mod recorder;
@@ -17,7 +18,7 @@ pub mod vlan;
 use std::path::PathBuf;
 
 use captures::{FilterError, StopReason, session::Lost};
-use datapath::layout::CAPTURE_BYTES_MAX;
+use datapath::layout::{CAPTURE_BYTES_MAX, CaptureCounts};
 use serde::{Deserialize, Serialize};
 
 pub use catalogue::{KEPT_BYTES_MAX, KEPT_MAX, Keep};
@@ -36,12 +37,21 @@ pub const DURATION_DEFAULT_S: u64 = 60;
 /// Largest file.
 pub const BYTES_MAX: u64 = 16 << 30;
 
-/// Turns the copying of packets on and off.
-pub trait Stage: Send {
-    /// Copies this from here on, without a gap in what it copied before and still does.
-    fn start(&self, config: StageConfig) -> anyhow::Result<()>;
-    /// Copies nothing after this has returned.
-    fn stop(&self) -> anyhow::Result<()>;
+/// What copies packets for captures, each of which has a slot: a number below [`CAPTURES_MAX`].
+pub trait Stage: Send + Sync {
+    /// Copies this from here on for the capture of a slot, without a gap in what it copies for others.
+    fn start(&self, slot: u8, config: StageConfig) -> anyhow::Result<()>;
+    /// Copies and counts nothing more for that capture after this has returned.
+    fn stop(&self, slot: u8) -> anyhow::Result<()>;
+    /// What it has counted for a slot, also for those before; `None` where it counts nothing, and every packet is offered
+    /// to every capture.
+    fn counts(&self, _slot: u8) -> Option<CaptureCounts> {
+        None
+    }
+    /// Whether orders take no time, so that they may be waited for.
+    fn is_prompt(&self) -> bool {
+        false
+    }
     /// The interface that an observation point stands for, where it has come since the start.
     fn interface(&self, _point: u32) -> Option<AttachedPoint> {
         None
@@ -64,6 +74,9 @@ pub struct CaptureRequest {
     /// Most bytes of each packet.
     #[serde(default = "default_snaplen")]
     pub snaplen: u32,
+    /// Most bytes of each packet behind its headers; absent for all.
+    #[serde(default)]
+    pub payload_bytes: Option<u32>,
     /// When to stop.
     #[serde(default)]
     pub limits: RequestLimits,
@@ -119,15 +132,18 @@ pub struct CaptureView {
     pub interface: Option<String>,
     /// Most bytes of each packet.
     pub snaplen: u32,
+    /// Most bytes of each packet behind its headers.
+    #[serde(default)]
+    pub payload_bytes: Option<u32>,
     /// When it stops.
     pub limits: RequestLimits,
     /// RFC 3339.
     pub started_at: String,
     /// RFC 3339.
     pub ended_at: Option<String>,
-    /// Packets that the stage copied and the filter saw, or that were lost before it.
+    /// Packets that were filtered here or matched in the kernel, and those that were lost.
     pub offered: u64,
-    /// Packets that the filter let through, or that were lost before it.
+    /// Packets that matched.
     pub matched: u64,
     /// Packets in the file.
     pub written: u64,
@@ -142,10 +158,9 @@ pub struct CaptureView {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct LostView {
-    /// They did not reach the daemon, and were not seen by the filter: no room in the kernel's ring, or the kernel
-    /// refused to copy their bytes.
+    /// They did not reach the daemon: no room in the kernel's ring, or the kernel refused to copy their bytes.
     pub ring: u64,
-    /// The kernel's rate budget was spent.
+    /// The capture's budget in the kernel was spent.
     pub budget: u64,
     /// Left out under load.
     pub shed: u64,
@@ -231,6 +246,12 @@ pub struct RawPacket<'a> {
     pub data: &'a [u8],
     /// Receive queue.
     pub queue: u32,
+    /// Bytes of its headers.
+    pub header_len: u32,
+    /// Its number, where it has one.
+    pub packet_id: Option<u64>,
+    /// The slots of the captures that have chosen it, a bit each; `None` where it has not been filtered yet.
+    pub chosen: Option<u64>,
 }
 
 /// Reasons by their names.

@@ -1,4 +1,4 @@
-//! The thread between the kernel's ring and the capture: reads, dates and hands on. Owns the recorder; whatever holds
+//! The thread between the kernel's rings and the captures: reads, dates and hands on. Owns the recorder; whatever holds
 //! this thread up shows as records that found no room in the ring.
 
 use std::{
@@ -17,13 +17,15 @@ use crate::{
     board::Watched,
     clock::{Clock, Moment},
     flow::view::RingsView,
-    live::CaptureRing,
+    live::{CaptureRings, Captured},
 };
 
 /// Records read before the file is brought up to date for its readers.
-const BATCH: usize = 1_024;
-/// How long to wait for a record; orders wait as long.
-const WAIT: Duration = Duration::from_millis(20);
+const BATCH: usize = 4_096;
+/// How long to wait for rings to fill up; records that are there already and orders wait as long.
+const WAIT: Duration = Duration::from_millis(10);
+/// The same while somebody waits for the last of a capture's packets.
+const SHORT_WAIT: Duration = Duration::from_millis(1);
 
 /// A running reader.
 #[derive(Debug)]
@@ -35,7 +37,7 @@ pub struct RingReader {
 impl RingReader {
     /// Reads until stopped.
     pub fn start(
-        ring: CaptureRing,
+        rings: CaptureRings,
         recorder: Recorder,
         clock: Arc<Clock>,
     ) -> std::io::Result<Self> {
@@ -43,7 +45,7 @@ impl RingReader {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new()
             .name("capture-ring".into())
-            .spawn(move || read(ring, recorder, &clock, &stopped))?;
+            .spawn(move || read(rings, recorder, &clock, &stopped))?;
         Ok(Self { stop, thread })
     }
 
@@ -56,10 +58,10 @@ impl RingReader {
     }
 }
 
-fn read(mut ring: CaptureRing, mut recorder: Recorder, clock: &Clock, stopped: &AtomicBool) {
+fn read(mut rings: CaptureRings, mut recorder: Recorder, clock: &Clock, stopped: &AtomicBool) {
     let _watched = Watched::new(Arc::clone(recorder.board()), "the reading of captured packets");
-    let mut rings = RingsView::default();
-    let mut failing = false;
+    let mut seen = RingsView::default();
+    let (mut failing, mut read) = (false, 0);
     loop {
         if stopped.load(Ordering::Relaxed) {
             recorder.close(clock.now());
@@ -67,26 +69,31 @@ fn read(mut ring: CaptureRing, mut recorder: Recorder, clock: &Clock, stopped: &
                 return;
             }
         }
-        ring.wait(if recorder.is_ending() { Duration::ZERO } else { WAIT });
+        if read < BATCH {
+            rings.wait(if recorder.is_ending() { SHORT_WAIT } else { WAIT });
+        }
         let now = clock.now();
-        ring.read(BATCH, |record, data| {
-            recorder.packet(&packet(now, record, &vlan::insert(record, data)))
+        read = rings.read(BATCH, now.monotonic_ns, |captured| match captured {
+            Captured::Packet(record, data) => {
+                recorder.packet(&packet(now, record, &vlan::insert(record, data)));
+            }
+            Captured::Gap(lost) => recorder.gap(lost),
         });
-        rings.consumed = ring.consumed();
-        match ring.stats() {
-            Ok(stats) => {
-                rings.lost = stats.lost_ring + stats.lost_copy;
-                rings.produced = stats.produced + rings.lost;
+        seen.consumed = rings.consumed();
+        match rings.totals() {
+            Ok(totals) => {
+                seen.lost = totals.lost;
+                seen.produced = totals.offered;
                 failing = false;
             }
-            // Said once: a ring whose counters fail will fail again.
+            // Said once: what cannot be read will not be read again.
             Err(error) if !failing => {
-                tracing::error!(%error, "the ring's counters cannot be read: its losses are not counted");
+                tracing::error!(%error, "the stage's counters cannot be read: its losses are not counted");
                 failing = true;
             }
             Err(_) => {}
         }
-        recorder.turn(clock.now(), rings);
+        recorder.turn(clock.now(), seen);
     }
 }
 
@@ -101,5 +108,8 @@ fn packet<'a>(now: Moment, record: &CaptureRecord, data: &'a [u8]) -> RawPacket<
         original_len: record.original_len + tag,
         data,
         queue: record.queue,
+        header_len: record.header_len + tag,
+        packet_id: Some(record.packet_id),
+        chosen: Some(record.captures),
     }
 }

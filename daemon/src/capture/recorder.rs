@@ -2,8 +2,8 @@
 //! offers each with [`Recorder::packet`], and calls [`Recorder::turn`] after every batch and, where there are none, every
 //! few milliseconds. Never reads a clock.
 //!
-//! The stage copies what any of them wants. A capture ends in two steps: nothing more is copied for it, and when all that
-//! was copied until then has been offered, the final statistics are written. Orders wait meanwhile.
+//! The stage copies a packet once for all that want it, and says for which. A capture ends in two steps: nothing more is
+//! copied for it, and when all that was copied until then has been offered, the final statistics are written.
 
 mod running;
 
@@ -15,9 +15,10 @@ use tokio::sync::watch;
 use self::running::{Ending, Running, Then, disk_full};
 
 use super::{
-    CAPTURES_MAX, CaptureError, CaptureState, CaptureView, LostView, RawPacket, Stage,
+    CAPTURES_MAX, CaptureError, CaptureState, CaptureView, LostView, RawPacket,
     catalogue::{self, Catalogue},
     manager::{Answer, Order, Readers, Snapshot, Task},
+    orders::{Done, Orders},
     plan::Plan,
     space::Space,
 };
@@ -25,7 +26,6 @@ use crate::{
     board::Board,
     clock::Moment,
     flow::view::{RingsView, rfc3339},
-    live::StageConfig,
 };
 
 /// How long what was copied may take to come out of the ring.
@@ -34,7 +34,7 @@ const DRAIN_MAX_NS: u64 = 5_000_000_000;
 /// The running captures, the finished ones, and who may ask for what; see the module.
 pub struct Recorder {
     catalogue: Catalogue,
-    stage: Box<dyn Stage>,
+    stage: Orders,
     board: Arc<Board>,
     orders: mpsc::Receiver<Order>,
     published: watch::Sender<Arc<Snapshot>>,
@@ -55,7 +55,7 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     pub(super) fn new(
         catalogue: Catalogue,
-        stage: Box<dyn Stage>,
+        stage: Orders,
         board: Arc<Board>,
         orders: mpsc::Receiver<Order>,
         (published, readers): (watch::Sender<Arc<Snapshot>>, Arc<Readers>),
@@ -70,7 +70,14 @@ impl Recorder {
     /// One packet of the stage, in the order in which they were copied.
     pub fn packet(&mut self, raw: &RawPacket<'_>) {
         for running in &mut self.running {
-            running.packet(raw, &*self.stage);
+            running.packet(raw, self.stage.stage());
+        }
+    }
+
+    /// Packets that found the ring full, by slot, before those that come next.
+    pub fn gap(&mut self, lost: &[u32; CAPTURES_MAX]) {
+        for running in &mut self.running {
+            running.gap(lost[usize::from(running.slot)]);
         }
     }
 
@@ -79,8 +86,9 @@ impl Recorder {
         let lost = rings.lost.saturating_sub(self.rings.lost);
         self.rings = rings;
         self.catalogue.repair_one();
+        self.take_note(now);
         for running in &mut self.running {
-            running.lose(lost);
+            running.lose(lost, self.stage.stage());
             running.write(now);
             if let Err(error) = running.keep(now, &self.catalogue) {
                 tracing::warn!(%error, "what is known about the running capture was not kept");
@@ -88,11 +96,11 @@ impl Recorder {
         }
         self.end_those_due(now);
         self.finish_those_drained(now);
-        while !self.is_ending()
-            && let Ok(order) = self.orders.try_recv()
-        {
+        while let Ok(order) = self.orders.try_recv() {
             self.obey(now, order);
         }
+        // Where the stage takes no time.
+        self.take_note(now);
         if self.is_idle()
             && let Some(reply) = self.closing.take()
         {
@@ -120,10 +128,10 @@ impl Recorder {
         self.running.is_empty()
     }
 
-    /// Whether a capture waits for the last of its packets, so that turns should follow at once.
+    /// Whether a capture waits for the stage or the last of its packets, so that turns should follow at once.
     #[must_use]
     pub fn is_ending(&self) -> bool {
-        self.running.iter().any(|running| running.ending.is_some())
+        self.running.iter().any(|it| it.ending.is_some() || it.starting.is_some())
     }
 
     fn obey(&mut self, now: Moment, order: Order) {
@@ -131,13 +139,8 @@ impl Recorder {
         let runs = |id: &str| self.running.iter().any(|running| running.view.id == id);
         match task {
             Task::Start(plan) => {
-                let started = self.start(now, *plan);
-                let id = started.as_ref().ok().map(|view| view.id.clone());
-                if !self.answer(&reply, started.map(Some))
-                    && let Some(id) = id
-                {
-                    // Who wanted it has given up waiting, and will not stop it.
-                    self.end(now, &id, StopReason::UserRequest, Then::Nothing);
+                if let Err(error) = self.start(now, *plan, &reply) {
+                    self.answer(&reply, Err(error));
                 }
             }
             Task::Stop { id, reason } if runs(&id) => {
@@ -161,56 +164,82 @@ impl Recorder {
         }
     }
 
-    fn start(&mut self, now: Moment, plan: Plan) -> Result<CaptureView, CaptureError> {
-        if self.running.len() >= CAPTURES_MAX {
-            return Err(CaptureError::TooMany);
-        }
+    /// Begins a capture; who wants it is answered once the stage copies for it.
+    fn start(
+        &mut self,
+        now: Moment,
+        plan: Plan,
+        reply: &mpsc::SyncSender<Answer>,
+    ) -> Result<(), CaptureError> {
+        let is_free = |slot: &u8| self.running.iter().all(|running| running.slot != *slot);
+        let slots = 0..u8::try_from(CAPTURES_MAX).unwrap_or(u8::MAX);
+        let slot = slots.into_iter().find(is_free).ok_or(CaptureError::TooMany)?;
         let dir = self.catalogue.dir().to_owned();
         let space = Space::of(&dir).map_err(|error| CaptureError::Failed(error.into()))?;
         if space.is_used_up() {
             return Err(disk_full(dir, space));
         }
-        let config = StageConfig {
-            snaplen: plan.copied_bytes(),
-            deadline_ns: now.monotonic_ns + plan.seconds * 1_000_000_000,
-            point: plan.point,
-        };
+        let config = plan.stage_config(now.monotonic_ns);
         let view = new_view(now, &plan);
-        let begun =
-            Running::begin(now, plan, config, view.clone(), &self.catalogue).and_then(|running| {
-                self.running.push(running);
-                self.stage_all().map_err(|error| {
-                    self.running.pop();
-                    // It may be on at some of its hooks.
-                    self.restage();
-                    CaptureError::Failed(error)
-                })
-            });
-        match begun {
+        let id = view.id.clone();
+        let counted = (slot, self.stage.stage().counts(slot));
+        let mut running = Running::begin(now, plan, counted, view, &self.catalogue)
+            .inspect_err(|_| self.catalogue.discard(&id))?;
+        running.starting = Some(reply.clone());
+        self.running.push(running);
+        self.stage.start(slot, config);
+        Ok(())
+    }
+
+    /// Looks at what has become of orders to the stage.
+    fn take_note(&mut self, now: Moment) {
+        while let Some(done) = self.stage.done() {
+            match done {
+                Done::Started(slot, started) => self.started(now, slot, started),
+                Done::Stopped(slot, stopped) => {
+                    if let Err(error) = stopped {
+                        tracing::error!(%error, "the capture stage was not changed; it ends at its deadline");
+                    }
+                    if let Some(running) = self.at(slot)
+                        && let Some(ending) = &mut running.ending
+                    {
+                        ending.is_off = true;
+                    }
+                }
+            }
+        }
+    }
+
+    fn at(&mut self, slot: u8) -> Option<&mut Running> {
+        self.running.iter_mut().find(|running| running.slot == slot)
+    }
+
+    fn started(&mut self, now: Moment, slot: u8, started: anyhow::Result<()>) {
+        let Some(place) = self.running.iter().position(|running| running.slot == slot) else {
+            return;
+        };
+        let Some(reply) = self.running[place].starting.take() else { return };
+        match started {
             Ok(()) => {
-                tracing::info!(id = %view.id, "a capture has started");
-                Ok(view)
+                let view = self.running[place].view.clone();
+                let id = view.id.clone();
+                tracing::info!(%id, "a capture has started");
+                if !self.answer(&reply, Ok(Some(view))) {
+                    // Who wanted it has given up waiting, and will not stop it.
+                    self.end(now, &id, StopReason::UserRequest, Then::Nothing);
+                }
             }
             Err(error) => {
-                self.catalogue.discard(&view.id);
-                Err(error)
+                let running = self.running.remove(place);
+                self.catalogue.discard(&running.view.id);
+                self.answer(&reply, Err(CaptureError::Failed(error)));
+                // Who wanted its end has it.
+                for then in running.ending.into_iter().flat_map(|ending| ending.then) {
+                    if let Then::Reply(reply) | Then::Remove(reply) = then {
+                        self.answer(&reply, Err(CaptureError::Unknown(running.view.id.clone())));
+                    }
+                }
             }
-        }
-    }
-
-    /// Lets the stage copy what any of the captures wants that do not end.
-    fn stage_all(&self) -> anyhow::Result<()> {
-        let copied = self.running.iter().filter(|running| running.ending.is_none());
-        match copied.map(|running| running.config).reduce(StageConfig::with) {
-            Some(all) => self.stage.start(all),
-            None => self.stage.stop(),
-        }
-    }
-
-    /// The same where nobody is there who could be told.
-    fn restage(&self) {
-        if let Err(error) = self.stage_all() {
-            tracing::error!(%error, "the capture stage was not changed; it ends at its deadline");
         }
     }
 
@@ -239,16 +268,25 @@ impl Recorder {
     /// Lets nothing more be copied for a capture; what has been is still to come.
     fn end(&mut self, now: Moment, id: &str, reason: StopReason, then: Then) {
         let found = self.running.iter_mut().find(|running| running.view.id == id);
-        let Some(running) = found.filter(|running| running.ending.is_none()) else { return };
+        let Some(running) = found else { return };
+        if let Some(ending) = &mut running.ending {
+            // It ends already; the first reason holds, and one more waits for it.
+            ending.also(then);
+            return;
+        }
         let give_up_ns = now.monotonic_ns + DRAIN_MAX_NS;
-        running.ending = Some(Ending { reason, until: None, give_up_ns, then });
-        self.restage();
+        running.ending =
+            Some(Ending { reason, is_off: false, until: None, give_up_ns, then: vec![then] });
+        self.stage.stop(running.slot);
+        self.take_note(now);
     }
 
-    /// Finishes captures when the ring has been read up to what was in it when nothing more was copied for them.
+    /// Finishes captures when all has come that was copied for them.
     fn finish_those_drained(&mut self, now: Moment) {
-        let rings = self.rings;
-        let is_drained = |running: &mut Running| running.is_drained(now, rings);
+        let (rings, stage) = (self.rings, self.stage.stage());
+        let is_drained = |running: &mut Running| {
+            running.starting.is_none() && running.is_drained(now, rings, stage)
+        };
         let drained: Vec<_> = self.running.extract_if(.., is_drained).collect();
         for running in drained {
             self.finish(now, running);
@@ -256,8 +294,10 @@ impl Recorder {
     }
 
     fn finish(&mut self, now: Moment, mut running: Running) {
+        let left = running.left(self.rings);
+        // What was lost between the last look and the stage's end.
+        running.lose(0, self.stage.stage());
         let Some(ending) = running.ending.take() else { return };
-        let left = ending.until.unwrap_or_default().saturating_sub(self.rings.consumed);
         if left > 0 {
             tracing::error!(records = left, "the ring did not give back what was put into it");
             running.capture.lose(None, Loss::Ring, left);
@@ -265,14 +305,16 @@ impl Recorder {
         let view = running.finish(now, ending.reason);
         tracing::info!(id = %view.id, reason = view.stop_reason.map(StopReason::name), "a capture has ended");
         self.catalogue.add(view.clone());
-        match ending.then {
-            Then::Nothing => {}
-            Then::Reply(reply) => {
-                self.answer(&reply, Ok(Some(view)));
-            }
-            Then::Remove(reply) => {
-                let removed = self.remove(&view.id);
-                self.answer(&reply, removed);
+        for then in ending.then {
+            match then {
+                Then::Nothing => {}
+                Then::Reply(reply) => {
+                    self.answer(&reply, Ok(Some(view.clone())));
+                }
+                Then::Remove(reply) => {
+                    let removed = self.remove(&view.id);
+                    self.answer(&reply, removed);
+                }
             }
         }
     }
@@ -316,6 +358,7 @@ fn new_view(now: Moment, plan: &Plan) -> CaptureView {
         strict: plan.request.strict,
         interface: plan.request.interface.clone(),
         snaplen: plan.request.snaplen,
+        payload_bytes: plan.request.payload_bytes,
         limits: plan.request.limits,
         started_at: rfc3339(now.wall_ns().into()),
         ended_at: None,

@@ -1,19 +1,26 @@
-//! `linnet capture`: starts a capture in the daemon and writes it to a file or pipe while it grows. Must never leave
+//! `linnet capture`: starts a capture in the daemon and writes it to files or a pipe while it grows. Must never leave
 //! a capture running, nor remove the daemon's copy of one that did not arrive.
 
+mod output;
+mod sink;
+
 use std::{
-    fs::{self, File, OpenOptions},
     io::{self, IsTerminal as _, Write as _},
+    num::NonZeroU64,
     os::fd::{AsFd as _, BorrowedFd},
     path::{Path, PathBuf},
     thread,
     time::Duration,
 };
 
-use captures::StopReason;
+use captures::{
+    StopReason,
+    format::{Export, split::Spans},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use self::{output::Output, sink::Sink};
 use super::{
     ExitWith, exit, foreign,
     interrupt::{Interrupts, Wake},
@@ -22,6 +29,7 @@ use super::{
 use crate::{
     capture::{DURATION_MAX_S, LostView},
     client::{Client, ClientError, SOCKET_DEFAULT},
+    clock::Clock,
 };
 
 /// From one progress line to the next.
@@ -29,6 +37,8 @@ const PROGRESS: Duration = Duration::from_secs(1);
 
 /// How long the daemon goes on without this command, seconds.
 const UNREAD_MAX_S: u64 = 10;
+
+const SECOND_NS: NonZeroU64 = NonZeroU64::new(1_000_000_000).expect("it is not zero");
 
 /// Arguments of `linnet capture`; the letters are tcpdump's.
 #[derive(Debug, clap::Args)]
@@ -49,9 +59,25 @@ pub struct CaptureArgs {
     #[arg(short = 'c', long, value_name = "PACKETS")]
     count: Option<u64>,
     /// Stop after so many seconds [default: when interrupted, at most a day].
-    #[arg(short = 'G', long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS")]
     seconds: Option<u64>,
-    /// Where the pcapng goes; `-` for standard output.
+    /// A new file every so many seconds; `eth0-%H%M%S.pcapng` names them by their time, see --help.
+    ///
+    /// Each file can be read by itself. It ends with the first packet behind its span, so that a span without packets
+    /// has no file; spans are counted from the capture's start. Conversions of strftime(3) in the file's name are
+    /// replaced by the local time of the span's start. Where two files in a row would have the same name, the later
+    /// one's has its number before the ending: `eth0_00002.pcapng`.
+    #[arg(short = 'G', long, value_name = "SECONDS")]
+    rotate: Option<NonZeroU64>,
+    /// With -G: stop after so many spans, and so with at most as many files.
+    #[arg(short = 'W', long, value_name = "COUNT", requires = "rotate")]
+    files: Option<NonZeroU64>,
+    /// pcapng, pcap (microseconds) or pcap-ns (nanoseconds).
+    ///
+    /// The latter two have room for packets of one link type, and none for interfaces, directions and losses.
+    #[arg(long, value_name = "FORMAT", default_value_t = Export::Pcapng)]
+    format: Export,
+    /// Where the packets go; `-` for standard output.
     #[arg(short = 'w', long, value_name = "FILE")]
     write: PathBuf,
     /// The daemon's socket.
@@ -69,7 +95,9 @@ struct Answer {
 #[derive(Deserialize)]
 struct View {
     id: String,
+    started_at: String,
     stop_reason: Option<String>,
+    matched: u64,
     written: u64,
     bytes: u64,
     lost: LostView,
@@ -92,24 +120,52 @@ fn route(id: &str) -> String {
 
 /// Captures until it ends, is interrupted, or nobody reads any more.
 pub fn run(args: &CaptureArgs) -> anyhow::Result<u8> {
+    let seconds = seconds(args)?;
     let client = Client::connect(&args.socket).map_err(ExitWith::from)?;
-    let mut sink = Sink::open(&args.write)?;
+    let start_ns = args.rotate.map(|_| Clock::new().now().wall_ns());
+    let sink = Sink::open(&args.write, start_ns)?;
     // From here on, so that no signal ends this process while a capture runs that nobody would stop.
     let interrupts = Interrupts::watch()?;
-    let started = match client.post("/api/v1/captures", &body(args)) {
+    let started = match client.post("/api/v1/captures", &body(args, seconds)) {
         Ok(answer) => View::read(answer)?,
         Err(error) => {
             sink.abandon();
             return Err(ExitWith::from(error).into());
         }
     };
+    let spans = spans(args, &started)?;
+    let mut output = Output::new(sink, args.format, spans);
     let capture = Running { client, interrupts, socket: &args.socket, id: started.id };
-    let streamed = capture.stream(&mut sink);
-    Ok(capture.conclude(streamed, args)?)
+    let streamed = capture.stream(&mut output);
+    Ok(capture.conclude(streamed, args, &output)?)
 }
 
-fn body(args: &CaptureArgs) -> Value {
-    let seconds = args.seconds.unwrap_or(DURATION_MAX_S);
+/// How long the capture may take: as long as its spans, where they are counted.
+fn seconds(args: &CaptureArgs) -> Result<u64, ExitWith> {
+    let most = args.seconds.unwrap_or(DURATION_MAX_S);
+    let (Some(rotate), Some(files)) = (args.rotate, args.files) else { return Ok(most) };
+    let spans = rotate.get().saturating_mul(files.get());
+    if spans > DURATION_MAX_S {
+        let message = format!(
+            "-G {rotate} -W {files} takes {spans} s, and a capture may take {DURATION_MAX_S}; ask for fewer or shorter files"
+        );
+        return Err(ExitWith { code: exit::USAGE, message });
+    }
+    Ok(most.min(spans))
+}
+
+/// How the capture is divided, if it is.
+fn spans(args: &CaptureArgs, started: &View) -> Result<Option<Spans>, ExitWith> {
+    let Some(rotate) = args.rotate else { return Ok(None) };
+    let start: jiff::Timestamp = started.started_at.parse().map_err(|error| foreign(&error))?;
+    Ok(Some(Spans {
+        start_ns: u64::try_from(start.as_nanosecond()).unwrap_or_default(),
+        length_ns: rotate.saturating_mul(SECOND_NS),
+        files_max: args.files,
+    }))
+}
+
+fn body(args: &CaptureArgs, seconds: u64) -> Value {
     // A command that is killed cannot stop its capture.
     let limits =
         json!({ "packets": args.count, "seconds": seconds, "unread_seconds": UNREAD_MAX_S });
@@ -128,68 +184,6 @@ fn body(args: &CaptureArgs) -> Value {
     body
 }
 
-/// Where the bytes go.
-struct Sink {
-    file: File,
-    /// The path, where this command made the file.
-    made: Option<PathBuf>,
-    /// Whether what the file held before is gone.
-    begun: bool,
-}
-
-impl Sink {
-    /// Opens the file without touching what it holds: that is lost only once a capture has started.
-    fn open(path: &Path) -> Result<Self, ExitWith> {
-        if path == Path::new("-") {
-            return Self::stdout();
-        }
-        let refused = |error: io::Error| ExitWith {
-            code: exit::FAILED,
-            message: format!("cannot write `{}`: {error}", path.display()),
-        };
-        match OpenOptions::new().write(true).create_new(true).open(path) {
-            Ok(file) => Ok(Self { file, made: Some(path.to_owned()), begun: false }),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = OpenOptions::new().write(true).open(path).map_err(refused)?;
-                Ok(Self { file, made: None, begun: false })
-            }
-            Err(error) => Err(refused(error)),
-        }
-    }
-
-    fn stdout() -> Result<Self, ExitWith> {
-        let stdout = io::stdout();
-        if stdout.is_terminal() {
-            let message = "a terminal cannot show pcapng; write to a file with `-w FILE`, or pipe it: `-w - | wireshark -k -i -`";
-            return Err(ExitWith { code: exit::USAGE, message: message.into() });
-        }
-        // A copy, so that nothing is buffered on its way.
-        let copy = stdout.as_fd().try_clone_to_owned().map_err(|error| ExitWith {
-            code: exit::FAILED,
-            message: format!("cannot write to standard output: {error}"),
-        })?;
-        Ok(Self { file: File::from(copy), made: None, begun: true })
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if !self.begun {
-            self.begun = true;
-            if self.file.metadata()?.is_file() {
-                self.file.set_len(0)?;
-            }
-        }
-        self.file.write_all(bytes)
-    }
-
-    /// No capture came: a file that was made for it goes.
-    fn abandon(&self) {
-        if let Some(path) = &self.made {
-            // What is gone already needs no removing.
-            let _gone = fs::remove_file(path);
-        }
-    }
-}
-
 /// A capture that was started here.
 struct Running<'a> {
     client: Client,
@@ -200,8 +194,8 @@ struct Running<'a> {
 
 impl Running<'_> {
     /// Copies the growing file, while a second thread waits for a reason to stop the capture.
-    fn stream(&self, sink: &mut Sink) -> Result<(), ClientError> {
-        let output = sink.file.try_clone().map_err(ClientError::Receiver)?;
+    fn stream(&self, to: &mut Output) -> Result<(), ClientError> {
+        let output = to.receiver().map_err(ClientError::Receiver)?;
         let (end, done) = io::pipe().map_err(ClientError::Receiver)?;
         // Of its own: a client belongs to one thread.
         let control = Client::connect(self.socket)?;
@@ -213,7 +207,8 @@ impl Running<'_> {
                 }
             });
             let path = format!("{}/live", route(id));
-            let streamed = self.client.stream(&path, |chunk| sink.write(chunk));
+            let streamed = self.client.stream(&path, |chunk| to.write(chunk));
+            let streamed = streamed.and_then(|()| to.finish().map_err(ClientError::Receiver));
             // Its closing is what the second thread sees.
             drop(done);
             streamed
@@ -229,12 +224,19 @@ impl Running<'_> {
         &self,
         streamed: Result<(), ClientError>,
         args: &CaptureArgs,
+        output: &Output,
     ) -> Result<u8, ExitWith> {
         let stopped = self.stop();
         match streamed {
             Ok(()) => {}
             // Who closed the pipe has had all that was wanted.
             Err(ClientError::Receiver(error)) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            Err(ClientError::Receiver(error)) if output.refused(&error) => {
+                // Nor has the daemon anything that would be missed.
+                output.abandon();
+                self.client.delete(&route(&self.id))?;
+                return Err(ExitWith { code: exit::USAGE, message: error.to_string() });
+            }
             Err(error) => return Err(self.incomplete(&error, args, stopped.is_ok())),
         }
         let view = match stopped {
@@ -246,11 +248,10 @@ impl Running<'_> {
             Err(error) => return Err(error.into()),
         };
         self.client.delete(&route(&self.id))?;
-        let lost = view.lost.total();
-        let terminal = io::stderr().is_terminal();
-        if terminal || lost > 0 {
+        let terminal = is_watched();
+        if terminal || view.lost.total() > 0 {
             let clear = if terminal { "\r\x1b[K" } else { "" };
-            say(&format!("{clear}{} packets written, {lost} lost", view.written));
+            say(&format!("{clear}{}", summary(&view, output.files())));
         }
         verdict(&view)
     }
@@ -272,6 +273,26 @@ impl Running<'_> {
     }
 }
 
+/// Whether somebody looks: in a pipe nothing is said.
+fn is_watched() -> bool {
+    io::stderr().is_terminal() && io::stdout().is_terminal()
+}
+
+/// What came of a capture, as tcpdump says it: `5 packets captured, 7 received by filter, 2 lost (ring 2)`.
+fn summary(view: &View, files: u64) -> String {
+    let LostView { ring, budget, shed, disk, reader } = view.lost;
+    let lost: Vec<_> =
+        [("ring", ring), ("budget", budget), ("shed", shed), ("disk", disk), ("reader", reader)]
+            .into_iter()
+            .filter(|(_, packets)| *packets > 0)
+            .map(|(place, packets)| format!("{place} {packets}"))
+            .collect();
+    let (written, matched, total) = (view.written, view.matched, view.lost.total());
+    let files = if files > 1 { format!(" in {files} files") } else { String::new() };
+    let places = if lost.is_empty() { String::new() } else { format!(" ({})", lost.join(", ")) };
+    format!("{written} packets captured{files}, {matched} received by filter, {total} lost{places}")
+}
+
 /// Shows progress until the stream is over (`end`), and stops the capture when asked to or when nobody reads
 /// `output`.
 fn watch(
@@ -282,7 +303,8 @@ fn watch(
     end: BorrowedFd<'_>,
 ) -> Result<(), ExitWith> {
     const END: usize = 0;
-    let progress = io::stderr().is_terminal();
+    let (progress, clock) = (is_watched(), Clock::new());
+    let begin_ns = clock.monotonic_ns();
     loop {
         match interrupts.wait(&[end, output], PROGRESS).map_err(unwaited)? {
             Wake::Closed(END) => return Ok(()),
@@ -290,8 +312,11 @@ fn watch(
             Wake::Timeout if progress => {
                 if let Ok(view) = View::of(client, id) {
                     let (packets, bytes) = (view.written, si_bytes(view.bytes));
+                    let seconds = (clock.monotonic_ns() - begin_ns) / SECOND_NS;
+                    let lost = view.lost.total();
+                    let line = format!("{packets} packets, {bytes}, {lost} lost, {seconds} s");
                     // A terminal that is gone needs no progress.
-                    let _shown = write!(io::stderr(), "\r\x1b[K{packets} packets, {bytes}");
+                    let _shown = write!(io::stderr(), "\r\x1b[K{line}");
                 }
             }
             Wake::Timeout => {}
@@ -356,16 +381,21 @@ mod tests {
         args
     }
 
+    fn asked(line: &str) -> Value {
+        let args = arguments(line);
+        body(&args, seconds(&args).unwrap())
+    }
+
     #[test]
     fn a_capture_without_a_duration_runs_until_it_is_stopped() {
-        let body = body(&arguments("linnet capture -w out"));
+        let body = asked("linnet capture -w out");
         let limits = json!({ "packets": null, "seconds": DURATION_MAX_S, "unread_seconds": 10 });
         assert_eq!(body, json!({ "limits": limits }));
     }
 
     #[test]
     fn tcpdump_letters_reach_the_request() {
-        let body = body(&arguments("linnet capture -i eth0 -f udp -s 96 -c 5 -G 7 -w -"));
+        let body = asked("linnet capture -i eth0 -f udp -s 96 -c 5 --seconds 7 -w -");
         let limits = json!({ "packets": 5, "seconds": 7, "unread_seconds": 10 });
         let expected =
             json!({ "limits": limits, "filter": "udp", "interface": "eth0", "snaplen": 96 });
@@ -374,23 +404,44 @@ mod tests {
 
     #[test]
     fn strictness_is_asked_for_only_where_it_is_wanted() {
-        let strict = body(&arguments("linnet capture -f udp --strict -w -"));
+        let strict = asked("linnet capture -f udp --strict -w -");
         assert_eq!((&strict["filter"], &strict["strict"]), (&json!("udp"), &json!(true)));
-        assert_eq!(body(&arguments("linnet capture -f udp -w -"))["strict"], Value::Null);
+        assert_eq!(asked("linnet capture -f udp -w -")["strict"], Value::Null);
     }
 
     #[test]
-    fn a_file_keeps_what_it_holds_until_a_capture_comes() {
-        let folder = tempfile::tempdir().unwrap();
-        let (old, new) = (folder.path().join("old"), folder.path().join("new"));
-        fs::write(&old, "longer than before").unwrap();
-        Sink::open(&old).unwrap().abandon();
-        Sink::open(&new).unwrap().abandon();
-        assert_eq!(fs::read(&old).unwrap(), b"longer than before");
-        assert!(!new.exists());
-        let mut sink = Sink::open(&old).unwrap();
-        sink.write(b"pcap").unwrap();
-        sink.write(b"ng").unwrap();
-        assert_eq!(fs::read(&old).unwrap(), b"pcapng");
+    fn counted_spans_end_the_capture_and_fit_into_a_day() {
+        let limit = |line: &str| asked(line)["limits"]["seconds"].as_u64();
+        assert_eq!(limit("linnet capture -G 60 -W 3 -w out"), Some(180));
+        assert_eq!(limit("linnet capture -G 60 -W 3 --seconds 90 -w out"), Some(90));
+        assert_eq!(limit("linnet capture -G 60 -w out"), Some(DURATION_MAX_S));
+        let refused = seconds(&arguments("linnet capture -G 3600 -W 25 -w out")).unwrap_err();
+        assert_eq!(refused.code, exit::USAGE);
+        assert!(refused.message.contains("86400"), "{refused}");
+    }
+
+    #[test]
+    fn nonsense_is_refused_before_anything_is_asked() {
+        for line in ["-W 2 -w out", "-G 0 -w out", "-G 1 -W 0 -w out", "--format cap -w out"] {
+            let line = format!("linnet capture {line}");
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_summary_says_what_was_lost_and_where() {
+        let mut view = View {
+            id: String::new(),
+            started_at: String::new(),
+            stop_reason: None,
+            matched: 7,
+            written: 5,
+            bytes: 0,
+            lost: LostView { ring: 2, ..LostView::default() },
+        };
+        let said = "5 packets captured in 3 files, 7 received by filter, 2 lost (ring 2)";
+        assert_eq!(summary(&view, 3), said);
+        (view.matched, view.lost) = (5, LostView::default());
+        assert_eq!(summary(&view, 1), "5 packets captured, 5 received by filter, 0 lost");
     }
 }

@@ -64,7 +64,10 @@ pub enum Command {
     Flows(flows::FlowsArgs),
     /// Show the segments of a flow that were sent again, late or otherwise remarkable.
     Events(events::EventsArgs),
-    /// Write packets of the running daemon's interfaces as pcapng.
+    /// Write packets of the running daemon's interfaces to files or a pipe, as pcapng or pcap.
+    ///
+    /// On a terminal it shows how far it is, and in the end what was captured and lost. In a pipe it is silent, but for
+    /// what was lost.
     Capture(capture::CaptureArgs),
     /// Say what a capture filter does.
     Filter(filter::FilterArgs),

@@ -31,10 +31,12 @@ use super::{
 pub(super) mod program {
     pub(in super::super) const XDP: &str = "linnet_xdp";
     pub(in super::super) const XDP_CAPTURE: &str = "linnet_xdp_cap";
+    pub(in super::super) const XDP_COPY: &str = "linnet_xdp_copy";
     pub(in super::super) const INGRESS: &str = "linnet_ingress";
     pub(in super::super) const EGRESS: &str = "linnet_egress";
     pub(in super::super) const CAPTURE_INGRESS: &str = "linnet_cap_in";
     pub(in super::super) const CAPTURE_EGRESS: &str = "linnet_cap_out";
+    pub(in super::super) const CAPTURE_COPY: &str = "linnet_cap_copy";
 }
 
 /// Priority of our filters in a clsact qdisc: in front of the kernel's own default of 49152.

@@ -1,5 +1,6 @@
 //! The privileged side: loads the objects, puts them onto hooks, and hands out descriptors. Sees no packet.
 
+mod captures;
 mod interfaces;
 mod named_rules;
 
@@ -9,27 +10,25 @@ use std::{
 };
 
 use aya::maps::{Array, Map, MapData};
-use datapath::{
-    layout::{CaptureConfig, Meta},
-    rules::Compiled,
-};
+use captures::Captures;
+use datapath::{layout::Meta, rules::Compiled};
 pub(super) use interfaces::HeldPoint;
 
 use crate::{clock::Clock, kernel::Lacks};
 
 use super::{
-    Chain, EventLog, FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap,
+    EventLog, FlowMap, HookMap, Keeper, LiveError, MapSizes, ServiceMap,
     adopt::{self, Outgrown},
     attach::{Objects, Tracker},
-    inspect, layout, namespace,
+    layout,
     objects::{self, Object, pinned},
     pinned::{Leave, OnStop, PinDir},
     pod::Pod,
     register::Register,
-    rings::CaptureRing,
+    rings::{self, CaptureCounters, CaptureRings},
     rules::{self, RuleMaps},
     stage::{self, StageLink},
-    verb::{Answer, RuleRequest, StageConfig, Verb},
+    verb::{Answer, RuleRequest, Verb},
 };
 
 /// The verbs' performer. Dropping it takes every program off its hook, and removes the pins unless they are to stay.
@@ -39,8 +38,9 @@ pub struct Attacher {
     stage: Vec<StageLink>,
     points: BTreeMap<u32, HeldPoint>,
     objects: HashMap<Option<String>, Objects>,
-    /// What is copied while a capture runs.
-    capture: Option<StageConfig>,
+    captures: Captures,
+    /// Of each CPU; every object has them.
+    rings: Vec<MapData>,
     rules: RuleMaps,
     /// The list in force, by names, and how often there was a new one.
     rule_requests: Vec<RuleRequest>,
@@ -66,14 +66,19 @@ impl Attacher {
         }
         let mut pins = PinDir::claim(pins)?;
         let outgrown = adopt::adopt(&mut pins, &layout::expected(sizes)?, &Clock::new())?;
-        let objects = load_both(&pins, sizes, &lacks)?;
+        let rings = rings::make(&pins, sizes)?;
+        let objects = load_both(&pins, sizes, &lacks, &rings)?;
+        let payload_max = None;
+        let captures =
+            Captures::open(|name| pinned(&pins, name), sizes.ring_bytes()?, payload_max)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
         let register = rules::duplicate(&pinned(&pins, "REGISTER")?, "REGISTER")?;
         let mut attacher = Self {
             stage: Vec::new(),
             points: BTreeMap::new(),
             objects: HashMap::from([(None, objects)]),
-            capture: None,
+            captures,
+            rings,
             rules,
             rule_requests: Vec::new(),
             rule_changes: 0,
@@ -89,9 +94,8 @@ impl Attacher {
         Ok(attacher)
     }
 
-    /// Ends what an attacher that died had begun: its capture, and rules that nobody has the text of.
+    /// Ends what an attacher that died had begun: rules that nobody has the text of.
     fn settle(&mut self) -> Result<(), LiveError> {
-        self.configure_stage(CaptureConfig::default())?;
         let failed = |source| LiveError::Syscall { call: "bpf", map: "KEPT_RULES", source };
         if self.rules.are_in_force() && self.keeper()?.rules().map_err(failed)?.is_none() {
             self.rules.set(&Compiled::new(&[]))?;
@@ -140,10 +144,15 @@ impl Attacher {
         HookMap::new(Map::PerCpuArray(self.shared("HOOKS")?))
     }
 
-    /// The capture ring's descriptors.
-    pub fn capture_ring(&self) -> Result<CaptureRing, LiveError> {
-        let ring = Map::RingBuf(self.shared("CAPTURE_RING")?);
-        CaptureRing::new(ring, Map::PerCpuArray(self.shared("CAPTURE_STATS")?))
+    /// The rings of captured packets.
+    pub fn capture_rings(&self) -> Result<CaptureRings, LiveError> {
+        let rings: Result<_, _> = (0..self.rings.len()).map(|cpu| self.ring(cpu)).collect();
+        CaptureRings::new(rings?, self.shared("CAPTURE_TOTALS")?)
+    }
+
+    /// What the stage counts for each capture.
+    pub fn capture_counters(&self) -> Result<CaptureCounters, LiveError> {
+        CaptureCounters::new(self.shared("CAPTURE_COUNTS")?)
     }
 
     /// The log of flagged segments.
@@ -155,6 +164,17 @@ impl Attacher {
         pinned(&self.pins, name)
     }
 
+    /// CPUs that there may be, each of which has a ring.
+    pub(super) fn cpus(&self) -> usize {
+        self.rings.len()
+    }
+
+    /// The ring of a CPU.
+    pub(super) fn ring(&self, cpu: usize) -> Result<MapData, LiveError> {
+        let failed = |source| LiveError::Map { name: rings::NAME, source };
+        MapData::from_pin(self.pins.map(&rings::pin(cpu))).map_err(failed)
+    }
+
     /// How large its maps are.
     #[must_use]
     pub const fn sizes(&self) -> MapSizes {
@@ -164,8 +184,11 @@ impl Attacher {
     /// Does what is asked.
     pub fn perform(&mut self, verb: Verb) -> Result<Answer, LiveError> {
         match verb {
-            Verb::StartCapture(config) => self.start_capture(config).map(|()| Answer::Done),
-            Verb::StopCapture => self.stop_capture().map(|()| Answer::Done),
+            Verb::StartCapture { slot, config } => {
+                self.start_capture(slot, config).map(|()| Answer::Done)
+            }
+            Verb::StopCapture { slot } => self.stop_capture(slot).map(|()| Answer::Done),
+            Verb::StopCaptures => self.stop_captures().map(|()| Answer::Done),
             Verb::SetRules(rules) => {
                 self.check_rules(&rules)?;
                 self.set_rules(rules).map(|generation| Answer::RulesSet { generation })
@@ -178,103 +201,11 @@ impl Attacher {
         }
     }
 
-    /// Where a stage copies already, it goes on without a gap: programs stay where they are, and are added where they are
-    /// missing. Those that are not needed any more copy nothing, and go with the last capture.
-    fn start_capture(&mut self, config: StageConfig) -> Result<(), LiveError> {
-        let before = self.capture.replace(config);
-        self.configure_stage(CaptureConfig {
-            deadline_ns: config.deadline_ns,
-            snaplen: config.snaplen,
-            point: config.point.unwrap_or(0),
-        })?;
-        let points: Vec<_> = self.points.keys().copied().collect();
-        for point in points {
-            let is_in = |config: StageConfig| config.point.is_none_or(|wanted| wanted == point);
-            if is_in(config) && !before.is_some_and(is_in) {
-                let staged = self.stage.iter().filter(|link| link.point == point);
-                let mut missing = [true; 2];
-                staged.for_each(|link| missing[link.direction as usize] = false);
-                self.add_stage(point, missing)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Puts the capture stage behind the trackers of a point.
-    fn add_stage(&mut self, point: u32, wanted: [bool; 2]) -> Result<(), LiveError> {
-        let held = self.points.get(&point).ok_or(LiveError::NoPoint(point))?;
-        let namespace = held.request.namespace.clone();
-        let objects = self.objects.get_mut(&namespace).ok_or(LiveError::Missing("objects"))?;
-        let all = self.capture.is_some_and(|config| config.point.is_none());
-        let links = namespace::within(namespace.as_deref(), || {
-            match namespace::name_of(held.device.ifindex)? {
-                Some(name) => stage::attach(objects, held, &name, wanted),
-                // It has taken its hooks with it, which must not keep a capture from the others.
-                None if all => Ok(Vec::new()),
-                None => Err(LiveError::NoInterface(held.request.to_string())),
-            }
-        });
-        match links {
-            Ok(links) => {
-                let link = |(direction, link)| StageLink {
-                    point,
-                    namespace: namespace.clone(),
-                    direction,
-                    link,
-                };
-                self.stage.extend(links.into_iter().map(link));
-                Ok(())
-            }
-            Err(LiveError::Namespace { .. }) if all => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// The directions in which a capture that runs misses its program; `None` where it is not for this point.
-    fn lost_stage(&self, point: u32, chains: &[Chain; 2]) -> Option<[bool; 2]> {
-        self.capture.filter(|config| config.point.is_none_or(|wanted| wanted == point))?;
-        let held = self.points.get(&point)?;
-        let programs = inspect::stage_ids(self.objects.get(&held.request.namespace)?);
-        Some(stage::lost(held, chains, programs))
-    }
-
-    /// Puts back what another tool has taken off of a capture that runs.
-    pub fn restage(&mut self, point: u32) -> Result<(), LiveError> {
-        let found = self.inspect()?.into_iter().find(|it| it.point == point);
-        let lost = found.ok_or(LiveError::NoPoint(point))?.stage_lost;
-        let is_lost = |it: &mut StageLink| it.point == point && lost[it.direction as usize];
-        self.stage.extract_if(.., is_lost).for_each(|it| it.link.abandon());
-        self.add_stage(point, lost)
-    }
-
-    fn stop_capture(&mut self) -> Result<(), LiveError> {
-        self.capture = None;
-        self.configure_stage(CaptureConfig::default())?;
-        for StageLink { namespace, link, .. } in self.stage.drain(..) {
-            let _gone = namespace::within(namespace.as_deref(), move || {
-                drop(link);
-                Ok(())
-            });
-        }
-        for objects in self.objects.values_mut() {
-            stage::clear(objects)?;
-        }
-        Ok(())
-    }
-
-    fn configure_stage(&self, config: CaptureConfig) -> Result<(), LiveError> {
-        const NAME: &str = "CAPTURE_CONFIG";
-        let failed = |source| LiveError::Map { name: NAME, source };
-        let map = Map::Array(self.shared(NAME)?);
-        let mut map: Array<_, Pod<CaptureConfig>> = map.try_into().map_err(failed)?;
-        map.set(0, Pod(config), 0).map_err(failed)
-    }
-
     /// The objects of a namespace; loaded when first asked for.
     fn objects_of(&mut self, namespace: Option<&str>) -> Result<&mut Objects, LiveError> {
         let key = namespace.map(ToOwned::to_owned);
         if !self.objects.contains_key(&key) {
-            let objects = load_both(&self.pins, self.sizes, &self.lacks)?;
+            let objects = load_both(&self.pins, self.sizes, &self.lacks, &self.rings)?;
             self.objects.insert(key.clone(), objects);
         }
         self.objects.get_mut(&key).ok_or(LiveError::Missing("objects"))
@@ -282,9 +213,18 @@ impl Attacher {
 }
 
 /// The objects of one namespace.
-fn load_both(pins: &PinDir, sizes: MapSizes, lacks: &Lacks) -> Result<Objects, LiveError> {
-    let [tc, xdp] = [Object::Tc, Object::Xdp].map(|object| objects::load(object, pins, sizes));
-    Ok(Objects { tc: tc?, xdp: xdp?, lacks: lacks.clone() })
+fn load_both(
+    pins: &PinDir,
+    sizes: MapSizes,
+    lacks: &Lacks,
+    rings: &[MapData],
+) -> Result<Objects, LiveError> {
+    let load = |object| {
+        let mut loaded = objects::load(object, pins, sizes)?;
+        stage::give_rings(&mut loaded, rings)?;
+        Ok::<_, LiveError>(loaded)
+    };
+    Ok(Objects { tc: load(Object::Tc)?, xdp: load(Object::Xdp)?, lacks: lacks.clone() })
 }
 
 impl Drop for Attacher {
@@ -292,7 +232,7 @@ impl Drop for Attacher {
         if self.points.is_empty() {
             return;
         }
-        if let Err(error) = self.stop_capture() {
+        if let Err(error) = self.stop_captures() {
             tracing::warn!(%error, "the capture stage was not stopped");
         }
         if self.pins.stay() {

@@ -17,6 +17,9 @@ pub enum LiveError {
         "the kernel programs are not built into this linnet: {0}; run `cargo xtask setup`, then build again"
     )]
     NotBuilt(&'static str),
+    /// The filters of captures cannot be put into the kernel.
+    #[error(transparent)]
+    Filters(#[from] super::filters::FiltersError),
     /// Not allowed.
     #[error("cannot {what}: {source}; run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     Privilege {

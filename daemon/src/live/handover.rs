@@ -7,6 +7,7 @@ use std::{
     mem::MaybeUninit,
     net::TcpListener,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::maps::{Map, MapData};
@@ -19,8 +20,8 @@ use rustix::{
 };
 
 use super::{
-    Attacher, CaptureRing, EventLog, FlowMap, HookMap, Keeper, Kept, Kinship, LiveError, MapSizes,
-    Server, ServiceMap,
+    Attacher, CaptureCounters, CaptureRings, EventLog, FlowMap, HookMap, Keeper, Kept, Kinship,
+    LiveError, MapSizes, Server, ServiceMap, rings,
     wire::{self, MESSAGE_MAX, Reader, WireError, Writer},
 };
 
@@ -32,8 +33,8 @@ pub(super) const MAPS: [&str; 12] = [
     "SERVICES",
     "SERVICE_RTT",
     "HOOKS",
-    "CAPTURE_RING",
-    "CAPTURE_STATS",
+    "CAPTURE_TOTALS",
+    "CAPTURE_COUNTS",
     "EVENTS",
     "EVENT_HEADS",
     "KEPT",
@@ -41,6 +42,10 @@ pub(super) const MAPS: [&str; 12] = [
 ];
 /// With the configuration and the listener.
 const DESCRIPTORS: usize = MAPS.len() + 2;
+/// Rings of each message that follows, until those of all CPUs have been sent: the kernel takes 253 (`SCM_MAX_FD`).
+const RINGS_MAX: usize = 64;
+/// Most of all, for whoever reads the number.
+const CPUS_MAX: u32 = 8_192;
 
 /// What a daemon starts with.
 #[derive(Debug)]
@@ -67,7 +72,9 @@ pub struct Tables {
     /// Round trips by service.
     pub services: ServiceMap,
     /// Captured packets.
-    pub ring: CaptureRing,
+    pub rings: CaptureRings,
+    /// What the stage counts for each capture.
+    pub counters: Arc<CaptureCounters>,
     /// Flagged segments.
     pub events: EventLog,
 }
@@ -77,6 +84,7 @@ pub struct Tables {
 pub struct Estate {
     config: File,
     maps: Vec<MapData>,
+    rings: Vec<MapData>,
     sizes: MapSizes,
     kinship: Kinship,
 }
@@ -93,8 +101,10 @@ impl Estate {
         attacher.keeper()?.begin(Kept { since_ns, ..Kept::default() }).map_err(keep)?;
         let maps: Vec<_> =
             MAPS.map(|name| attacher.shared(name)).into_iter().collect::<Result<_, _>>()?;
-        let kinship = kinship(config, &maps)?;
-        Ok(Self { config: text, maps, sizes: attacher.sizes(), kinship })
+        let rings: Result<Vec<_>, _> = (0..attacher.cpus()).map(|cpu| attacher.ring(cpu)).collect();
+        let rings = rings?;
+        let kinship = kinship(config, &maps, &rings)?;
+        Ok(Self { config: text, maps, rings, sizes: attacher.sizes(), kinship })
     }
 
     /// What a daemon that lives on has to have in common with this attacher.
@@ -112,11 +122,13 @@ impl Estate {
         let mut descriptors = vec![self.config.as_fd(), listener.as_fd()];
         descriptors.extend(self.maps.iter().map(|map| map.fd().as_fd()));
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut along = SendAncillaryBuffer::new(&mut space);
-        along.push(SendAncillaryMessage::ScmRights(&descriptors));
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        let sent = sendmsg(to, &[io::IoSlice::new(&message)], &mut along, flags);
-        sent.map(drop).map_err(|errno| LiveError::Attacher(errno.into()))
+        send(to, &message, &descriptors, &mut space)?;
+        for rings in self.rings.chunks(RINGS_MAX) {
+            let descriptors: Vec<_> = rings.iter().map(|map| map.fd().as_fd()).collect();
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(RINGS_MAX))];
+            send(to, &wire::message(0, |_| Ok(()))?, &descriptors, &mut space)?;
+        }
+        Ok(())
     }
 
     fn put(&self, writer: &mut Writer) {
@@ -124,36 +136,63 @@ impl Estate {
         for size in [sizes.flows, sizes.embryonic, sizes.fragments, sizes.capture_ring_bytes] {
             writer.u32(size);
         }
+        writer.u32(u32::try_from(self.rings.len()).unwrap_or(u32::MAX));
     }
 }
 
+fn send(
+    to: &Server,
+    message: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+    space: &mut [MaybeUninit<u8>],
+) -> Result<(), LiveError> {
+    let mut along = SendAncillaryBuffer::new(space);
+    along.push(SendAncillaryMessage::ScmRights(descriptors));
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    let sent = sendmsg(to, &[io::IoSlice::new(message)], &mut along, flags);
+    sent.map(drop).map_err(|errno| LiveError::Attacher(errno.into()))
+}
+
+/// Reads one message and takes what was sent along.
+fn receive<T>(
+    socket: BorrowedFd<'_>,
+    space: &mut [MaybeUninit<u8>],
+    body: impl FnOnce(&mut Reader<'_>) -> Result<T, WireError>,
+) -> Result<(T, Vec<OwnedFd>), LiveError> {
+    let mut message = vec![0; MESSAGE_MAX];
+    let mut along = RecvAncillaryBuffer::new(space);
+    let mut into = [io::IoSliceMut::new(&mut message)];
+    let received = recvmsg(socket, &mut into, &mut along, RecvFlags::CMSG_CLOEXEC)
+        .map_err(|errno| LiveError::Attacher(errno.into()))?;
+    let (_, value) = wire::read(&message[..received.bytes], body);
+    let mut descriptors = Vec::new();
+    for sent in along.drain() {
+        if let RecvAncillaryMessage::ScmRights(sent) = sent {
+            descriptors.extend(sent);
+        }
+    }
+    Ok((value?, descriptors))
+}
+
 /// The message without its descriptors.
-fn take_sizes(reader: &mut Reader<'_>) -> Result<MapSizes, WireError> {
-    Ok(MapSizes {
+fn take_sizes(reader: &mut Reader<'_>) -> Result<(MapSizes, u32), WireError> {
+    let sizes = MapSizes {
         flows: reader.u32()?,
         embryonic: reader.u32()?,
         fragments: reader.u32()?,
         capture_ring_bytes: reader.u32()?,
-    })
+    };
+    match reader.u32()? {
+        cpus @ 1..=CPUS_MAX => Ok((sizes, cpus)),
+        _ => Err(WireError::Value("number of CPUs")),
+    }
 }
 
 impl Handover {
     /// Waits for it on the socket that this daemon was started with.
     pub fn receive(socket: BorrowedFd<'_>) -> Result<Self, LiveError> {
-        let mut message = vec![0; MESSAGE_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut along = RecvAncillaryBuffer::new(&mut space);
-        let mut into = [io::IoSliceMut::new(&mut message)];
-        let received = recvmsg(socket, &mut into, &mut along, RecvFlags::CMSG_CLOEXEC)
-            .map_err(|errno| LiveError::Attacher(errno.into()))?;
-        let (_, sizes) = wire::read(&message[..received.bytes], take_sizes);
-        let sizes = sizes?;
-        let mut descriptors = Vec::new();
-        for sent in along.drain() {
-            if let RecvAncillaryMessage::ScmRights(sent) = sent {
-                descriptors.extend(sent);
-            }
-        }
+        let ((sizes, cpus), descriptors) = receive(socket, &mut space, take_sizes)?;
         let count = descriptors.len();
         let descriptors: [OwnedFd; DESCRIPTORS] =
             descriptors.try_into().map_err(|_| WireError::Descriptors(count))?;
@@ -161,8 +200,9 @@ impl Handover {
         let failed = |source| LiveError::File { what: "read", path: "memory".into(), source };
         let config = read_text(config.into()).map_err(failed)?;
         let maps = opened(maps)?;
-        let kinship = kinship(&config, &maps)?;
-        let (tables, keeper) = tables(maps, sizes)?;
+        let rings = receive_rings(socket, cpus as usize)?;
+        let kinship = kinship(&config, &maps, &rings)?;
+        let (tables, keeper) = tables(maps, rings, sizes)?;
         Ok(Self { config, listener: listener.into(), keeper, tables, kinship })
     }
 }
@@ -175,12 +215,33 @@ pub(super) fn read_text(mut file: File) -> io::Result<String> {
     Ok(text)
 }
 
-fn kinship(config: &str, maps: &[MapData]) -> Result<Kinship, LiveError> {
-    let mut ids = [0; MAPS.len()];
-    for (id, (map, name)) in ids.iter_mut().zip(maps.iter().zip(MAPS)) {
-        *id = map.info().map_err(|source| LiveError::Map { name, source })?.id();
+/// The rings of all CPUs, which come in messages of their own.
+fn receive_rings(socket: BorrowedFd<'_>, cpus: usize) -> Result<Vec<MapData>, LiveError> {
+    let mut rings = Vec::new();
+    while rings.len() < cpus {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(RINGS_MAX))];
+        let ((), descriptors) = receive(socket, &mut space, |_| Ok(()))?;
+        if descriptors.is_empty() || rings.len() + descriptors.len() > cpus {
+            return Err(WireError::Descriptors(descriptors.len()).into());
+        }
+        for descriptor in descriptors {
+            let failed = |source| LiveError::Map { name: rings::NAME, source };
+            rings.push(MapData::from_fd(descriptor).map_err(failed)?);
+        }
     }
-    Kinship::new(config, ids).map_err(|source| LiveError::File {
+    Ok(rings)
+}
+
+fn kinship(config: &str, maps: &[MapData], rings: &[MapData]) -> Result<Kinship, LiveError> {
+    let id = |map: &MapData, name| {
+        map.info().map(|info| info.id()).map_err(|source| LiveError::Map { name, source })
+    };
+    let mut ids = [0; MAPS.len()];
+    for (known, (map, name)) in ids.iter_mut().zip(maps.iter().zip(MAPS)) {
+        *known = id(map, name)?;
+    }
+    let rings: Result<Vec<_>, _> = rings.iter().map(|ring| id(ring, rings::NAME)).collect();
+    Kinship::new(config, ids, &rings?).map_err(|source| LiveError::File {
         what: "look at",
         path: "/proc/self/exe".into(),
         source,
@@ -197,7 +258,11 @@ fn opened(descriptors: [OwnedFd; MAPS.len()]) -> Result<[MapData; MAPS.len()], L
     opened.try_into().map_err(|_| LiveError::Missing("map"))
 }
 
-fn tables(maps: [MapData; MAPS.len()], sizes: MapSizes) -> Result<(Tables, Keeper), LiveError> {
+fn tables(
+    maps: [MapData; MAPS.len()],
+    rings: Vec<MapData>,
+    sizes: MapSizes,
+) -> Result<(Tables, Keeper), LiveError> {
     let [
         embryonic,
         flows,
@@ -205,20 +270,21 @@ fn tables(maps: [MapData; MAPS.len()], sizes: MapSizes) -> Result<(Tables, Keepe
         services,
         round_trips,
         hooks,
-        ring,
-        stats,
+        totals,
+        counts,
         events,
         heads,
         kept,
         kept_rules,
     ] = maps;
-    let mut ring = CaptureRing::new(Map::RingBuf(ring), Map::PerCpuArray(stats))?;
-    ring.take_over()?;
+    let mut rings = CaptureRings::new(rings, totals)?;
+    rings.take_over()?;
     let tables = Tables {
         flows: FlowMap::new(embryonic, flows, ended, sizes),
         hooks: HookMap::new(Map::PerCpuArray(hooks))?,
         services: ServiceMap::new(services, Map::PerCpuArray(round_trips))?,
-        ring,
+        rings,
+        counters: Arc::new(CaptureCounters::new(counts)?),
         events: EventLog::new(&events, &heads)?,
     };
     Ok((tables, Keeper::new(kept, kept_rules)))

@@ -45,7 +45,7 @@ const WITH_CAPACITY: [&str; 8] = [
     "EMBRYONIC",
     "ENDED",
     "FRAGMENTS",
-    "CAPTURE_RING",
+    "CAPTURE_RINGS",
     "CAPTURE_SCRATCH",
     "EVENTS",
     "EVENT_HEADS",
@@ -53,23 +53,28 @@ const WITH_CAPACITY: [&str; 8] = [
 
 /// What those are made with.
 pub(super) fn capacities(sizes: MapSizes) -> Result<[(&'static str, u32); 8], LiveError> {
-    let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
-        what: "read",
-        path: "/sys/devices/system/cpu/possible".into(),
-        source,
-    })?;
-    let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
-    let [flows, embryonic, ended, fragments, ring, scratch, events, heads] = WITH_CAPACITY;
+    let cpus = cpus()?;
+    let [flows, embryonic, ended, fragments, rings, scratch, events, heads] = WITH_CAPACITY;
     Ok([
         (flows, sizes.flows),
         (embryonic, sizes.embryonic),
         (ended, sizes.ended()),
         (fragments, sizes.fragments),
-        (ring, sizes.capture_ring_bytes),
+        (rings, cpus),
         (scratch, cpus),
         (events, cpus.saturating_mul(EVENTS_MAX)),
         (heads, cpus),
     ])
+}
+
+/// CPUs that there may be.
+pub(super) fn cpus() -> Result<u32, LiveError> {
+    let cpus = aya::util::nr_cpus().map_err(|(_, source)| LiveError::File {
+        what: "read",
+        path: "/sys/devices/system/cpu/possible".into(),
+        source,
+    })?;
+    Ok(u32::try_from(cpus).unwrap_or(u32::MAX))
 }
 
 /// The name of a map whose capacity may differ from start to start.

@@ -1,6 +1,8 @@
 //! The shared layouts as aya wants to see them: plain bytes of a fixed size.
 
-use datapath::layout::{CaptureConfig, CaptureStats, HookCounters, Meta, Point, ServiceRtt};
+use datapath::layout::{
+    CaptureConfig, CaptureCounts, CaptureSlot, CaptureTotals, HookCounters, Meta, Point, ServiceRtt,
+};
 
 /// A layout of the datapath in a map.
 #[derive(Clone, Copy, Debug, Default)]
@@ -17,4 +19,13 @@ macro_rules! pod {
     };
 }
 
-pod!(CaptureConfig, CaptureStats, HookCounters, Meta, Point, ServiceRtt);
+pod!(
+    CaptureConfig,
+    CaptureCounts,
+    CaptureSlot,
+    CaptureTotals,
+    HookCounters,
+    Meta,
+    Point,
+    ServiceRtt
+);

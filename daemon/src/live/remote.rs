@@ -203,8 +203,9 @@ impl Asking {
         }
         let most = match verb {
             Verb::Look { .. } | Verb::Serving | Verb::Ending => WORD_MAX,
-            Verb::StartCapture(_)
-            | Verb::StopCapture
+            Verb::StartCapture { .. }
+            | Verb::StopCapture { .. }
+            | Verb::StopCaptures
             | Verb::SetRules(_)
             | Verb::RestoreRules(_) => ANSWER_MAX,
         };
@@ -308,7 +309,7 @@ mod tests {
         let answer = Answer::RulesSet { generation: 1 };
         let serving = serve_one(server, Ok(answer.clone()));
         remote.0.lock().unwrap().unanswered = 1;
-        assert_eq!(remote.perform(&Verb::StopCapture).unwrap(), answer);
+        assert_eq!(remote.perform(&Verb::StopCaptures).unwrap(), answer);
         serving.join().unwrap();
     }
 

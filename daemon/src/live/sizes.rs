@@ -9,8 +9,12 @@ use datapath::{
     parse::fragment::FirstFragment,
 };
 
+use super::{LiveError, objects};
+
 /// `struct htab_elem` and the element's share of the buckets.
 const OVERHEAD: u64 = 48 + 16;
+/// Least bytes of one CPU's ring of captured packets, where there are as many for all.
+const RING_MIN: u32 = 1 << 20;
 /// Room for flows that ended at once, however small the table of flows is.
 const ENDED_MIN: u32 = 1_024;
 
@@ -23,7 +27,7 @@ pub struct MapSizes {
     pub embryonic: u32,
     /// Fragmented datagrams whose ports are remembered, 1 to [`datapath::layout::FRAGMENTS_MAX`].
     pub fragments: u32,
-    /// Bytes of the capture ring: a power of two, at least 4,096.
+    /// Bytes of the capture rings of all CPUs: a power of two, at least 4,096.
     pub capture_ring_bytes: u32,
 }
 
@@ -52,6 +56,13 @@ impl MapSizes {
         let live =
             (self.flows as u64 + self.embryonic as u64) * (entry + size_of::<FlowKey>() as u64);
         live + self.ended() as u64 * (entry + size_of::<EndedFlow>() as u64)
+    }
+
+    /// Bytes of each CPU's ring: an equal share, but not less than [`RING_MIN`] unless there is less for all.
+    pub(super) fn ring_bytes(self) -> Result<u32, LiveError> {
+        let cpus = objects::cpus()?.next_power_of_two();
+        let all = self.capture_ring_bytes;
+        Ok((all / cpus).max(all.min(RING_MIN)))
     }
 
     /// Bytes of kernel memory that fragments take.

@@ -44,7 +44,7 @@ const WAITING_MAX: i32 = 4;
 /// What attacher and daemon have to have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kinship {
-    /// Of program, configuration and arguments.
+    /// Of program, configuration, arguments and the rings of captured packets.
     fingerprint: u64,
     /// The kernel's ids of the maps that a daemon reads.
     maps: [u32; MAPS.len()],
@@ -52,13 +52,14 @@ pub struct Kinship {
 
 impl Kinship {
     /// Of this process.
-    pub(super) fn new(config: &str, maps: [u32; MAPS.len()]) -> io::Result<Self> {
+    pub(super) fn new(config: &str, maps: [u32; MAPS.len()], rings: &[u32]) -> io::Result<Self> {
         // The file that runs, also after another one was put in its place.
         let program = fs::metadata("/proc/self/exe")?;
         let mut hasher = DefaultHasher::new();
         (program.dev(), program.ino(), program.size(), program.mtime(), program.mtime_nsec())
             .hash(&mut hasher);
         config.hash(&mut hasher);
+        rings.hash(&mut hasher);
         // The name that it was started by, and what makes it a daemon.
         let arguments = std::env::args_os().skip(1).filter(|it| it != super::HANDED_OVER);
         arguments.for_each(|argument| argument.hash(&mut hasher));

@@ -1,10 +1,11 @@
-//! What may be asked of the privileged side: a closed set of verbs with bounded arguments, none of which carries code,
-//! a path or a pointer; and what interfaces are watched, as both sides speak of it.
+//! What may be asked of the privileged side: a closed set of verbs with bounded arguments, none of which carries a
+//! path, a pointer or code but the classic BPF of a filter, which is checked; and what interfaces are watched, as both sides speak of it.
 
 use std::{fmt, str::FromStr};
 
 use datapath::rules::Rule;
 
+pub use super::stage_config::StageConfig;
 use super::{WatchedPoint, process};
 
 /// How received packets are to be watched.
@@ -254,37 +255,24 @@ impl fmt::Display for AttachRequest {
     }
 }
 
-/// What the capture stage copies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StageConfig {
-    /// Bytes of each frame, 1 to [`datapath::layout::CAPTURE_BYTES_MAX`].
-    pub snaplen: u32,
-    /// CLOCK_MONOTONIC ns after which the stage stops by itself.
-    pub deadline_ns: u64,
-    /// Only this observation point; all of them where absent.
-    pub point: Option<u32>,
-}
-
-impl StageConfig {
-    /// What two captures want together: all interfaces where they differ.
-    #[must_use]
-    pub fn with(self, other: Self) -> Self {
-        Self {
-            snaplen: self.snaplen.max(other.snaplen),
-            deadline_ns: self.deadline_ns.max(other.deadline_ns),
-            point: self.point.filter(|point| other.point == Some(*point)),
-        }
-    }
-}
-
 /// What a daemon may ask of its attacher. Which interfaces are watched is the configuration's to say, and the attacher's
 /// to follow: no verb attaches.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
-    /// Copy these packets into the capture ring, instead of those before.
-    StartCapture(StageConfig),
-    /// Stop that.
-    StopCapture,
+    /// Copy these packets for the capture of a slot, which is at rest.
+    StartCapture {
+        /// Its place, below [`datapath::layout::CAPTURES_MAX`].
+        slot: u8,
+        /// Which packets.
+        config: StageConfig,
+    },
+    /// Copy nothing more for that capture: when this is answered nothing more is counted for it.
+    StopCapture {
+        /// Its place.
+        slot: u8,
+    },
+    /// Copy nothing more for any capture.
+    StopCaptures,
     /// Put these rules in force, in place of those before; at most [`datapath::layout::RULES_MAX`].
     SetRules(Vec<RuleRequest>),
     /// The same with rules that were in force before: one of an interface that is not there waits for it.

@@ -76,7 +76,7 @@ pub(super) fn keep_a_daemon(
             locked(&performer.attacher).on_stop(daemons.config.on_stop);
         }
         // A capture that was its own has no reader any more.
-        if let Err(refusal) = performer.perform(Verb::StopCapture) {
+        if let Err(refusal) = performer.perform(Verb::StopCaptures) {
             tracing::warn!(error = refusal.message, "the capture stage was not stopped");
         }
         let served = daemon.served();

@@ -15,6 +15,7 @@ pub(crate) mod foreign;
 pub(crate) mod forged;
 pub(crate) mod held;
 pub(crate) mod linnet;
+pub(crate) mod packets;
 pub(crate) mod pair;
 pub(crate) mod planted;
 pub(crate) mod poller;

@@ -5,10 +5,11 @@ use core::mem::offset_of;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::{
-    ABI_VERSION, Again, CaptureConfig, CaptureRecord, CaptureStats, EVENTS_MAX, Encapsulation,
-    EndedFlow, Event, EventHead, FlowEntry, FlowHead, Half, Hole, HookCounters, IcmpErrors, Kept,
-    NetworkKey, Opened, Outstanding, Passed, Point, RegisterRow, RttHistogram, RulePair, RuleRow,
-    RulesConfig, SeenBefore, ServiceRtt, Trail, Trouble, TroubleSide, Untracked, VerdictCounts,
+    ABI_VERSION, Again, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord, CaptureSlot,
+    CaptureTotals, EVENTS_MAX, Encapsulation, EndedFlow, Event, EventHead, FlowEntry, FlowHead,
+    Half, Hole, HookCounters, IcmpErrors, Kept, NetworkKey, Opened, Outstanding, Passed, Point,
+    RegisterRow, RttHistogram, RulePair, RuleRow, RulesConfig, SeenBefore, ServiceRtt, Trail,
+    Trouble, TroubleSide, Untracked, VerdictCounts,
 };
 use crate::flow_key::FlowKey;
 
@@ -116,12 +117,15 @@ const LAYOUTS: u64 = hash_of! {
     NetworkKey { bits, set, ipv6, _pad, address }
     RulesConfig { generation, _pad, changes }
     Untracked { decided, _pad }
-    CaptureConfig { deadline_ns, snaplen, point }
+    CaptureConfig { reach, views, payload_max, ring_bytes }
+    CaptureSlot { deadline_ns, packets_max, bytes_max, packets, bytes, snaplen, payload_max }
+    CaptureCounts { matched, produced, over_budget, lost_ring, lost_copy }
     CaptureRecord {
-        time_ns, original_len, captured_len, point, direction, _pad, flags, vlan_tci,
-        vlan_protocol, _pad2, queue,
+        time_ns, captures, packet_id, original_len, captured_len, queue, header_len, point,
+        direction, kind, flags, vlan_tci, vlan_protocol, _pad,
     }
-    CaptureStats { produced, lost_ring, lost_copy }
+    CaptureGap { record, lost }
+    CaptureTotals { offered, lost }
     Kept { since_ns, closed, aged, evicted, forgotten, before }
     SeenBefore { name, seen }
     RegisterRow { incarnation, namespace_cookie, state, ifindex, hooks, filters, name, namespace }

@@ -14,7 +14,11 @@ mod rules;
 mod trail;
 mod views;
 
-pub use capture::{CAPTURE_BYTES_MAX, CaptureConfig, CaptureRecord, CaptureStats, VLAN_PRESENT};
+pub use capture::{
+    CAPTURE_BYTES_MAX, CAPTURES_MAX, CaptureConfig, CaptureCounts, CaptureGap, CaptureRecord,
+    CaptureSlot, CaptureTotals, RECORD_GAP, RECORD_PACKET, STAGE_COPY, STAGE_FILTERS,
+    STAGE_PREPARE, STAGE_PROGRAMS, UNKNOWN_HEADER_LEN, VLAN_PRESENT,
+};
 pub use ended::EndedFlow;
 pub use event::{EVENTS_MAX, Event, EventHead};
 pub(crate) use flow::Sides;
@@ -44,7 +48,7 @@ pub use trail::{
 pub use views::{VIEW_AT_MAX, VIEW_BYTES_MAX, VIEWS, VIEWS_BYTES, Views};
 
 /// Version of every layout in this module; pinned maps of another version are never read.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Flows in the table unless configured otherwise: 65,536 entries of 896 bytes are 59 MB.
 pub const FLOWS_DEFAULT: u32 = 65_536;

@@ -10,10 +10,13 @@ use std::{
 };
 
 use captures::{
-    Capture, CaptureSpec, CapturedPacket, Direction, InterfaceDescription, Limits, StopReason,
+    Capture, CaptureSpec, CapturedPacket, Direction, InterfaceDescription, Limits, Offer,
+    StopReason,
     format::pcapng::SectionHeader,
     session::{self, Loss},
 };
+
+use datapath::layout::CaptureCounts;
 
 use super::super::{
     CaptureError, CaptureState, CaptureView, RawPacket, Stage,
@@ -26,7 +29,7 @@ use crate::{
     board::{Board, InterfaceView},
     clock::Moment,
     flow::view::{RingsView, rfc3339},
-    live::{AttachedPoint, StageConfig},
+    live::AttachedPoint,
 };
 
 /// From one statistics block to the next.
@@ -35,8 +38,18 @@ pub(super) const HEARTBEAT_NS: u64 = 2_000_000_000;
 /// A capture that runs. Invariant: `ending` is set as soon as nothing more is copied for it.
 pub(super) struct Running {
     pub(super) view: CaptureView,
-    /// What the stage has to copy for it.
-    pub(super) config: StageConfig,
+    /// Its bit in the stage's masks.
+    pub(super) slot: u8,
+    /// Who waits until it has started; absent once it has.
+    pub(super) starting: Option<mpsc::SyncSender<Answer>>,
+    /// What the stage had counted for the slot before, and packets that came for this capture; absent where it counts
+    /// nothing.
+    before: Option<CaptureCounts>,
+    arrived: u64,
+    /// Losses that have been counted.
+    known: Losses,
+    /// Packets lost since the last one in the file.
+    gap: u64,
     pub(super) capture: Capture<File>,
     interfaces: HashMap<(u32, u32), u32>,
     /// Points that came since the start and are no part of it, and those that are and are not listed yet: at most as
@@ -56,14 +69,31 @@ pub(super) struct Running {
     pub(super) ending: Option<Ending>,
 }
 
-/// A capture for which nothing more is copied.
+/// What the stage has lost of a capture.
+#[derive(Clone, Copy, Debug, Default)]
+struct Losses {
+    ring: u64,
+    budget: u64,
+}
+
+/// A capture for which nothing more is to be copied.
 pub(super) struct Ending {
     pub(super) reason: StopReason,
-    /// Records to be read first, since the ring was made; known with the first look at the ring after that.
+    /// Nothing is copied for it any more.
+    pub(super) is_off: bool,
+    /// Packets to come first, of the capture or, where they are not counted, of the ring; known with the first look
+    /// after that.
     pub(super) until: Option<u64>,
     /// Monotonic; they are not waited for any longer.
     pub(super) give_up_ns: u64,
-    pub(super) then: Then,
+    pub(super) then: Vec<Then>,
+}
+
+impl Ending {
+    /// One more thing follows.
+    pub(super) fn also(&mut self, then: Then) {
+        self.then.push(then);
+    }
 }
 
 /// What follows an end.
@@ -78,7 +108,7 @@ impl Running {
     pub(super) fn begin(
         now: Moment,
         plan: Plan,
-        config: StageConfig,
+        (slot, before): (u8, Option<CaptureCounts>),
         mut view: CaptureView,
         catalogue: &Catalogue,
     ) -> Result<Self, CaptureError> {
@@ -118,7 +148,12 @@ impl Running {
         view.bytes = capture.counters().bytes;
         Ok(Self {
             view,
-            config,
+            slot,
+            starting: None,
+            before,
+            arrived: 0,
+            known: Losses::default(),
+            gap: 0,
             capture,
             interfaces: plan.indexes,
             strangers: BTreeSet::new(),
@@ -133,24 +168,51 @@ impl Running {
     }
 
     pub(super) fn packet(&mut self, raw: &RawPacket<'_>, stage: &dyn Stage) {
-        if raw.seen_ns < self.start_ns || raw.seen_ns >= self.end_ns {
+        let is_chosen = raw.chosen.is_none_or(|slots| slots >> self.slot & 1 != 0);
+        if !is_chosen || raw.seen_ns < self.start_ns {
+            return;
+        }
+        self.arrived += 1;
+        if raw.seen_ns >= self.end_ns {
             return;
         }
         let place = (raw.point, raw.direction);
         if !self.interfaces.contains_key(&place) {
             self.join(raw.point, stage);
         }
-        let Some(interface) = self.interfaces.get(&place) else { return };
-        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data);
+        let Some(interface) = self.interfaces.get(&place) else {
+            // The stage has counted it, and the file has no room for its interface, or that has gone.
+            if raw.chosen.is_some() && self.capture.stopped().is_none() {
+                self.capture.lose(None, Loss::Shed, 1);
+            }
+            return;
+        };
+        let payload = self.view.payload_bytes.map_or(u32::MAX, |most| most);
+        let most = raw.header_len.saturating_add(payload) as usize;
+        let mut packet = CapturedPacket::new(raw.wall_ns, raw.data.get(..most).unwrap_or(raw.data));
         packet.original_len = raw.original_len;
         packet.interface = *interface;
         packet.queue = Some(raw.queue);
+        packet.packet_id = raw.packet_id;
+        packet.drop_count = (self.gap > 0).then_some(self.gap);
         packet.direction = Some(match raw.direction {
             0 => Direction::Inbound,
             _ => Direction::Outbound,
         });
         // Whether the capture has ended with it is seen at the next turn.
-        let _offered = self.capture.offer(&packet);
+        let offered = if raw.chosen.is_some() {
+            self.capture.offer_matched(&packet)
+        } else {
+            self.capture.offer(&packet)
+        };
+        if offered == Offer::Written {
+            self.gap = 0;
+        }
+    }
+
+    /// So many packets of it found the ring full, and the next one comes behind them.
+    pub(super) const fn gap(&mut self, lost: u32) {
+        self.gap += lost as u64;
     }
 
     /// Why it ends, if it does.
@@ -162,10 +224,37 @@ impl Running {
     }
 
     /// Whether it ends and all of its packets have come, or are not waited for any longer.
-    pub(super) fn is_drained(&mut self, now: Moment, rings: RingsView) -> bool {
+    pub(super) fn is_drained(&mut self, now: Moment, rings: RingsView, stage: &dyn Stage) -> bool {
+        let produced = self.counted(stage).map(|counts| counts.produced);
         let Some(ending) = &mut self.ending else { return false };
-        let until = *ending.until.get_or_insert_with(|| rings.produced.saturating_sub(rings.lost));
-        until <= rings.consumed || now.monotonic_ns >= ending.give_up_ns
+        let gives_up = now.monotonic_ns >= ending.give_up_ns;
+        if !ending.is_off {
+            return gives_up;
+        }
+        let until = *ending.until.get_or_insert_with(|| {
+            produced.unwrap_or_else(|| rings.produced.saturating_sub(rings.lost))
+        });
+        let come = if produced.is_some() { self.arrived } else { rings.consumed };
+        until <= come || gives_up
+    }
+
+    /// Packets that were still to come when they were not waited for any longer.
+    pub(super) fn left(&self, rings: RingsView) -> u64 {
+        let until = self.ending.as_ref().and_then(|ending| ending.until).unwrap_or_default();
+        let come = if self.before.is_some() { self.arrived } else { rings.consumed };
+        until.saturating_sub(come)
+    }
+
+    /// What the stage has counted for it.
+    fn counted(&self, stage: &dyn Stage) -> Option<CaptureCounts> {
+        let (before, now) = (self.before?, stage.counts(self.slot)?);
+        Some(CaptureCounts {
+            matched: now.matched.saturating_sub(before.matched),
+            produced: now.produced.saturating_sub(before.produced),
+            over_budget: now.over_budget.saturating_sub(before.over_budget),
+            lost_ring: now.lost_ring.saturating_sub(before.lost_ring),
+            lost_copy: now.lost_copy.saturating_sub(before.lost_copy),
+        })
     }
 
     /// An interface has come: a capture of all of them has it from its first packet on.
@@ -194,15 +283,32 @@ impl Running {
         }
     }
 
-    /// Counts what the ring lost since the last turn. What was lost after a limit was reached is no part of the
-    /// capture; in the turn in which it was reached that cannot be told apart, and counts.
-    pub(super) fn lose(&mut self, packets: u64) {
-        let counts = self
-            .ending
-            .as_ref()
-            .is_none_or(|ending| ending.until.is_none() && self.capture.stopped().is_none());
-        if counts && packets > 0 {
-            self.capture.lose(None, Loss::Ring, packets);
+    /// Counts what was lost since the last turn: by the stage's own figures, or, where it has none, `packets` of the ring.
+    /// What was lost after a limit was reached is no part of the capture; in the turn in which it was reached that cannot
+    /// be told apart, and counts.
+    pub(super) fn lose(&mut self, packets: u64, stage: &dyn Stage) {
+        let is_closed = match &self.ending {
+            Some(ending) => ending.until.is_some() && self.before.is_none(),
+            None => false,
+        };
+        let new = match self.counted(stage) {
+            Some(counts) => {
+                let all = Losses {
+                    ring: counts.lost_ring + counts.lost_copy,
+                    budget: counts.over_budget,
+                };
+                let before = std::mem::replace(&mut self.known, all);
+                Losses { ring: all.ring - before.ring, budget: all.budget - before.budget }
+            }
+            None => Losses { ring: packets, budget: 0 },
+        };
+        if is_closed || self.capture.stopped().is_some() {
+            return;
+        }
+        for (loss, packets) in [(Loss::Ring, new.ring), (Loss::Budget, new.budget)] {
+            if packets > 0 {
+                self.capture.lose(None, loss, packets);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_in_result, reason = "a test that cannot go on must stop there")]
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -13,6 +14,7 @@ use std::{
 };
 
 use captures::{PacketReader, ReadError};
+use datapath::layout::CaptureCounts;
 use nix::{
     mount::{MsFlags, mount},
     sched::{CloneFlags, unshare},
@@ -23,7 +25,8 @@ mod files;
 use super::*;
 use crate::{
     board::{AttachmentView, InterfaceView},
-    capture::{CaptureManager, CaptureRequest, Keep, open},
+    capture::{CaptureManager, CaptureRequest, Keep, Stage, open},
+    live::StageConfig,
 };
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -32,24 +35,38 @@ const MINUTE_NS: u64 = 60 * SECOND_NS;
 /// What the stage was asked, as the kernel's would have been.
 #[derive(Default)]
 struct Switch {
-    on: AtomicBool,
     broken: AtomicBool,
-    config: Mutex<Option<StageConfig>>,
+    on: Mutex<BTreeMap<u8, StageConfig>>,
+    /// What it has counted, where it does.
+    counts: Mutex<Option<CaptureCounts>>,
+}
+
+impl Switch {
+    fn is_on(&self) -> bool {
+        !self.on.lock().unwrap().is_empty()
+    }
 }
 
 struct SwitchStage(Arc<Switch>);
 
 impl Stage for SwitchStage {
-    fn start(&self, config: StageConfig) -> anyhow::Result<()> {
+    fn start(&self, slot: u8, config: StageConfig) -> anyhow::Result<()> {
         anyhow::ensure!(!self.0.broken.load(Ordering::Relaxed), "the kernel refuses");
-        *self.0.config.lock().unwrap() = Some(config);
-        self.0.on.store(true, Ordering::Relaxed);
+        assert!(self.0.on.lock().unwrap().insert(slot, config).is_none(), "the slot is at rest");
         Ok(())
     }
 
-    fn stop(&self) -> anyhow::Result<()> {
-        self.0.on.store(false, Ordering::Relaxed);
+    fn stop(&self, slot: u8) -> anyhow::Result<()> {
+        self.0.on.lock().unwrap().remove(&slot);
         Ok(())
+    }
+
+    fn counts(&self, _slot: u8) -> Option<CaptureCounts> {
+        *self.0.counts.lock().unwrap()
+    }
+
+    fn is_prompt(&self) -> bool {
+        true
     }
 }
 
@@ -71,7 +88,7 @@ impl Bench {
     fn keeping(dir: &Path, keep: Keep) -> Self {
         let (board, switch) = (Arc::new(Board::default()), Arc::new(Switch::default()));
         board.interfaces.publish(vec![interface("eth0", 1), interface("eth1", 2)]);
-        let stage = Box::new(SwitchStage(Arc::clone(&switch)));
+        let stage = Arc::new(SwitchStage(Arc::clone(&switch)));
         let (manager, recorder) = open(dir, keep, stage, Arc::clone(&board)).unwrap();
         let now = Moment { monotonic_ns: MINUTE_NS, offset_ns: 1_700_000_000_000_000_000 };
         let rings = RingsView::default();
@@ -138,6 +155,9 @@ impl Bench {
             original_len: u32::try_from(bytes).unwrap(),
             data: &vec![7; bytes],
             queue: 0,
+            header_len: 40,
+            packet_id: None,
+            chosen: None,
         });
     }
 
@@ -156,7 +176,7 @@ impl Bench {
         assert_eq!(count(&path).unwrap(), view.written, "{view:?}");
         assert_eq!(view.matched, view.written + view.lost.total(), "{view:?}");
         assert!(view.offered >= view.matched);
-        assert!(!self.switch.on.load(Ordering::Relaxed), "the stage is off");
+        assert!(!self.switch.is_on(), "the stage is off");
     }
 }
 
@@ -208,7 +228,7 @@ fn a_stop_takes_what_is_still_in_the_ring() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path());
     let id = bench.start("{}");
-    assert!(bench.switch.on.load(Ordering::Relaxed));
+    assert!(bench.switch.is_on());
     bench.packet(60);
     // In the ring when the order comes; and lost between the last look at the ring and the stage's end.
     bench.rings.produced += 3;
@@ -217,7 +237,7 @@ fn a_stop_takes_what_is_still_in_the_ring() {
         let id = id.clone();
         move |captures| captures.stop(&id, StopReason::UserRequest)
     });
-    while bench.switch.on.load(Ordering::Relaxed) {
+    while bench.switch.is_on() {
         bench.turn();
         thread::yield_now();
     }
@@ -276,22 +296,89 @@ fn captures_run_beside_each_other_up_to_the_limit() {
 }
 
 #[test]
-fn the_stage_copies_what_any_of_them_wants() {
+fn each_capture_has_a_slot_of_its_own_and_says_what_it_wants() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path());
-    let config = |bench: &Bench| bench.switch.config.lock().unwrap().unwrap();
-    let short = r#"{"interface": "eth0", "snaplen": 100, "limits": {"seconds": 10}}"#;
+    let configs = |bench: &Bench| bench.switch.on.lock().unwrap().clone();
+    let short = r#"{"interface": "eth0", "snaplen": 100, "limits": {"seconds": 10, "packets": 7}}"#;
     let first = bench.start(short);
-    let alone = config(&bench);
-    assert_eq!((alone.point, alone.snaplen), (Some(1), 100));
-    let second = bench.start(r#"{"interface": "eth1", "snaplen": 200, "limits": {"seconds": 5}}"#);
-    let both = StageConfig { point: None, snaplen: 200, ..alone };
-    assert_eq!(config(&bench), both, "both interfaces, the longer one and the later end");
-    bench.stop(&second);
-    assert_eq!(config(&bench), alone);
-    assert!(bench.switch.on.load(Ordering::Relaxed), "the other one goes on");
+    let alone = configs(&bench)[&0].clone();
+    assert_eq!((alone.point, alone.snaplen, alone.payload_max), (Some(1), 100, None));
+    assert_eq!(alone.deadline_ns, bench.now.monotonic_ns + 10 * SECOND_NS);
+    assert!(alone.packets_max > 7, "what is lost on the way does not count for the limit");
+    let headers = r#"{"interface": "eth1", "payload_bytes": 0}"#;
+    let second = bench.start(headers);
+    let both = configs(&bench);
+    assert_eq!((both.len(), both[&1].payload_max, both[&1].point), (2, Some(0), Some(2)));
+    assert_eq!(both[&0], alone, "nothing changes for the first one");
     bench.stop(&first);
-    assert!(!bench.switch.on.load(Ordering::Relaxed));
+    assert_eq!(configs(&bench).into_keys().collect::<Vec<_>>(), [1]);
+    let third = bench.start("{}");
+    assert!(configs(&bench).contains_key(&0), "the slot is used again");
+    bench.stop(&second);
+    bench.stop(&third);
+    assert!(!bench.switch.is_on());
+}
+
+/// A packet that the kernel has filtered, for these slots.
+fn chosen<'a>(bench: &Bench, slots: u64, data: &'a [u8]) -> RawPacket<'a> {
+    RawPacket {
+        seen_ns: bench.now.monotonic_ns,
+        wall_ns: bench.now.wall_ns(),
+        point: 1,
+        direction: 0,
+        original_len: u32::try_from(data.len()).unwrap(),
+        data,
+        queue: 0,
+        header_len: 54,
+        packet_id: Some(9),
+        chosen: Some(slots),
+    }
+}
+
+#[test]
+fn packets_go_to_the_captures_that_the_kernel_chose_them_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut bench = Bench::new(dir.path());
+    *bench.switch.counts.lock().unwrap() =
+        Some(CaptureCounts { matched: 5, produced: 5, ..CaptureCounts::default() });
+    let ids =
+        ["{}", r#"{"payload_bytes": 10}"#, r#"{"filter": "port 9"}"#].map(|it| bench.start(it));
+    let data = [7; 100];
+    for slots in [0b011, 0b010, 0b100] {
+        bench.recorder.packet(&chosen(&bench, slots, &data));
+    }
+    let mut lost = [0; CAPTURES_MAX];
+    lost[1] = 3;
+    bench.recorder.gap(&lost);
+    bench.recorder.packet(&chosen(&bench, 0b010, &data));
+    // All of them have the same figures in this test: of each, three packets since it began, and three lost.
+    *bench.switch.counts.lock().unwrap() =
+        Some(CaptureCounts { matched: 11, produced: 8, lost_ring: 3, ..CaptureCounts::default() });
+    let view = bench.stop(&ids[1]);
+    assert_eq!((view.matched, view.written, view.lost.ring), (6, 3, 3));
+    let mut reader = PacketReader::open(&bench.file(&ids[1])).unwrap();
+    let mut seen = Vec::new();
+    while let Some(read) = reader.next_packet().unwrap() {
+        let packet = read.packet;
+        seen.push((packet.data.len(), packet.original_len, packet.drop_count, packet.packet_id));
+    }
+    let (whole, id) = (100, Some(9));
+    assert_eq!(seen[..2], [(64, whole, None, id), (64, whole, None, id)], "54 and 10 bytes");
+    assert_eq!(seen[2], (64, whole, Some(3), id), "the gap is told where it was");
+    bench.pass(DRAIN_MAX_NS);
+    let other = ids[2].clone();
+    let stopping = bench.ask_later(move |captures| captures.stop(&other, StopReason::UserRequest));
+    while bench.switch.on.lock().unwrap().contains_key(&2) {
+        bench.turn();
+        thread::yield_now();
+    }
+    bench.turn();
+    assert!(!stopping.is_finished(), "two are still to come, since the kernel has counted three");
+    bench.pass(DRAIN_MAX_NS);
+    bench.turn();
+    let view = stopping.join().unwrap().unwrap();
+    assert_eq!((view.written, view.lost.ring), (1, 3 + 2), "the kernel's own filter has seen it");
 }
 
 #[test]
@@ -313,7 +400,7 @@ fn a_step_of_the_wall_clock_moves_no_duration() {
     let dir = tempfile::tempdir().unwrap();
     let mut bench = Bench::new(dir.path());
     let id = bench.start(r#"{"limits": {"seconds": 10}}"#);
-    let deadline_ns = bench.switch.config.lock().unwrap().unwrap().deadline_ns;
+    let deadline_ns = bench.switch.on.lock().unwrap()[&0].deadline_ns;
     assert_eq!(deadline_ns, bench.now.monotonic_ns + 10 * SECOND_NS, "the kernel's own end");
     for step in [3_600 * 1_000_000_000, -7_200 * 1_000_000_000] {
         bench.now.offset_ns += step;
@@ -442,5 +529,5 @@ fn a_removal_ends_the_capture_and_takes_its_files() {
     bench.ask(move |captures| captures.remove(&removed)).unwrap();
     assert!(names(dir.path()).is_empty());
     assert!(matches!(bench.manager.get(&id), Err(CaptureError::Unknown(_))));
-    assert!(!bench.switch.on.load(Ordering::Relaxed));
+    assert!(!bench.switch.is_on());
 }

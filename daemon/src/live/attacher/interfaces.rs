@@ -2,7 +2,7 @@
 //! and this attacher's programs take the place of the other's on its hooks, with no packet between them.
 
 use aya::maps::Array;
-use datapath::layout::{CaptureConfig, IFINDEX_MAX, POINTS_MAX, Point, RegisterRow};
+use datapath::layout::{IFINDEX_MAX, POINTS_MAX, Point, RegisterRow};
 
 use super::Attacher;
 use crate::live::{
@@ -71,9 +71,7 @@ impl Attacher {
         let held = watched?;
         let attached = held.attached(point);
         self.points.insert(point, held);
-        if self.capture.is_some_and(|config| config.point.is_none())
-            && let Err(error) = self.add_stage(point, [true; 2])
-        {
+        if let Err(error) = self.stage_new(point) {
             tracing::warn!(%error, point, "a capture that runs does not see this interface");
         }
         Ok(attached)
@@ -137,10 +135,7 @@ impl Attacher {
     /// and has taken its filters along.
     pub fn detach(&mut self, point: u32, gone: bool) -> Result<(), LiveError> {
         let held = self.points.remove(&point).ok_or(LiveError::NoPoint(point))?;
-        if self.capture.is_some_and(|config| config.point == Some(point)) {
-            // The capture ends soon; until then it must not see another interface.
-            self.configure_stage(CaptureConfig::default())?;
-        }
+        self.unstage(point)?;
         let namespace = held.request.namespace.clone();
         let HeldPoint { request, device, ingress, egress, record } = held;
         let stage: Vec<_> =

@@ -128,12 +128,12 @@ pub struct Run {
 }
 
 /// Loads the filters as a program for one kind of hook. `views` is a map of each CPU's own with one
-/// [`datapath::layout::Views`], and `next` an array of programs, the first of which it goes on with.
+/// [`datapath::layout::Views`], and `next` an array of programs and the place in it of the one that it goes on with.
 pub fn load(
     filters: &FilterSet,
     object: Object,
     views: BorrowedFd<'_>,
-    next: BorrowedFd<'_>,
+    next: (BorrowedFd<'_>, u32),
 ) -> Result<FiltersProgram, FiltersError> {
     let words = filters.program(object, views, next)?;
     let mut log = vec![0; LOG_BYTES];
@@ -175,17 +175,21 @@ fn last_lines(log: &[u8]) -> String {
     if last.is_empty() { "its verifier says nothing".to_owned() } else { last.join("; ") }
 }
 
-/// Puts the program behind the filters into their array of programs.
-pub fn continue_with(next: BorrowedFd<'_>, program: BorrowedFd<'_>) -> Result<(), FiltersError> {
-    let (key, value) = (0_u32, program.as_raw_fd());
+/// Puts a program into its place of an array of programs.
+pub fn set_program(
+    programs: BorrowedFd<'_>,
+    place: u32,
+    program: BorrowedFd<'_>,
+) -> Result<(), FiltersError> {
+    let (key, value) = (place, program.as_raw_fd());
     let mut attr = ElementAttr {
-        map: next.as_raw_fd().cast_unsigned(),
+        map: programs.as_raw_fd().cast_unsigned(),
         key: std::ptr::from_ref(&key) as u64,
         value: std::ptr::from_ref(&value) as u64,
         ..ElementAttr::default()
     };
     batch::bpf(UPDATE, &mut attr)
-        .map_err(|source| FiltersError::Call { what: "put a program behind", source })
+        .map_err(|source| FiltersError::Call { what: "put in their place", source })
 }
 
 impl FiltersProgram {

@@ -94,7 +94,7 @@ pub enum View {
 }
 
 /// One way in which a packet may match a filter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alternative {
     /// What it looks at.
     pub view: View,
@@ -128,9 +128,9 @@ impl FilterSet {
         &self,
         object: Object,
         views: BorrowedFd<'_>,
-        next: BorrowedFd<'_>,
+        (next, place): (BorrowedFd<'_>, u32),
     ) -> Result<Vec<Word>, FiltersError> {
-        let end = End { next: next.as_raw_fd(), pass: pass(object) };
+        let end = End { next: next.as_raw_fd(), place, pass: pass(object) };
         let mut program =
             Program { asm: Assembler::default(), ahead: Vec::new(), island: 0, slot: 0 };
         program.begin(views.as_raw_fd(), self.everything, end);
@@ -163,6 +163,7 @@ const fn pass(object: Object) -> u32 {
 #[derive(Clone, Copy)]
 struct End {
     next: i32,
+    place: u32,
     pass: u32,
 }
 
@@ -170,7 +171,7 @@ impl End {
     fn append(self, asm: &mut Assembler) {
         asm.copy(Register::R1, CONTEXT);
         asm.set_map(Register::R2, self.next);
-        asm.set(Register::R3, Operand::Value(0));
+        asm.set(Register::R3, Operand::Value(self.place));
         asm.call(TAIL_CALL);
         asm.set(Register::R0, Operand::Value(self.pass));
         asm.exit();

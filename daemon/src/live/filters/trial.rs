@@ -48,7 +48,7 @@ impl Trial {
         filters: &FilterSet,
         object: Object,
     ) -> Result<FiltersProgram, FiltersError> {
-        load(filters, object, self.views.as_fd(), self.next.as_fd())
+        load(filters, object, self.views.as_fd(), (self.next.as_fd(), 0))
     }
 
     /// The programs behind.

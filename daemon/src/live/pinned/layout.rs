@@ -21,7 +21,7 @@ use crate::live::{
 };
 
 /// Maps that the objects of all namespaces share, by the names of their pins.
-pub(in crate::live) const SHARED: [&str; 28] = [
+pub(in crate::live) const SHARED: [&str; 32] = [
     "META",
     "KEPT",
     "KEPT_RULES",
@@ -38,8 +38,12 @@ pub(in crate::live) const SHARED: [&str; 28] = [
     "EVENT_HEADS",
     "HOOKS",
     "CAPTURE_CONFIG",
-    "CAPTURE_RING",
-    "CAPTURE_STATS",
+    "CAPTURE_WANTED",
+    "CAPTURES",
+    "CAPTURE_COUNTS",
+    "CAPTURE_TOTALS",
+    "CAPTURE_VIEWS",
+    "CAPTURE_GAPS",
     "CAPTURE_SCRATCH",
     "RULES_CONFIG",
     "RULE_NETWORKS",

@@ -6,6 +6,7 @@
 mod answers;
 mod codec;
 mod rules;
+mod stage;
 mod verbs;
 
 pub use codec::WireError;
@@ -14,7 +15,7 @@ pub(super) use codec::{Reader, Wire, Writer};
 use super::verb::{Answer, Verb};
 
 /// Version of all messages. Both processes are the same program; another one was started by mistake.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Longest message.
 pub const MESSAGE_MAX: usize = 160 * 1024;
 /// Longest text of a refusal; what is beyond is cut.

@@ -1,7 +1,7 @@
 //! Verbs as bytes. What is read here has passed every check of its own; whether it fits what is attached is the
 //! attacher's to say.
 
-use datapath::layout::{CAPTURE_BYTES_MAX, POINTS_MAX, RULES_MAX};
+use datapath::layout::{CAPTURES_MAX, POINTS_MAX, RULES_MAX};
 
 use super::{Reader, Wire, WireError, Writer};
 use crate::live::verb::{
@@ -12,12 +12,14 @@ use crate::live::verb::{
 impl Wire for Verb {
     fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
         match self {
-            Self::StartCapture(config) => {
+            Self::StartCapture { slot, config } => {
                 writer.u8(0);
+                writer.u8(*slot);
                 config.put(writer)
             }
-            Self::StopCapture => {
+            Self::StopCapture { slot } => {
                 writer.u8(1);
+                writer.u8(*slot);
                 Ok(())
             }
             Self::SetRules(rules) => {
@@ -40,27 +42,32 @@ impl Wire for Verb {
                 writer.u8(6);
                 writer.list("rules", rules, RULES_MAX)
             }
+            Self::StopCaptures => {
+                writer.u8(7);
+                Ok(())
+            }
         }
     }
 
     fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
         Ok(match reader.u8()? {
-            0 => Self::StartCapture(StageConfig::take(reader)?),
-            1 => Self::StopCapture,
+            0 => Self::StartCapture { slot: slot(reader)?, config: StageConfig::take(reader)? },
+            1 => Self::StopCapture { slot: slot(reader)? },
             2 => Self::SetRules(reader.list("rules", RULES_MAX)?),
             3 => Self::Look { left: points(reader)? },
             4 => Self::Serving,
             5 => Self::Ending,
             6 => Self::RestoreRules(reader.list("rules", RULES_MAX)?),
+            7 => Self::StopCaptures,
             value => return Err(WireError::Unknown { what: "verb", value }),
         })
     }
 }
 
-/// An observation point's id; 0 is none.
-fn point(reader: &mut Reader<'_>) -> Result<u32, WireError> {
-    let point = reader.u32()?;
-    if (1..POINTS_MAX).contains(&point) { Ok(point) } else { Err(WireError::Value("point")) }
+/// A capture's place.
+fn slot(reader: &mut Reader<'_>) -> Result<u8, WireError> {
+    let slot = reader.u8()?;
+    if usize::from(slot) < CAPTURES_MAX { Ok(slot) } else { Err(WireError::Value("slot")) }
 }
 
 fn points(reader: &mut Reader<'_>) -> Result<Vec<u32>, WireError> {
@@ -119,21 +126,5 @@ impl Wire for AttachRequest {
             return Err(WireError::Value("choice of hooks"));
         }
         Ok(Self { namespace, ingress, egress, ..named })
-    }
-}
-
-impl Wire for StageConfig {
-    fn put(&self, writer: &mut Writer) -> Result<(), WireError> {
-        writer.u32(self.snaplen);
-        writer.u64(self.deadline_ns);
-        writer.option(self.point.as_ref(), |writer, point| point.put(writer))
-    }
-
-    fn take(reader: &mut Reader<'_>) -> Result<Self, WireError> {
-        let (snaplen, deadline_ns) = (reader.u32()?, reader.u64()?);
-        if snaplen == 0 || snaplen as usize > CAPTURE_BYTES_MAX {
-            return Err(WireError::Value("snaplen"));
-        }
-        Ok(Self { snaplen, deadline_ns, point: reader.option(point)? })
     }
 }

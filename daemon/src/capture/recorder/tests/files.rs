@@ -37,7 +37,7 @@ fn a_full_disk_ends_the_capture_behind_its_last_whole_block() {
     assert!(matches!(error, CaptureError::DiskFull { .. }), "{error}");
     assert!(error.to_string().contains("delete captures"), "{error}");
     assert_eq!(names(dir.path()), before);
-    assert!(!bench.switch.on.load(Ordering::Relaxed));
+    assert!(!bench.switch.is_on());
 
     fs::remove_file(filler).unwrap();
     bench.ask(move |captures| captures.remove(&id)).unwrap();
