@@ -272,8 +272,8 @@ impl Config {
         let source = match source.value.as_str() {
             "auto" => WatchBy::Auto,
             "ebpf" => WatchBy::Ebpf,
-            "af-packet" => WatchBy::AfPacket,
-            _ => return Err(source.bad("write \"auto\", \"ebpf\" or \"af-packet\"")),
+            "af_packet" => WatchBy::AfPacket,
+            _ => return Err(source.bad("write \"auto\", \"ebpf\" or \"af_packet\"")),
         };
         let on_displaced = on_displaced(&written.choose(
             None,

@@ -23,7 +23,7 @@ pub struct RunArgs {
     /// [default: every interface that is up]. NAMESPACE is a name under /run/netns, or pid:NUMBER of a process in it.
     #[arg(long = "interface", short = 'i', value_name = "SPEC")]
     interfaces: Vec<String>,
-    /// By what to watch: auto (programs in the kernel, or AF_PACKET sockets where it refuses them), ebpf or af-packet
+    /// By what to watch: auto (programs in the kernel, or AF_PACKET sockets where it refuses them), ebpf or af_packet
     /// [default: auto].
     #[arg(long, env = "LINNET_SOURCE", value_name = "SOURCE")]
     source: Option<String>,
