@@ -135,6 +135,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 | LiveError::Namespace { .. }
                 | LiveError::NotPins { .. }
                 | LiveError::PinFolder { .. }
+                | LiveError::TooManySockets { .. }
                 | LiveError::Lacking { .. },
             ) => return exit::USAGE,
             _ => {}

@@ -3,6 +3,8 @@
 
 /// What makes `linnet run` the daemon of an attacher.
 pub const HANDED_OVER: &str = "--handed-over";
+/// What makes it, beside that, one that reads sockets.
+pub const HANDED_SOCKETS: &str = "--handed-sockets";
 
 mod af_packet;
 mod attach;

@@ -42,27 +42,33 @@ pub struct Opened {
     pub socket: PacketSocket,
 }
 
-/// Opens a socket on every interface that is wanted, of so many bytes each. What is named and is not there is refused.
+/// Least room of a socket, where there is as much for all.
+const ROOM_MIN: u32 = 1 << 20;
+
+/// Opens a socket on every interface that is wanted, with an equal share of so many bytes each, but not less than
+/// [`ROOM_MIN`] unless there is less for all. What is named and is not there is refused.
 pub fn open(wanted: &[WatchRequest], room_bytes: u32) -> Result<Vec<Opened>, LiveError> {
     let namespaces: BTreeSet<_> = wanted.iter().map(|request| request.namespace.clone()).collect();
     namespace::settle(&namespaces)?;
     let mut opened = Vec::new();
     for name in namespaces {
         let name = name.as_deref();
-        opened.extend(namespace::within(name, || open_in(name, wanted, room_bytes))?);
+        opened.extend(namespace::within(name, || open_in(name, wanted))?);
     }
     if opened.len() > SOCKETS_MAX {
         return Err(LiveError::TooManySockets { count: opened.len(), max: SOCKETS_MAX });
+    }
+    let sockets = u32::try_from(opened.len()).unwrap_or(u32::MAX).max(1);
+    let share = (room_bytes / sockets).max(room_bytes.min(ROOM_MIN));
+    for Opened { interface, socket } in &opened {
+        let failed = |source| LiveError::PacketSocket { interface: interface.name.clone(), source };
+        socket.make_room(share).map_err(failed)?;
     }
     Ok(opened)
 }
 
 /// The same in the calling thread's namespace.
-fn open_in(
-    namespace: Option<&str>,
-    wanted: &[WatchRequest],
-    room_bytes: u32,
-) -> Result<Vec<Opened>, LiveError> {
+fn open_in(namespace: Option<&str>, wanted: &[WatchRequest]) -> Result<Vec<Opened>, LiveError> {
     let found: Vec<_> = datalink::interfaces()
         .into_iter()
         .map(|found| Interface {
@@ -83,17 +89,10 @@ fn open_in(
             return Err(LiveError::NoInterface(request.to_string()));
         }
     }
-    chosen
-        .into_iter()
-        .map(|(request, interface)| open_one(request, interface, room_bytes))
-        .collect()
+    chosen.into_iter().map(|(request, interface)| open_one(request, interface)).collect()
 }
 
-fn open_one(
-    request: &WatchRequest,
-    interface: &Interface,
-    room_bytes: u32,
-) -> Result<Opened, LiveError> {
+fn open_one(request: &WatchRequest, interface: &Interface) -> Result<Opened, LiveError> {
     let name = interface.name().unwrap_or_default();
     let request =
         request.of(name).ok_or_else(|| LiveError::NoInterface(name.escape_debug().to_string()))?;
@@ -105,7 +104,7 @@ fn open_one(
         link: device.link,
         ways: [request.ingress != IngressChoice::Off, request.egress != EgressChoice::Off],
     };
-    match PacketSocket::open(device.ifindex, room_bytes) {
+    match PacketSocket::open(device.ifindex) {
         Ok(socket) => Ok(Opened { interface, socket }),
         Err(source) => Err(LiveError::PacketSocket { interface: interface.name, source }),
     }

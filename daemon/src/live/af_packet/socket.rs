@@ -104,9 +104,9 @@ impl From<OwnedFd> for PacketSocket {
 }
 
 impl PacketSocket {
-    /// Opens one in the calling thread's namespace, with room for so many bytes of packets. Only from the last call on can
-    /// there be packets in it, and all of them are of this interface.
-    pub(super) fn open(ifindex: u32, room_bytes: u32) -> io::Result<Self> {
+    /// Opens one in the calling thread's namespace. Only from the last call on can there be packets in it, and all of them
+    /// are of this interface.
+    pub(super) fn open(ifindex: u32) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: no pointers. Protocol 0 takes no packet.
         let fd = unsafe { libc::socket(libc::AF_PACKET, kind, 0) };
@@ -115,16 +115,19 @@ impl PacketSocket {
         }
         // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
         let socket = Self(unsafe { OwnedFd::from_raw_fd(fd) });
-        let room = i32::try_from(room_bytes).unwrap_or(i32::MAX);
         socket.set(libc::SOL_PACKET, libc::PACKET_AUXDATA, 1)?;
         socket.set(libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
         socket.set(libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)?;
-        // Beyond the host's limit only with CAP_NET_ADMIN.
-        socket
-            .set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, room)
-            .or_else(|_| socket.set(libc::SOL_SOCKET, libc::SO_RCVBUF, room))?;
         socket.bind(ifindex)?;
         Ok(socket)
+    }
+
+    /// Makes room for so many bytes of packets.
+    pub(super) fn make_room(&self, room_bytes: u32) -> io::Result<()> {
+        let room = i32::try_from(room_bytes).unwrap_or(i32::MAX);
+        // Beyond the host's limit only with CAP_NET_ADMIN.
+        self.set(libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, room)
+            .or_else(|_| self.set(libc::SOL_SOCKET, libc::SO_RCVBUF, room))
     }
 
     fn set(&self, level: libc::c_int, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
@@ -320,7 +323,7 @@ mod tests {
     #[test]
     fn a_datagram_over_loopback_is_read_both_ways() {
         let lo = nix::net::if_::if_nametoindex("lo").unwrap();
-        let socket = match PacketSocket::open(lo, 1 << 20) {
+        let socket = match PacketSocket::open(lo) {
             Ok(socket) => socket,
             Err(error) => {
                 assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
