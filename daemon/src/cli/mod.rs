@@ -18,6 +18,8 @@ use std::io::{self, Write as _};
 
 use clap::{Parser, Subcommand};
 
+use crate::packet_source;
+
 /// Exit codes (sysexits.h, where it has one).
 pub mod exit {
     /// Failed while running.
@@ -103,6 +105,11 @@ pub(crate) fn foreign(error: &impl ToString) -> ExitWith {
     let message =
         format!("the daemon is of another version than this command: {}", error.to_string());
     ExitWith { code: exit::FAILED, message }
+}
+
+/// What stands behind figures that eBPF has not told.
+pub(crate) fn by_sockets(source: &str) -> &'static str {
+    if source == packet_source::HOOK { "; read by AF_PACKET sockets" } else { "" }
 }
 
 /// Prints what a command has to say. A reader that has gone has read enough; a full disk is an error.

@@ -47,7 +47,7 @@ const SHARE: u64 = 4;
 #[must_use]
 pub fn notice(why: &str) -> String {
     format!(
-        "interfaces are read by AF_PACKET sockets, not by eBPF ({why}): what a qdisc drops is not seen, interfaces that come later are not watched, and a packet costs more"
+        "interfaces are read by AF_PACKET sockets, not by eBPF: what a qdisc drops is not seen, interfaces that come later are not watched, and a packet costs more. The reason: {why}"
     )
 }
 

@@ -13,6 +13,9 @@ pub(super) trait Holdings {
     /// Hands it to a daemon, with the address for HTTP, as its first message.
     fn hand_over(&self, to: &Server, listener: &TcpListener) -> Result<(), LiveError>;
 
+    /// What of it a daemon's end leaves as it is, in words.
+    fn stays(&self) -> &'static str;
+
     /// Does what a daemon asks for.
     fn perform(&self, verb: Verb) -> Outcome;
 

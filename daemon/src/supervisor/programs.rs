@@ -121,6 +121,10 @@ impl Holdings for Programs<'_> {
         self.estate.hand_over(to, listener)
     }
 
+    fn stays(&self) -> &'static str {
+        "programs and tables"
+    }
+
     fn perform(&self, verb: Verb) -> Outcome {
         let Verb::Look { left } = verb else {
             return locked(&self.attacher).perform(verb).map_err(|error| Refusal::from(&error));

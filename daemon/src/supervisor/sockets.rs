@@ -94,6 +94,10 @@ impl Holdings for Sockets {
         self.0.hand_over(to, listener)
     }
 
+    fn stays(&self) -> &'static str {
+        "sockets and the packets in them"
+    }
+
     fn perform(&self, verb: Verb) -> Outcome {
         match verb {
             Verb::Serving | Verb::Ending | Verb::StopCaptures => Ok(Answer::Done),

@@ -98,11 +98,8 @@ pub(super) fn keep_a_daemon(
             Some(_) | None => {}
         }
         let pause = backoff.after(served, clock.monotonic_ns().saturating_sub(daemon.started_ns()));
-        tracing::error!(
-            ?ended,
-            ?pause,
-            "the daemon died: starting another one; programs and tables stay"
-        );
+        let stays = holdings.stays();
+        tracing::error!(?ended, ?pause, "the daemon died: starting another one; {stays} stay");
         if signals.wait_for_stop(pause)? {
             return Ok(0);
         }

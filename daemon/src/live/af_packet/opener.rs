@@ -118,7 +118,13 @@ pub fn no_ebpf() -> Option<String> {
     }
     // Privileges, lockdown, seccomp and a kernel without it all show here.
     let refused = batch::map_create(batch::ARRAY).err()?;
-    Some(format!("the kernel refuses to make a map ({refused})"))
+    let remedy = match refused.kind() {
+        std::io::ErrorKind::PermissionDenied => {
+            "; eBPF takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        }
+        _ => "",
+    };
+    Some(format!("the kernel refuses to make a map: {refused}{remedy}"))
 }
 
 /// Whether this is the kernel's refusal of eBPF, rather than of one hook, or a mistake of the configuration.
