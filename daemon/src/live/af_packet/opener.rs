@@ -118,11 +118,10 @@ pub fn no_ebpf() -> Option<String> {
     }
     // Privileges, lockdown, seccomp and a kernel without it all show here.
     let refused = batch::map_create(batch::ARRAY).err()?;
-    let remedy = match refused.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            "; eBPF takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-        }
-        _ => "",
+    let remedy = if refused.kind() == std::io::ErrorKind::PermissionDenied {
+        "; eBPF takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+    } else {
+        ""
     };
     Some(format!("the kernel refuses to make a map: {refused}{remedy}"))
 }
