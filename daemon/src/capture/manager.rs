@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use super::{
     CAPTURES_MAX, CaptureError, CaptureRequest, CaptureView, Keep, Recorder, Stage,
     catalogue::{self, Catalogue},
-    orders::Orders,
+    stage_orders::StageOrders,
     plan::Plan,
 };
 use crate::{board::Board, flow::view::RingsView};
@@ -151,7 +151,7 @@ pub fn open(
     };
     Ok((
         manager,
-        Recorder::new(catalogue, Orders::new(stage)?, board, orders, (publisher, readers)),
+        Recorder::new(catalogue, StageOrders::new(stage)?, board, orders, (publisher, readers)),
     ))
 }
 

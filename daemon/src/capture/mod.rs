@@ -8,7 +8,7 @@
 mod catalogue;
 mod explain;
 mod manager;
-mod orders;
+mod stage_orders;
 mod plan;
 pub mod reader;
 mod recorder;

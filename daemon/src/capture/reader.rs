@@ -20,10 +20,10 @@ use crate::{
     live::{CaptureRings, Captured},
 };
 
-/// Records read before the file is brought up to date for its readers.
+/// Records read in one go.
 const BATCH: usize = 4_096;
-/// How long to wait for rings to fill up; records that are there already and orders wait as long.
-const WAIT: Duration = Duration::from_millis(10);
+/// How long to wait for rings to fill up; records that are there already, orders and the files' readers wait as long.
+const WAIT_NS: u64 = 10_000_000;
 /// The same while somebody waits for the last of a capture's packets.
 const SHORT_WAIT: Duration = Duration::from_millis(1);
 
@@ -61,7 +61,7 @@ impl RingReader {
 fn read(mut rings: CaptureRings, mut recorder: Recorder, clock: &Clock, stopped: &AtomicBool) {
     let _watched = Watched::new(Arc::clone(recorder.board()), "the reading of captured packets");
     let mut seen = RingsView::default();
-    let (mut failing, mut read) = (false, 0);
+    let (mut failing, mut read, mut turn_ns) = (false, 0, 0);
     loop {
         if stopped.load(Ordering::Relaxed) {
             recorder.close(clock.now());
@@ -70,7 +70,7 @@ fn read(mut rings: CaptureRings, mut recorder: Recorder, clock: &Clock, stopped:
             }
         }
         if read < BATCH {
-            rings.wait(if recorder.is_ending() { SHORT_WAIT } else { WAIT });
+            rings.wait(if recorder.is_ending() { SHORT_WAIT } else { Duration::from_nanos(WAIT_NS) });
         }
         let now = clock.now();
         read = rings.read(BATCH, now.monotonic_ns, |captured| match captured {
@@ -79,6 +79,12 @@ fn read(mut rings: CaptureRings, mut recorder: Recorder, clock: &Clock, stopped:
             }
             Captured::Gap(lost) => recorder.gap(lost),
         });
+        // Under load, what there is to be read goes before everything else.
+        let now = clock.now();
+        if read == BATCH && now.monotonic_ns < turn_ns + WAIT_NS {
+            continue;
+        }
+        turn_ns = now.monotonic_ns;
         seen.consumed = rings.consumed();
         match rings.totals() {
             Ok(totals) => {
@@ -93,7 +99,7 @@ fn read(mut rings: CaptureRings, mut recorder: Recorder, clock: &Clock, stopped:
             }
             Err(_) => {}
         }
-        recorder.turn(clock.now(), seen);
+        recorder.turn(now, seen);
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     CAPTURES_MAX, CaptureError, CaptureState, CaptureView, LostView, RawPacket,
     catalogue::{self, Catalogue},
     manager::{Answer, Order, Readers, Snapshot, Task},
-    orders::{Done, Orders},
+    stage_orders::{Done, StageOrders},
     plan::Plan,
     space::Space,
 };
@@ -28,19 +28,18 @@ use crate::{
     flow::view::{RingsView, rfc3339},
 };
 
-/// How long what was copied may take to come out of the ring.
-const DRAIN_MAX_NS: u64 = 5_000_000_000;
-
 /// The running captures, the finished ones, and who may ask for what; see the module.
 pub struct Recorder {
     catalogue: Catalogue,
-    stage: Orders,
+    stage: StageOrders,
     board: Arc<Board>,
     orders: mpsc::Receiver<Order>,
     published: watch::Sender<Arc<Snapshot>>,
     readers: Arc<Readers>,
     /// In the order of their starts; at most [`CAPTURES_MAX`].
     running: Vec<Running>,
+    /// Where in that list the capture of a slot is.
+    places: [Option<usize>; CAPTURES_MAX],
     /// Who waits until nothing runs any more.
     closing: Option<mpsc::SyncSender<Answer>>,
     rings: RingsView,
@@ -55,22 +54,40 @@ impl std::fmt::Debug for Recorder {
 impl Recorder {
     pub(super) fn new(
         catalogue: Catalogue,
-        stage: Orders,
+        stage: StageOrders,
         board: Arc<Board>,
         orders: mpsc::Receiver<Order>,
         (published, readers): (watch::Sender<Arc<Snapshot>>, Arc<Readers>),
     ) -> Self {
-        let (running, closing, rings) = (Vec::new(), None, RingsView::default());
-        let recorder =
-            Self { catalogue, stage, board, orders, published, readers, running, closing, rings };
+        let recorder = Self {
+            catalogue,
+            stage,
+            board,
+            orders,
+            published,
+            readers,
+            running: Vec::new(),
+            places: [None; CAPTURES_MAX],
+            closing: None,
+            rings: RingsView::default(),
+        };
         recorder.publish();
         recorder
     }
 
     /// One packet of the stage, in the order in which they were copied.
     pub fn packet(&mut self, raw: &RawPacket<'_>) {
-        for running in &mut self.running {
-            running.packet(raw, self.stage.stage());
+        let stage = self.stage.stage();
+        let Some(mut chosen) = raw.chosen else {
+            self.running.iter_mut().for_each(|running| running.packet(raw, stage));
+            return;
+        };
+        while chosen != 0 {
+            let slot = chosen.trailing_zeros() as usize;
+            chosen &= chosen - 1;
+            if let Some(running) = self.places[slot].and_then(|place| self.running.get_mut(place)) {
+                running.packet(raw, stage);
+            }
         }
     }
 
@@ -187,6 +204,7 @@ impl Recorder {
             .inspect_err(|_| self.catalogue.discard(&id))?;
         running.starting = Some(reply.clone());
         self.running.push(running);
+        self.place();
         self.stage.start(slot, config);
         Ok(())
     }
@@ -214,6 +232,14 @@ impl Recorder {
         self.running.iter_mut().find(|running| running.slot == slot)
     }
 
+    /// After any change of the list.
+    fn place(&mut self) {
+        self.places = [None; CAPTURES_MAX];
+        for (place, running) in self.running.iter().enumerate() {
+            self.places[usize::from(running.slot)] = Some(place);
+        }
+    }
+
     fn started(&mut self, now: Moment, slot: u8, started: anyhow::Result<()>) {
         let Some(place) = self.running.iter().position(|running| running.slot == slot) else {
             return;
@@ -231,6 +257,7 @@ impl Recorder {
             }
             Err(error) => {
                 let running = self.running.remove(place);
+                self.place();
                 self.catalogue.discard(&running.view.id);
                 self.answer(&reply, Err(CaptureError::Failed(error)));
                 // Who wanted its end has it.
@@ -274,9 +301,14 @@ impl Recorder {
             ending.also(then);
             return;
         }
-        let give_up_ns = now.monotonic_ns + DRAIN_MAX_NS;
-        running.ending =
-            Some(Ending { reason, is_off: false, until: None, give_up_ns, then: vec![then] });
+        running.ending = Some(Ending {
+            reason,
+            is_off: false,
+            until: None,
+            read: self.rings.consumed,
+            read_ns: now.monotonic_ns,
+            then: vec![then],
+        });
         self.stage.stop(running.slot);
         self.take_note(now);
     }
@@ -288,6 +320,7 @@ impl Recorder {
             running.starting.is_none() && running.is_drained(now, rings, stage)
         };
         let drained: Vec<_> = self.running.extract_if(.., is_drained).collect();
+        self.place();
         for running in drained {
             self.finish(now, running);
         }

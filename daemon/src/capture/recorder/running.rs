@@ -32,6 +32,10 @@ use crate::{
     live::AttachedPoint,
 };
 
+/// How long the stage may take to end its part.
+const STOP_MAX_NS: u64 = 30_000_000_000;
+/// How long what was copied may take to come out of the ring while nothing does.
+pub(super) const DRAIN_MAX_NS: u64 = 5_000_000_000;
 /// From one statistics block to the next.
 pub(super) const HEARTBEAT_NS: u64 = 2_000_000_000;
 
@@ -81,12 +85,22 @@ pub(super) struct Ending {
     pub(super) reason: StopReason,
     /// Nothing is copied for it any more.
     pub(super) is_off: bool,
-    /// Packets to come first, of the capture or, where they are not counted, of the ring; known with the first look
-    /// after that.
-    pub(super) until: Option<u64>,
-    /// Monotonic; they are not waited for any longer.
-    pub(super) give_up_ns: u64,
+    /// What is to come first; known with the first look after that.
+    pub(super) until: Option<Until>,
+    /// Packets that had come out of the rings when one last did, and when that was seen, monotonic: while those of
+    /// before the end are still being read, they are waited for.
+    pub(super) read: u64,
+    pub(super) read_ns: u64,
     pub(super) then: Vec<Then>,
+}
+
+/// Packets to come until a capture has all of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Until {
+    /// Of the capture, or, where they are not counted, of the rings.
+    own: u64,
+    /// Of the rings.
+    all: u64,
 }
 
 impl Ending {
@@ -167,9 +181,9 @@ impl Running {
         })
     }
 
+    /// A packet that has been chosen for it, or that has not been filtered yet.
     pub(super) fn packet(&mut self, raw: &RawPacket<'_>, stage: &dyn Stage) {
-        let is_chosen = raw.chosen.is_none_or(|slots| slots >> self.slot & 1 != 0);
-        if !is_chosen || raw.seen_ns < self.start_ns {
+        if raw.seen_ns < self.start_ns {
             return;
         }
         self.arrived += 1;
@@ -227,20 +241,24 @@ impl Running {
     pub(super) fn is_drained(&mut self, now: Moment, rings: RingsView, stage: &dyn Stage) -> bool {
         let produced = self.counted(stage).map(|counts| counts.produced);
         let Some(ending) = &mut self.ending else { return false };
-        let gives_up = now.monotonic_ns >= ending.give_up_ns;
         if !ending.is_off {
-            return gives_up;
+            return now.monotonic_ns >= ending.read_ns + STOP_MAX_NS;
         }
-        let until = *ending.until.get_or_insert_with(|| {
-            produced.unwrap_or_else(|| rings.produced.saturating_sub(rings.lost))
-        });
+        let put = rings.produced.saturating_sub(rings.lost);
+        let Until { own, all } =
+            *ending.until.get_or_insert_with(|| Until { own: produced.unwrap_or(put), all: put });
+        if ending.read < all && ending.read != rings.consumed {
+            (ending.read, ending.read_ns) = (rings.consumed, now.monotonic_ns);
+        }
+        let gives_up = now.monotonic_ns >= ending.read_ns + DRAIN_MAX_NS;
         let come = if produced.is_some() { self.arrived } else { rings.consumed };
-        until <= come || gives_up
+        own <= come || gives_up
     }
 
     /// Packets that were still to come when they were not waited for any longer.
     pub(super) fn left(&self, rings: RingsView) -> u64 {
-        let until = self.ending.as_ref().and_then(|ending| ending.until).unwrap_or_default();
+        let until = self.ending.as_ref().and_then(|ending| ending.until);
+        let until = until.map_or(0, |until| until.own);
         let come = if self.before.is_some() { self.arrived } else { rings.consumed };
         until.saturating_sub(come)
     }

@@ -22,7 +22,7 @@ use nix::{
 
 mod files;
 
-use super::*;
+use super::{running::DRAIN_MAX_NS, *};
 use crate::{
     board::{AttachmentView, InterfaceView},
     capture::{CaptureManager, CaptureRequest, Keep, Stage, open},

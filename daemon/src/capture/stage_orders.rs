@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, mpsc},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use super::Stage;
@@ -11,7 +11,7 @@ use crate::live::StageConfig;
 
 /// What the stage is to do for the capture of a slot.
 #[derive(Debug)]
-enum Order {
+enum StageOrder {
     Start(u8, Box<StageConfig>),
     Stop(u8),
 }
@@ -26,19 +26,37 @@ pub(super) enum Done {
 }
 
 /// The stage, to whoever must not wait for it.
-pub(super) struct Orders {
+pub(super) struct StageOrders {
     stage: Arc<dyn Stage>,
     /// Absent where it is done at once.
-    to: Option<mpsc::Sender<Order>>,
+    worker: Option<Worker>,
     done: mpsc::Receiver<Done>,
     told: mpsc::Sender<Done>,
 }
 
-impl Orders {
+/// The thread that performs them.
+struct Worker {
+    to: mpsc::Sender<StageOrder>,
+    thread: JoinHandle<()>,
+}
+
+/// Nobody gives the stage orders any more after this, and it is let go.
+impl Drop for StageOrders {
+    fn drop(&mut self) {
+        if let Some(Worker { to, thread }) = self.worker.take() {
+            drop(to);
+            if thread.join().is_err() {
+                tracing::error!("the thread that changes the capture stage panicked");
+            }
+        }
+    }
+}
+
+impl StageOrders {
     pub(super) fn new(stage: Arc<dyn Stage>) -> std::io::Result<Self> {
         let (told, done) = mpsc::channel();
-        let to = if stage.is_prompt() { None } else { Some(begin(&stage, told.clone())?) };
-        Ok(Self { stage, to, done, told })
+        let worker = if stage.is_prompt() { None } else { Some(begin(&stage, told.clone())?) };
+        Ok(Self { stage, worker, done, told })
     }
 
     /// The stage, for what it answers at once.
@@ -47,11 +65,11 @@ impl Orders {
     }
 
     pub(super) fn start(&self, slot: u8, config: StageConfig) {
-        self.order(Order::Start(slot, Box::new(config)));
+        self.order(StageOrder::Start(slot, Box::new(config)));
     }
 
     pub(super) fn stop(&self, slot: u8) {
-        self.order(Order::Stop(slot));
+        self.order(StageOrder::Stop(slot));
     }
 
     /// The next order that has been done.
@@ -59,9 +77,9 @@ impl Orders {
         self.done.try_recv().ok()
     }
 
-    fn order(&self, order: Order) {
-        let left = match &self.to {
-            Some(to) => to.send(order).err().map(|mpsc::SendError(order)| order),
+    fn order(&self, order: StageOrder) {
+        let left = match &self.worker {
+            Some(worker) => worker.to.send(order).err().map(|mpsc::SendError(order)| order),
             None => Some(order),
         };
         // Also where the thread has died: the order is not lost.
@@ -71,21 +89,20 @@ impl Orders {
     }
 }
 
-fn begin(stage: &Arc<dyn Stage>, told: mpsc::Sender<Done>) -> std::io::Result<mpsc::Sender<Order>> {
+fn begin(stage: &Arc<dyn Stage>, told: mpsc::Sender<Done>) -> std::io::Result<Worker> {
     let (to, orders) = mpsc::channel();
     let stage = Arc::clone(stage);
-    // It ends when nobody gives orders any more.
-    let _detached = thread::Builder::new().name("capture-stage".into()).spawn(move || {
+    let thread = thread::Builder::new().name("capture-stage".into()).spawn(move || {
         while let Ok(order) = orders.recv()
             && told.send(perform(&*stage, order)).is_ok()
         {}
     })?;
-    Ok(to)
+    Ok(Worker { to, thread })
 }
 
-fn perform(stage: &dyn Stage, order: Order) -> Done {
+fn perform(stage: &dyn Stage, order: StageOrder) -> Done {
     match order {
-        Order::Start(slot, config) => Done::Started(slot, stage.start(slot, *config)),
-        Order::Stop(slot) => Done::Stopped(slot, stage.stop(slot)),
+        StageOrder::Start(slot, config) => Done::Started(slot, stage.start(slot, *config)),
+        StageOrder::Stop(slot) => Done::Stopped(slot, stage.stop(slot)),
     }
 }
