@@ -544,6 +544,7 @@ mod tests {
             ("schema = 1\n[flows.timeouts]\nicmp = 2_592_001", 3, "flows.timeouts.icmp"),
             ("schema = 1\n[flows.timeouts]\n\ntcp_wait = 9", 4, "flows.timeouts.tcp_wait"),
             ("schema = 1\ninterfaces = [\n'eth0',\n'a b']", 4, "interfaces"),
+            ("schema = 1\nsource = 'dpdk'", 2, "source"),
             ("schema = 1\ninterfaces = [\n'eth0',\n'eth0,egress=off']", 4, "interfaces"),
         ] {
             let error = parse(text, Overrides::default()).unwrap_err();

@@ -8,7 +8,7 @@ use std::{
 
 use datapath::{
     FlowKey, Frame,
-    layout::{HookCounters, UNKNOWN_HEADER_LEN},
+    layout::{FlowEntry, HookCounters, Trouble, UNKNOWN_HEADER_LEN},
     replay::{Replay, ReplayFlow},
     rules::Rule,
 };
@@ -19,6 +19,7 @@ use crate::{
     clock::Clock,
     flow::{
         EventStore, FlowTable, LatencySummary,
+        history::map_bytes,
         record::Ended,
         table::Seen,
         view::{LedgerView, Naming, PointName},
@@ -90,6 +91,14 @@ impl Software {
             sweeps: 0,
             swept_ns: 0,
         }
+    }
+
+    /// Most bytes that so many flows take here, without samples.
+    #[must_use]
+    pub fn bytes_max(flows: u32) -> u64 {
+        let apart = size_of::<FlowEntry>() + size_of::<Trouble>();
+        map_bytes(flows.into(), size_of::<(FlowKey, ReplayFlow)>())
+            + u64::from(flows) * apart as u64
     }
 
     /// The same without each flow's exact round trips, which have no end where the packets have none.

@@ -108,7 +108,8 @@ fn assert_said(linnet: &Linnet, spec: &str, why: &str) {
     let flow = linnet.flows(spec).into_iter().find(|flow| flow["protocol"] == "tcp").unwrap();
     let id = flow["id"].as_str().unwrap();
     let (one, events) = (format!("flows/{id}"), format!("flows/{id}/events"));
-    for path in ["status", "flows", &one, &events, "interfaces", "services", "diagnoses"] {
+    let lists = ["flows", "interfaces", "services", "diagnoses", "captures", "rules"];
+    for path in lists.into_iter().chain(["status", "tcp/summary", &one, &events]) {
         let loss = linnet.see(&format!("/api/v1/{path}"), "loss");
         assert_eq!(loss["source"], "af_packet", "{path}: {loss}");
     }

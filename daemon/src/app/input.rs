@@ -251,6 +251,11 @@ impl Input {
                 kernel.start(interval, (table, store), publisher, recorder, clock)
             }
             Self::Sockets(sockets) => {
+                tracing::info!(
+                    flows = flows_max,
+                    bytes_max = Software::bytes_max(flows_max),
+                    "memory for the tables that the kernel does not hold"
+                );
                 let software = Software::new((table, store), publisher, clock, flows_max);
                 let Sockets { opened, why, lists, .. } = *sockets;
                 let source = PacketSource::new((opened, why), lists, software, recorder, interval);

@@ -19,8 +19,8 @@ use tokio::sync::watch;
 use super::{
     CAPTURES_MAX, CaptureError, CaptureRequest, CaptureView, Keep, Recorder, Stage,
     catalogue::{self, Catalogue},
-    stage_orders::StageOrders,
     plan::Plan,
+    stage_orders::StageOrders,
 };
 use crate::{board::Board, flow::view::RingsView};
 

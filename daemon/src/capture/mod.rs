@@ -8,11 +8,11 @@
 mod catalogue;
 mod explain;
 mod manager;
-mod stage_orders;
 mod plan;
 pub mod reader;
 mod recorder;
 mod space;
+mod stage_orders;
 pub mod vlan;
 
 use std::path::PathBuf;

@@ -70,7 +70,11 @@ fn read(mut rings: CaptureRings, mut recorder: Recorder, clock: &Clock, stopped:
             }
         }
         if read < BATCH {
-            rings.wait(if recorder.is_ending() { SHORT_WAIT } else { Duration::from_nanos(WAIT_NS) });
+            rings.wait(if recorder.is_ending() {
+                SHORT_WAIT
+            } else {
+                Duration::from_nanos(WAIT_NS)
+            });
         }
         let now = clock.now();
         read = rings.read(BATCH, now.monotonic_ns, |captured| match captured {

@@ -18,9 +18,9 @@ use super::{
     CAPTURES_MAX, CaptureError, CaptureState, CaptureView, LostView, RawPacket,
     catalogue::{self, Catalogue},
     manager::{Answer, Order, Readers, Snapshot, Task},
-    stage_orders::{Done, StageOrders},
     plan::Plan,
     space::Space,
+    stage_orders::{Done, StageOrders},
 };
 use crate::{
     board::Board,
