@@ -339,9 +339,9 @@ mod tests {
         };
         refuse(&vec![1; MESSAGE_MAX + 1], "longer than");
         refuse(&[9, 0, 0, 0, 0, 5], "version 9");
-        refuse(&[1, 0, 0, 0, 0, 99], "verb 99");
-        refuse(&[1, 0, 0, 0, 0, 4, 5], "1 bytes behind");
-        refuse(&[1, 0, 0], "too early");
+        refuse(&[wire::VERSION, 0, 0, 0, 0, 99], "verb 99");
+        refuse(&[wire::VERSION, 0, 0, 0, 0, 4, 5], "1 bytes behind");
+        refuse(&[wire::VERSION, 0, 0], "too early");
         drop(theirs);
         assert_eq!(server.serve(|verb| panic!("performed {verb:?}")), Served::Ended);
     }

@@ -46,7 +46,7 @@ pub struct Opened {
 const ROOM_MIN: u32 = 1 << 20;
 
 /// Opens a socket on every interface that is wanted, with an equal share of so many bytes each, but not less than
-/// [`ROOM_MIN`] unless there is less for all. What is named and is not there is refused.
+/// `ROOM_MIN` unless there is less for all. What is named and is not there is refused.
 pub fn open(wanted: &[WatchRequest], room_bytes: u32) -> Result<Vec<Opened>, LiveError> {
     let namespaces: BTreeSet<_> = wanted.iter().map(|request| request.namespace.clone()).collect();
     namespace::settle(&namespaces)?;
