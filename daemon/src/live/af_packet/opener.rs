@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 
 use datapath::Link;
+use nix::errno::Errno;
 use pnet::datalink;
 
 use super::PacketSocket;
@@ -118,12 +119,13 @@ pub fn no_ebpf() -> Option<String> {
     }
     // Privileges, lockdown, seccomp and a kernel without it all show here.
     let refused = batch::map_create(batch::ARRAY).err()?;
-    let remedy = if refused.kind() == std::io::ErrorKind::PermissionDenied {
+    let code = Errno::from_raw(refused.raw_os_error().unwrap_or_default());
+    let remedy = if matches!(code, Errno::EPERM | Errno::EACCES) {
         "; eBPF takes root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
     } else {
         ""
     };
-    Some(format!("the kernel refuses to make a map: {refused}{remedy}"))
+    Some(format!("the kernel refuses to make a map: {}{remedy}", code.desc()))
 }
 
 /// Whether this is the kernel's refusal of eBPF, rather than of one hook, or a mistake of the configuration.
