@@ -198,6 +198,27 @@ fn where_the_kernel_refuses_ebpf_sockets_take_its_place() {
 }
 
 #[test]
+fn whichever_privilege_of_ebpf_is_missing_sockets_take_its_place() {
+    if !can_run("parts of the privileges of eBPF") {
+        return;
+    }
+    let lab = Lab::build(Plan::new("partly")).unwrap();
+    for missing in [Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN] {
+        let linnet = lab.client().run(|| {
+            for capability in [missing, Capability::CAP_SYS_ADMIN] {
+                caps::drop(None, CapSet::Bounding, capability).unwrap();
+            }
+            Linnet::watch("partly", &[CLIENT_INTERFACE.into()])
+        });
+        let linnet = linnet.unwrap();
+        println!("without {missing:?}: {:#?}", linnet.notices());
+        assert_eq!(interface(&linnet, CLIENT_INTERFACE)["egress"]["hook"], "af_packet");
+        assert!(!linnet.pins().exists());
+        assert!(linnet.stop().success());
+    }
+}
+
+#[test]
 fn without_any_privilege_the_start_names_both() {
     if !can_run("a start without privileges") {
         return;
@@ -237,6 +258,9 @@ fn a_mistake_is_none_of_the_kernels_and_ebpf_can_be_insisted_on() {
         (output.status.code().unwrap(), said)
     };
     let nowhere = format!("{}/nowhere0", lab.client().name());
+    let pattern = format!("{}/nowhere*", lab.client().name());
+    let (code, said) = refused(&["--source", "af_packet", "--interface", &pattern]);
+    assert!(code == 64 && said.contains("none of the interfaces"), "{said}");
     for source in ["auto", "af_packet"] {
         let (code, said) = refused(&["--source", source, "--interface", &nowhere]);
         assert_eq!(code, 64, "{said}");

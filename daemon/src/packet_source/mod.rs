@@ -62,8 +62,11 @@ pub struct PacketSource {
     interval: Duration,
     buffer: PacketBuffer,
     rings: RingsView,
-    /// Packets that the kernel has offered to the sockets.
+    /// Packets that the kernel has offered to the sockets. Invariant: not less than those that are accounted for, when
+    /// nothing waits.
     offered: u64,
+    /// Nothing waited in any socket after the last read.
+    is_drained: bool,
     turned_ns: u64,
     /// When the next sweep is due, monotonic ns.
     sweep_ns: u64,
@@ -107,6 +110,7 @@ impl PacketSource {
             buffer: PacketBuffer::default(),
             rings: RingsView::default(),
             offered: 0,
+            is_drained: false,
             turned_ns: 0,
             sweep_ns: 0,
         }
@@ -153,6 +157,7 @@ impl PacketSource {
     /// Reads from each socket in its turn, until none has anything or there were enough. Returns how many packets.
     fn read(&mut self) -> usize {
         let mut all = 0;
+        self.is_drained = false;
         while all < ROUND {
             let mut found = 0;
             for tap in &mut self.taps {
@@ -163,6 +168,7 @@ impl PacketSource {
                 found += usize::try_from(read.packets + read.unreadable).unwrap_or(usize::MAX);
             }
             if found == 0 {
+                self.is_drained = true;
                 break;
             }
             all += found;
@@ -179,8 +185,11 @@ impl PacketSource {
             self.offered += offered;
             self.rings.lost += lost;
         }
-        // What waited in a socket that an earlier daemon read was offered to that one.
         let accounted = self.rings.consumed + self.rings.lost;
+        if self.is_drained {
+            // What waited from an earlier daemon's time was offered to that one.
+            self.offered = self.offered.max(accounted);
+        }
         self.rings.produced = self.offered.max(accounted);
         let now = self.software.clock().now();
         self.turned_ns = now.monotonic_ns;

@@ -7,6 +7,7 @@ use anyhow::Context as _;
 
 use super::{NothingUp, holdings::Holdings, wanted};
 use crate::{
+    cli::{ExitWith, exit},
     config::{Config, WatchBy},
     kernel::Kernel,
     live::{
@@ -54,6 +55,10 @@ impl Sockets {
         })?;
         if opened.is_empty() && config.interfaces.is_empty() {
             return Err(NothingUp(None).into());
+        }
+        if opened.is_empty() {
+            let message = "none of the interfaces to watch is there, and AF_PACKET sockets are not opened for what comes later; `ip -br link` shows what there is";
+            return Err(ExitWith { code: exit::USAGE, message: message.to_owned() }.into());
         }
         let shown = shown(why);
         tracing::warn!("{}", packet_source::notice(&shown));

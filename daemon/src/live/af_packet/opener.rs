@@ -1,7 +1,7 @@
 //! Which interfaces the AF_PACKET source reads, and the sockets on them, opened while there is the privilege for it; and
 //! when this source takes eBPF's place. Reads no packet.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
 use datapath::Link;
 use nix::errno::Errno;
@@ -130,7 +130,11 @@ pub fn no_ebpf() -> Option<String> {
 
 /// Whether this is the kernel's refusal of eBPF, rather than of one hook, or a mistake of the configuration.
 #[must_use]
-pub const fn refuses_ebpf(error: &LiveError) -> bool {
+pub fn refuses_ebpf(error: &LiveError) -> bool {
+    // Mounting the file system for pins takes CAP_SYS_ADMIN.
+    if let LiveError::BpfFs { source, .. } = error {
+        return source.kind() == io::ErrorKind::PermissionDenied;
+    }
     matches!(
         error,
         LiveError::NotBuilt(_)
@@ -154,6 +158,10 @@ mod tests {
     #[test]
     fn a_mistake_is_no_refusal_of_ebpf() {
         assert!(refuses_ebpf(&LiveError::NotBuilt("x")));
+        let bpf_fs =
+            |kind: io::ErrorKind| LiveError::BpfFs { path: "/x".into(), source: kind.into() };
+        assert!(refuses_ebpf(&bpf_fs(io::ErrorKind::PermissionDenied)));
+        assert!(!refuses_ebpf(&bpf_fs(io::ErrorKind::NotADirectory)));
         assert!(!refuses_ebpf(&LiveError::NoInterface("x".into())));
     }
 }
