@@ -521,3 +521,26 @@ fn a_daemon_that_dies_is_followed_and_one_without_its_attacher_ends() {
     linnet.start_again(SOCKETS);
     assert!(linnet.stop().success());
 }
+
+#[test]
+fn a_daemon_that_reads_maps_and_lost_its_attacher_makes_room() {
+    if !can_run("sockets after programs") || !support::kernel("sockets after programs") {
+        return;
+    }
+    let lab = Lab::build(Plan::new("after")).unwrap();
+    let spec = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
+    let mut linnet = Linnet::watch("after", std::slice::from_ref(&spec));
+    let source = |linnet: &Linnet| linnet.see("/api/v1/status", "loss")["source"].clone();
+    assert_eq!(source(&linnet), "ebpf");
+    let before = linnet.daemon_pid().unwrap();
+    linnet.kill_attacher();
+    linnet.start_again(SOCKETS);
+    assert_eq!(source(&linnet), "af_packet");
+    assert_ne!(linnet.daemon_pid().unwrap(), before);
+    // Its programs are somebody else's to remove, who knows that they are there.
+    assert!(linnet.log().contains("`linnet detach` removes them"), "{}", linnet.log());
+    linnet.signal(Signal::SIGTERM);
+    assert!(linnet.wait().success());
+    let pins = linnet.pins().to_owned();
+    assert!(pins.exists() && linnet::detach(&pins) && !pins.exists());
+}
