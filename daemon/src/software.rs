@@ -8,6 +8,7 @@ use std::{
 
 use datapath::{
     FlowKey, Frame,
+    embryonic::is_embryonic,
     layout::{FlowEntry, HookCounters, Trouble, UNKNOWN_HEADER_LEN},
     replay::{Replay, ReplayFlow},
     rules::Rule,
@@ -19,6 +20,7 @@ use crate::{
     clock::Clock,
     flow::{
         EventStore, FlowTable, LatencySummary,
+        expiry::last_seen_ns,
         history::map_bytes,
         record::Ended,
         table::Seen,
@@ -54,7 +56,8 @@ pub struct Software {
     publisher: Publisher,
     clock: Arc<Clock>,
     flows_max: usize,
-    keeps_samples: bool,
+    /// Packets have no end.
+    is_endless: bool,
     replay: Replay,
     sweeps: u64,
     swept_ns: u64,
@@ -86,7 +89,7 @@ impl Software {
             publisher,
             clock,
             flows_max,
-            keeps_samples: true,
+            is_endless: false,
             replay,
             sweeps: 0,
             swept_ns: 0,
@@ -101,10 +104,11 @@ impl Software {
             + u64::from(flows) * apart as u64
     }
 
-    /// The same without each flow's exact round trips, which have no end where the packets have none.
+    /// The same for packets without an end: exact round trips are not kept, since there would be no end of them, and a
+    /// table that is nearly full is relieved at each sweep of flows that have not been answered.
     #[must_use]
-    pub fn without_samples(self) -> Self {
-        Self { replay: self.replay.without_samples(), keeps_samples: false, ..self }
+    pub fn endless(self) -> Self {
+        Self { replay: self.replay.without_samples(), is_endless: true, ..self }
     }
 
     /// Takes a frame to which these counters belong. Returns the bytes of its headers as the kernel's stage sees them.
@@ -140,6 +144,11 @@ impl Software {
                 self.table.observe_ended(self.seen(&key, &flow, now_ns), why);
             }
         }
+        for key in self.crowding() {
+            if let Some(flow) = self.replay.remove(&key) {
+                self.table.observe_ended(self.seen(&key, &flow, now_ns), Ended::Evicted);
+            }
+        }
         self.observe_ended(now_ns);
         self.table.finish_sweep(self.sweeps, now_ns);
         self.events.end_interval(now_ns);
@@ -153,15 +162,16 @@ impl Software {
                 (view, (point, name))
             })
             .unzip();
+        let departures = self.table.departures();
         self.publisher.publish(&Figures {
             counters: sum,
             interfaces,
             services: services(&self.replay),
             naming: Naming { wall_offset_ns: self.clock.offset_ns(), points: names },
             notices,
-            departures: self.table.departures(),
+            departures,
             live,
-            evicted: 0,
+            evicted: departures.evicted,
             approximate: false,
             records: self.table.len() as u64,
             capacity: self.flows_max as u64,
@@ -221,6 +231,21 @@ impl Software {
         ended
     }
 
+    /// Flows that have not been answered, as many as leave a quarter of the table free where it is nearly full; those that
+    /// were unused for longest.
+    fn crowding(&self) -> Vec<FlowKey> {
+        let count = self.replay.flows().count();
+        if !self.is_endless || count * 8 <= self.flows_max * 7 {
+            return Vec::new();
+        }
+        let unanswered = self.replay.flows().filter(|(_, flow)| is_embryonic(&flow.entry));
+        let mut unanswered: Vec<_> =
+            unanswered.map(|(key, flow)| (last_seen_ns(&flow.entry), *key)).collect();
+        unanswered.sort_unstable_by_key(|(last_ns, _)| *last_ns);
+        unanswered.truncate(count - self.flows_max / 4 * 3);
+        unanswered.into_iter().map(|(_, key)| key).collect()
+    }
+
     /// Brings in what ended since its tuple was used again.
     fn observe_ended(&mut self, now_ns: u64) {
         for (key, flow) in self.replay.take_ended() {
@@ -229,7 +254,7 @@ impl Software {
     }
 
     fn seen<'a>(&self, key: &'a FlowKey, flow: &'a ReplayFlow, now_ns: u64) -> Seen<'a> {
-        let samples = self.keeps_samples.then_some(&flow.rtt);
+        let samples = (!self.is_endless).then_some(&flow.rtt);
         Seen { key, entry: &flow.entry, samples, now_ns }
     }
 }
@@ -252,4 +277,65 @@ pub fn attachment(hook: &str, reason: &str, counters: &HookCounters) -> Attachme
 fn services(replay: &Replay) -> Vec<ServiceView> {
     let view = |(service, round_trips)| ServiceView::new(Some(service), &round_trips);
     replay.services().map(view).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use datapath::Ktime;
+
+    use super::*;
+    use crate::{
+        board::Board,
+        flow::{FlowIdSource, expiry::Timeouts, view::RingsView},
+    };
+
+    const FLOWS: u32 = 64;
+
+    /// A datagram between two ports, on Ethernet.
+    fn datagram([from, to]: [u16; 2], hosts: [u8; 2]) -> Vec<u8> {
+        let mut frame = [&[2; 12][..], &[8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]].concat();
+        frame.extend(hosts.iter().flat_map(|host| [10, 0, 0, *host]));
+        frame.extend([from, to, 8, 0].iter().flat_map(|word| word.to_be_bytes()));
+        frame
+    }
+
+    fn software() -> (Software, Arc<Board>) {
+        let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
+        let source = || FlowIdSource::new(b"test");
+        let table = Arc::new(FlowTable::new(source(), 1_000, Timeouts::default()));
+        let rings = Arc::new(RingsView::default);
+        let publisher =
+            Publisher::new(Arc::clone(&board), Arc::clone(&clock), rings, "live", 0, Vec::new());
+        let events = Arc::new(EventStore::new(source(), 0));
+        (Software::new((table, events), publisher, clock, FLOWS), board)
+    }
+
+    #[test]
+    fn what_nobody_answers_makes_room_where_packets_have_no_end() {
+        for is_endless in [true, false] {
+            let (software, board) = software();
+            let mut software = if is_endless { software.endless() } else { software };
+            let mut counters = HookCounters::default();
+            let mut take = |software: &mut Software, ports, hosts| {
+                let data = datagram(ports, hosts);
+                let mut frame = Frame::plain(Ktime(software.clock().monotonic_ns()), 42);
+                frame.point = 1;
+                software.frame(&data, &frame, &mut counters);
+            };
+            // One that is answered, before all others.
+            take(&mut software, [7, 9], [1, 2]);
+            take(&mut software, [9, 7], [2, 1]);
+            let flood = |port: u16| [40_000 + port, 9];
+            (0..100).for_each(|port| take(&mut software, flood(port), [1, 2]));
+            software.sweep(Vec::new(), &[&counters], Vec::new());
+            let flows = board.status.latest().flows.clone();
+            let left = if is_endless { u64::from(FLOWS) / 4 * 3 } else { u64::from(FLOWS) };
+            assert_eq!((flows.live, flows.evicted), (left, u64::from(FLOWS) - left));
+            assert_eq!(flows.created, flows.live + flows.evicted);
+            let answered = software.replay.flows().any(|(_, flow)| !is_embryonic(&flow.entry));
+            assert!(answered, "it is there, though it is the oldest");
+            let full = counters.outcomes[datapath::Outcome::TableFull as usize];
+            assert_eq!(full, 101 - u64::from(FLOWS));
+        }
+    }
 }

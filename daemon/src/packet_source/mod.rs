@@ -101,7 +101,7 @@ impl PacketSource {
     ) -> Self {
         let taps = (1..).zip(opened).map(|(point, opened)| Tap::new(point, opened)).collect();
         Self {
-            software: software.without_samples(),
+            software: software.endless(),
             recorder,
             taps,
             rules,
