@@ -16,7 +16,7 @@ use self::input::{Input, Parties};
 use crate::{
     api::{self, Access, ApiState, Bound},
     board::Board,
-    capture::{self, Keep},
+    capture::{self, HostLimits},
     cli::{ExitWith, exit, say},
     clock::Clock,
     config::Config,
@@ -124,8 +124,9 @@ async fn serve_until_stopped(
         rules.set(config.rules.clone()).map_err(|error| rules_of_config(&error))?;
     }
     let dir = config.state_dir.join("captures");
+    let limits = HostLimits { payload_max: config.payload_max, ..HostLimits::default() };
     let (captures, capture_recorder) =
-        capture::open(&dir, Keep::default(), input.stage(), Arc::clone(&board))
+        capture::open(&dir, limits, input.stage(), Arc::clone(&board))
             .map_err(|error| no_captures(&dir, error))?;
     let captures = Arc::new(captures);
     let source = input.origin()?;

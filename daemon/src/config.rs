@@ -36,6 +36,9 @@ const SWEEP_MAX_MS: u64 = 60_000;
 /// The capture ring, and the largest.
 const RING_DEFAULT_MIB: u32 = 16;
 const RING_MAX_MIB: u32 = 1_024;
+/// What the kernel copies of a packet at most.
+const COPIED_MAX: u32 = 65_536;
+const _: () = assert!(COPIED_MAX as usize == datapath::layout::CAPTURE_BYTES_MAX);
 
 /// The file as written.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -74,6 +77,7 @@ struct RawFlows {
 #[serde(deny_unknown_fields, default)]
 struct RawCapture {
     ring_mib: Option<Spanned<u32>>,
+    payload_max: Option<Spanned<u32>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -139,6 +143,9 @@ pub struct Config {
     pub sandbox: Mode,
     /// Sizes of the kernel's maps.
     pub sizes: MapSizes,
+    /// Most bytes of a packet that any capture may have behind its headers; absent for all that is
+    /// copied.
+    pub payload_max: Option<u32>,
     /// Records of flows in user space.
     pub records_max: usize,
     /// From one sweep to the next.
@@ -164,7 +171,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, source, on_displaced, listen, run_dir, state_dir, pin_dir, on_stop, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.ring_mib, kernel.{{without,pretend}}, rules)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, source, on_displaced, listen, run_dir, state_dir, pin_dir, on_stop, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.{{ring_mib,payload_max}}, kernel.{{without,pretend}}, rules)"
     )]
     Syntax {
         /// The file.
@@ -312,6 +319,12 @@ impl Config {
             let problem = format!("{} is no power of two up to {RING_MAX_MIB}", ring_mib.value);
             return Err(ring_mib.bad(problem));
         }
+        let payload = ("capture.payload_max", raw.capture.payload_max);
+        let payload_max = written.choose(None, payload, COPIED_MAX);
+        if payload_max.value > COPIED_MAX {
+            let problem = format!("{} is not between 0 and {COPIED_MAX}", payload_max.value);
+            return Err(payload_max.bad(problem));
+        }
         let mut timeouts = timeouts(written, raw.flows.timeouts)?;
         if let Some(seconds) = raw.flows.keep_ended_seconds {
             timeouts.keep_ended_ns = seconds.saturating_mul(1_000_000_000);
@@ -352,6 +365,7 @@ impl Config {
                 fragments: fragments.value,
                 capture_ring_bytes: ring_mib.value * 1024 * 1024,
             },
+            payload_max: Some(payload_max.value).filter(|most| *most < COPIED_MAX),
             records_max: records.value,
             sweep_interval: Duration::from_millis(sweep_ms.value),
             timeouts,
@@ -535,6 +549,7 @@ mod tests {
             ("schema = 1\non_displaced = 'fight'", 2, "on_displaced"),
             ("schema = 1\n\n[flows]\nsweep_interval_ms = 5", 4, "flows.sweep_interval_ms"),
             ("schema = 1\n[capture]\nring_mib = 3", 3, "capture.ring_mib"),
+            ("schema = 1\n[capture]\npayload_max = 65537", 3, "capture.payload_max"),
             (
                 "schema = 1\n[[rules]]\naction = 'track'\n[[rules]]\naction = 'stop'",
                 4,

@@ -339,7 +339,7 @@ fn what_a_stopped_reader_misses_is_counted_and_the_balance_closes() {
     let lab = Lab::build(Plan::new("lossy")).unwrap();
     let server = lab.server();
     let spec = format!("{}/{SERVER_INTERFACE}", server.name());
-    let keys = format!("{SOCKETS}capture.ring_mib = 1\n");
+    let keys = format!("{SOCKETS}[capture]\nring_mib = 1\npayload_max = 0\n");
     let linnet = Linnet::watch_with("lossy", std::slice::from_ref(&spec), &keys);
     let rings = || linnet.see("/api/v1/status", "loss")["rings"].clone();
     let at_rest = || {
@@ -387,6 +387,9 @@ fn what_a_stopped_reader_misses_is_counted_and_the_balance_closes() {
     assert!((written + lost).abs_diff(crossed) <= OWN_MAX, "{written} and {lost} of {crossed}");
     let frames = tshark::fields(&file, &[], &["frame.number"]);
     assert_eq!(frames.len() as u64, written);
+    // The host's limit holds for whoever asks.
+    let lengths = tshark::fields(&file, &["-Y", "udp.port == 9000"], &["frame.cap_len"]).concat();
+    assert!(!lengths.is_empty() && lengths.iter().all(|length| length == "42"), "headers only");
     // What reached the datapath is in its ledger.
     let loss = linnet.see("/api/v1/flows", "loss");
     let ledger = loss["ledger"].as_object().unwrap().values().map(count).sum::<u64>();

@@ -435,3 +435,46 @@ fn rotated_files_of_live_traffic_have_what_tcpdump_has() {
     said("mergecap", &args);
     assert!(packets(&merged) == whole, "what mergecap puts together is the whole again");
 }
+
+#[test]
+fn no_capture_has_more_payload_than_the_host_allows() {
+    let what = "the host's limit of payload";
+    if !support::kernel(what) || !lab::require_root(what) {
+        return;
+    }
+    let lab = Lab::build(Plan { direct: true, ..Plan::new("payload") }).unwrap();
+    let interface = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
+    let linnet = Linnet::watch_with(
+        "payload",
+        std::slice::from_ref(&interface),
+        "capture.payload_max = 4\n",
+    );
+    let start = |more: &Value| {
+        let mut body = json!({ "filter": "udp port 5004" });
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let (status, answer) = linnet.post(CAPTURES, &body);
+        assert_eq!(status, 201, "{answer}");
+        answer["capture"].clone()
+    };
+    let wishes =
+        [(json!({}), 4), (json!({ "payload_bytes": 3 }), 3), (json!({ "payload_bytes": 900 }), 4)];
+    let started: Vec<_> = wishes.iter().map(|(wish, _)| start(wish)).collect();
+    let plan = UdpStream { datagrams: 50, ..UdpStream::default() };
+    let sent = udp_stream::run(&lab, &plan).unwrap().sent as usize;
+    for (view, (_, most)) in started.iter().zip(wishes) {
+        assert_eq!(view["payload_bytes"], most);
+        let path = format!("{CAPTURES}/{}", view["id"].as_str().unwrap());
+        let (status, stopped) = linnet.post(&format!("{path}/stop"), &json!({}));
+        assert_eq!((status, &stopped["capture"]["written"]), (200, &json!(sent)), "{stopped}");
+        let file = linnet.folder().join("payload.pcapng");
+        let fetched = linnet.curl(&format!("{path}/file")).arg("-o").arg(&file).status();
+        assert!(fetched.unwrap().success());
+        let packets = packets(&file);
+        assert_eq!(packets.len(), sent);
+        for packet in packets {
+            // Ethernet, IPv4 and UDP.
+            assert_eq!(packet.data.len(), 14 + 20 + 8 + most);
+            assert!(packet.original_len as usize > packet.data.len());
+        }
+    }
+}

@@ -34,6 +34,12 @@ pub trait Head {
 
     /// Two, as one big-endian number.
     fn half(&self, at: usize) -> Option<u32>;
+
+    /// [`behind_extension`], as a call where that matters.
+    #[inline(always)]
+    fn behind_extension(&self, protocol: u32, at: usize) -> Option<(u32, usize)> {
+        behind_extension(self, protocol, at)
+    }
 }
 
 /// What a tunnel carries.
@@ -145,46 +151,57 @@ fn behind_ipv4<H: Head + ?Sized>(head: &H, at: usize) -> Option<(u32, usize)> {
 /// The same of an IPv6 packet, behind its extension headers.
 #[inline(always)]
 fn behind_ipv6<H: Head + ?Sized>(head: &H, at: usize) -> Option<(u32, usize)> {
-    const FRAGMENT: u32 = 44;
-    const AUTHENTICATION: u32 = 51;
     if !head.holds(at + 40) || head.byte(at)? >> 4 != 6 {
         return None;
     }
     let (mut protocol, mut at) = (head.byte(at + 6)?, at + 40);
     let mut extensions = 0;
-    while extensions < EXTENSIONS_MAX {
+    while extensions < EXTENSIONS_MAX && is_extension(protocol) {
         extensions += 1;
-        // Hop-by-hop, routing, destination, mobility, HIP, SHIM6.
-        let is_other = protocol == 0
-            || protocol == 43
-            || protocol == 60
-            || protocol == 135
-            || protocol == 139
-            || protocol == 140;
-        if protocol != FRAGMENT && protocol != AUTHENTICATION && !is_other {
-            break;
-        }
-        if !head.holds(at + 8) {
-            return None;
-        }
-        let units = head.byte(at + 1)? as usize;
-        let length = if protocol == FRAGMENT {
-            if head.half(at + 2)? & 0xfff8 != 0 {
-                return None;
-            }
-            8
-        } else if protocol == AUTHENTICATION {
-            (units + 2) * 4
-        } else {
-            (units + 1) * 8
-        };
-        protocol = head.byte(at)?;
-        at += length;
-        if at > INNER_AT_MAX {
-            return None;
-        }
+        (protocol, at) = head.behind_extension(protocol, at)?;
     }
     Some((protocol, at))
+}
+
+const FRAGMENT: u32 = 44;
+const AUTHENTICATION: u32 = 51;
+
+/// Those, hop-by-hop, routing, destination, mobility, HIP, SHIM6.
+#[inline(always)]
+const fn is_extension(protocol: u32) -> bool {
+    protocol == FRAGMENT
+        || protocol == AUTHENTICATION
+        || protocol == 0
+        || protocol == 43
+        || protocol == 60
+        || protocol == 135
+        || protocol == 139
+        || protocol == 140
+}
+
+/// What follows one extension header, unless it is a later fragment's.
+#[inline(always)]
+pub fn behind_extension<H: Head + ?Sized>(
+    head: &H,
+    protocol: u32,
+    at: usize,
+) -> Option<(u32, usize)> {
+    if !head.holds(at + 8) {
+        return None;
+    }
+    let units = head.byte(at + 1)? as usize;
+    let length = if protocol == FRAGMENT {
+        if head.half(at + 2)? & 0xfff8 != 0 {
+            return None;
+        }
+        8
+    } else if protocol == AUTHENTICATION {
+        (units + 2) * 4
+    } else {
+        (units + 1) * 8
+    };
+    let next = at + length;
+    if next > INNER_AT_MAX { None } else { Some((head.byte(at)?, next)) }
 }
 
 #[inline(always)]

@@ -27,18 +27,20 @@ const NEW_SUFFIX: &str = "json.new";
 /// Hexadecimal digits of an id: milliseconds since 1970, and a random number.
 const ID_DIGITS: (usize, usize) = (13, 8);
 
-/// How much is kept.
+/// What this host lets captures have, whoever asks.
 #[derive(Clone, Copy, Debug)]
-pub struct Keep {
-    /// Finished captures.
+pub struct HostLimits {
+    /// Finished captures that are kept.
     pub captures: usize,
     /// Bytes of their files.
     pub bytes: u64,
+    /// Most bytes of any packet behind its headers; absent for all.
+    pub payload_max: Option<u32>,
 }
 
-impl Default for Keep {
+impl Default for HostLimits {
     fn default() -> Self {
-        Self { captures: KEPT_MAX, bytes: KEPT_BYTES_MAX }
+        Self { captures: KEPT_MAX, bytes: KEPT_BYTES_MAX, payload_max: None }
     }
 }
 
@@ -48,7 +50,7 @@ pub(super) struct Catalogue {
     dir: PathBuf,
     /// Of the folder itself: another daemon would take the capture that runs for one that was interrupted.
     _lock: Flock<File>,
-    keep: Keep,
+    keep: HostLimits,
     /// The oldest first.
     finished: Arc<Vec<CaptureView>>,
     /// Those whose daemon did not end them: to be repaired.
@@ -67,7 +69,7 @@ fn is_id(text: &str) -> bool {
 
 impl Catalogue {
     /// Makes the folder, or lists what earlier runs left in it. [`ErrorKind::WouldBlock`] where another daemon has it.
-    pub(super) fn open(dir: &Path, keep: Keep) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, keep: HostLimits) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         let lock = Flock::lock(File::open(dir)?, FlockArg::LockExclusiveNonblock)
             .map_err(|(_, errno)| io::Error::from(errno))?;
@@ -307,10 +309,10 @@ mod tests {
     #[test]
     fn a_folder_is_of_one_daemon_at_a_time() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Catalogue::open(folder.path(), Keep::default()).unwrap();
-        let second = Catalogue::open(folder.path(), Keep::default());
+        let first = Catalogue::open(folder.path(), HostLimits::default()).unwrap();
+        let second = Catalogue::open(folder.path(), HostLimits::default());
         assert_eq!(second.unwrap_err().kind(), ErrorKind::WouldBlock);
         drop(first);
-        assert!(Catalogue::open(folder.path(), Keep::default()).is_ok());
+        assert!(Catalogue::open(folder.path(), HostLimits::default()).is_ok());
     }
 }

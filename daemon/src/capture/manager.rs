@@ -17,7 +17,7 @@ use captures::StopReason;
 use tokio::sync::watch;
 
 use super::{
-    CAPTURES_MAX, CaptureError, CaptureRequest, CaptureView, Keep, Recorder, Stage,
+    CAPTURES_MAX, CaptureError, CaptureRequest, CaptureView, HostLimits, Recorder, Stage,
     catalogue::{self, Catalogue},
     plan::Plan,
     stage_orders::StageOrders,
@@ -129,16 +129,17 @@ pub struct CaptureManager {
     orders: mpsc::SyncSender<Order>,
     published: watch::Receiver<Arc<Snapshot>>,
     readers: Arc<Readers>,
+    payload_max: Option<u32>,
 }
 
 /// Keeps captures in `dir`: the manager for everyone, and the recorder for the thread that has the packets.
 pub fn open(
     dir: &Path,
-    keep: Keep,
+    limits: HostLimits,
     stage: Arc<dyn Stage>,
     board: Arc<Board>,
 ) -> io::Result<(CaptureManager, Recorder)> {
-    let catalogue = Catalogue::open(dir, keep)?;
+    let catalogue = Catalogue::open(dir, limits)?;
     let (sender, orders) = mpsc::sync_channel(ORDERS_MAX);
     let (publisher, published) = watch::channel(Arc::default());
     let readers = Arc::new(Readers::default());
@@ -148,6 +149,7 @@ pub fn open(
         orders: sender,
         published,
         readers: Arc::clone(&readers),
+        payload_max: limits.payload_max,
     };
     Ok((
         manager,
@@ -157,10 +159,12 @@ pub fn open(
 
 impl CaptureManager {
     /// Starts a capture. Waits for the filter's names, the kernel and the disk.
-    pub fn start(&self, request: CaptureRequest) -> Result<CaptureView, CaptureError> {
+    pub fn start(&self, mut request: CaptureRequest) -> Result<CaptureView, CaptureError> {
         if self.snapshot().running.len() >= CAPTURES_MAX {
             return Err(CaptureError::TooMany);
         }
+        let payload_bytes = [request.payload_bytes, self.payload_max];
+        request.payload_bytes = payload_bytes.into_iter().flatten().min();
         let plan = Plan::new(request, &self.board.interfaces.latest())?;
         let started = self.ask(Task::Start(Box::new(plan)))?;
         started.ok_or(CaptureError::Unavailable("linnet is stopping"))

@@ -21,7 +21,7 @@ use captures::{FilterError, StopReason, session::Lost};
 use datapath::layout::{CAPTURE_BYTES_MAX, CaptureCounts};
 use serde::{Deserialize, Serialize};
 
-pub use catalogue::{KEPT_BYTES_MAX, KEPT_MAX, Keep};
+pub use catalogue::{HostLimits, KEPT_BYTES_MAX, KEPT_MAX};
 pub use explain::{FilterLink, FilterRequest, FilterView, explain};
 pub use manager::{CaptureManager, Reading, Snapshot, open};
 pub use recorder::Recorder;

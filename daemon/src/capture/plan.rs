@@ -11,10 +11,7 @@ use super::{
 };
 use crate::{
     board::InterfaceView,
-    live::{
-        StageConfig,
-        filters::{Alternative, View},
-    },
+    live::{StageConfig, filters::Alternative},
 };
 
 /// A capture that could be started.
@@ -75,7 +72,7 @@ impl Plan {
             packets_max: budget(limits.packets, BUDGET_PACKETS_MORE),
             bytes_max: budget(limits.bytes, BUDGET_BYTES_MORE),
             point: self.point,
-            filter: (!self.filters.is_empty()).then(|| alternatives(&self.filters)),
+            filter: (!self.filters.is_empty()).then(|| Alternative::of(&self.filters)),
         }
     }
 }
@@ -86,25 +83,6 @@ const BUDGET_BYTES_MORE: u64 = 256 << 20;
 
 fn budget(limit: Option<u64>, more: u64) -> u64 {
     limit.map_or(u64::MAX, |limit| limit.saturating_mul(2).saturating_add(more))
-}
-
-/// The ways in which packets match, of frames of every link.
-fn alternatives(filters: &[Filter]) -> Vec<Alternative> {
-    let of_filter = |filter: &Filter| {
-        let is_raw = filter.link_type() == LinkType::RAW;
-        let link = if is_raw { Link::RawIp } else { Link::Ethernet };
-        let alternative = |(view, instructions): (captures::View, &[_])| Alternative {
-            view: match view {
-                captures::View::AsItIs => View::Wire,
-                captures::View::Untagged => View::Untagged,
-                captures::View::Inner => View::Tunneled,
-            },
-            link,
-            instructions: instructions.to_vec(),
-        };
-        filter.views().map(alternative).collect::<Vec<_>>()
-    };
-    filters.iter().flat_map(of_filter).collect()
 }
 
 /// The expression for each link type that the interfaces have; none of an empty one.

@@ -367,8 +367,10 @@ impl Recorder {
     }
 
     fn publish(&self) {
+        // One that the stage does not copy for yet is not there yet.
+        let started = self.running.iter().filter(|running| running.starting.is_none());
         let next = Snapshot {
-            running: self.running.iter().map(|running| running.view.clone()).collect(),
+            running: started.map(|running| running.view.clone()).collect(),
             finished: self.catalogue.finished(),
             rings: self.rings,
         };

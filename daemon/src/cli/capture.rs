@@ -55,6 +55,9 @@ pub struct CaptureArgs {
     /// Most bytes of each packet [default: what the daemon can copy].
     #[arg(short = 's', long, value_name = "BYTES")]
     snaplen: Option<u32>,
+    /// Most bytes of each packet behind its headers; 0 for headers only [default: all].
+    #[arg(long, value_name = "BYTES")]
+    payload_bytes: Option<u32>,
     /// Stop after so many packets.
     #[arg(short = 'c', long, value_name = "PACKETS")]
     count: Option<u64>,
@@ -176,6 +179,7 @@ fn body(args: &CaptureArgs, seconds: u64) -> Value {
         ("strict", args.strict.then(|| json!(true))),
         ("interface", args.interface.as_ref().map(|interface| json!(interface))),
         ("snaplen", args.snaplen.map(|snaplen| json!(snaplen))),
+        ("payload_bytes", args.payload_bytes.map(|bytes| json!(bytes))),
     ] {
         if let Some(value) = value {
             body[name] = value;
@@ -395,10 +399,12 @@ mod tests {
 
     #[test]
     fn tcpdump_letters_reach_the_request() {
-        let body = asked("linnet capture -i eth0 -f udp -s 96 -c 5 --seconds 7 -w -");
+        let body =
+            asked("linnet capture -i eth0 -f udp -s 96 --payload-bytes 0 -c 5 --seconds 7 -w -");
         let limits = json!({ "packets": 5, "seconds": 7, "unread_seconds": 10 });
-        let expected =
-            json!({ "limits": limits, "filter": "udp", "interface": "eth0", "snaplen": 96 });
+        let expected = json!({
+            "limits": limits, "filter": "udp", "interface": "eth0", "snaplen": 96, "payload_bytes": 0
+        });
         assert_eq!(body, expected);
     }
 

@@ -68,9 +68,7 @@ impl Attacher {
         let outgrown = adopt::adopt(&mut pins, &layout::expected(sizes)?, &Clock::new())?;
         let rings = rings::make(&pins, sizes)?;
         let objects = load_both(&pins, sizes, &lacks, &rings)?;
-        let payload_max = None;
-        let captures =
-            Captures::open(|name| pinned(&pins, name), sizes.ring_bytes()?, payload_max)?;
+        let captures = Captures::open(|name| pinned(&pins, name), sizes.ring_bytes()?)?;
         let rules = RuleMaps::open(|name| rules::duplicate(&pinned(&pins, name)?, name))?;
         let register = rules::duplicate(&pinned(&pins, "REGISTER")?, "REGISTER")?;
         let mut attacher = Self {

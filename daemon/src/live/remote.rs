@@ -339,9 +339,10 @@ mod tests {
         };
         refuse(&vec![1; MESSAGE_MAX + 1], "longer than");
         refuse(&[9, 0, 0, 0, 0, 5], "version 9");
-        refuse(&[wire::VERSION, 0, 0, 0, 0, 99], "verb 99");
-        refuse(&[wire::VERSION, 0, 0, 0, 0, 4, 5], "1 bytes behind");
-        refuse(&[wire::VERSION, 0, 0], "too early");
+        let version = wire::VERSION;
+        refuse(&[version, 0, 0, 0, 0, 99], "verb 99");
+        refuse(&[version, 0, 0, 0, 0, 4, 5], "1 bytes behind");
+        refuse(&[version, 0, 0], "too early");
         drop(theirs);
         assert_eq!(server.serve(|verb| panic!("performed {verb:?}")), Served::Ended);
     }

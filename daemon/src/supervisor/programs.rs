@@ -45,7 +45,10 @@ pub(super) fn attach(
     signals: &mut Signals,
     has_survivor: bool,
 ) -> anyhow::Result<Option<Attached>> {
-    let attacher = Attacher::without(kernel.lacks(), &config.pin_dir, config.sizes)?;
+    let mut attacher = Attacher::without(kernel.lacks(), &config.pin_dir, config.sizes)?;
+    if let Some(bytes) = config.payload_max {
+        attacher.limit_payload(bytes)?;
+    }
     let attacher = Arc::new(Mutex::new(attacher));
     for doubt in kernel.doubts() {
         tracing::info!("{doubt}");

@@ -25,7 +25,7 @@ mod files;
 use super::{running::DRAIN_MAX_NS, *};
 use crate::{
     board::{AttachmentView, InterfaceView},
-    capture::{CaptureManager, CaptureRequest, Keep, Stage, open},
+    capture::{CaptureManager, CaptureRequest, HostLimits, Stage, open},
     live::StageConfig,
 };
 
@@ -82,14 +82,14 @@ struct Bench {
 
 impl Bench {
     fn new(dir: &Path) -> Self {
-        Self::keeping(dir, Keep::default())
+        Self::keeping(dir, HostLimits::default())
     }
 
-    fn keeping(dir: &Path, keep: Keep) -> Self {
+    fn keeping(dir: &Path, limits: HostLimits) -> Self {
         let (board, switch) = (Arc::new(Board::default()), Arc::new(Switch::default()));
         board.interfaces.publish(vec![interface("eth0", 1), interface("eth1", 2)]);
         let stage = Arc::new(SwitchStage(Arc::clone(&switch)));
-        let (manager, recorder) = open(dir, keep, stage, Arc::clone(&board)).unwrap();
+        let (manager, recorder) = open(dir, limits, stage, Arc::clone(&board)).unwrap();
         let now = Moment { monotonic_ns: MINUTE_NS, offset_ns: 1_700_000_000_000_000_000 };
         let rings = RingsView::default();
         Self { manager: Arc::new(manager), recorder, switch, board, now, rings }

@@ -39,18 +39,16 @@ impl std::fmt::Debug for Captures {
 }
 
 impl Captures {
-    /// None, whatever a dead attacher left. `payload_max` is the most of any packet's payload that one may have.
+    /// None, whatever a dead attacher left.
     pub(super) fn open(
         shared: impl Fn(&'static str) -> Result<MapData, LiveError>,
         ring_bytes: u32,
-        payload_max: Option<u32>,
     ) -> Result<Self, LiveError> {
         const NAMES: [&str; 3] = ["CAPTURE_CONFIG", "CAPTURE_WANTED", "CAPTURES"];
         let failed = |name| move |source| LiveError::Map { name, source };
         let map = |name| Ok::<_, LiveError>(Map::Array(shared(name)?));
         let [config, wanted, slots] = NAMES;
-        let payload_max = payload_max.unwrap_or(u32::MAX);
-        let shown = CaptureConfig { ring_bytes, payload_max, ..CaptureConfig::default() };
+        let shown = CaptureConfig { ring_bytes, payload_max: u32::MAX, ..CaptureConfig::default() };
         let mut captures = Self {
             running: BTreeMap::new(),
             shown,
@@ -106,6 +104,12 @@ impl Captures {
 }
 
 impl Attacher {
+    /// Sets the most of a packet that any capture may have behind its headers, whatever it asks for.
+    pub fn limit_payload(&mut self, bytes: u32) -> Result<(), LiveError> {
+        let shown = CaptureConfig { payload_max: bytes, ..self.captures.shown };
+        self.captures.show(shown)
+    }
+
     /// Copies packets for one more capture.
     pub(super) fn start_capture(&mut self, slot: u8, config: StageConfig) -> Result<(), LiveError> {
         if usize::from(slot) >= CAPTURES_MAX {

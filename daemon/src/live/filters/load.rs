@@ -219,18 +219,21 @@ impl FiltersProgram {
 
     /// Runs it on this CPU's views, so often in a row. It does not look at the packet that the kernel makes for it.
     pub fn run(&self, repeat: u32) -> Result<Run, FiltersError> {
-        let packet = [0_u8; 64];
-        let mut attr = RunAttr {
-            program: self.fd.as_raw_fd().cast_unsigned(),
-            size_in: u32::try_from(packet.len()).unwrap_or(0),
-            data_in: packet.as_ptr() as u64,
-            repeat,
-            ..RunAttr::default()
-        };
-        batch::bpf(TEST_RUN, &mut attr)
-            .map_err(|source| FiltersError::Call { what: "try", source })?;
-        Ok(Run { returned: attr.returned, ns: attr.ns })
+        test_run(self.fd.as_fd(), &[0; 64], repeat)
     }
+}
+
+/// Runs a program on a frame, so often in a row, as if the frame had come in by the loopback device.
+pub fn test_run(program: BorrowedFd<'_>, frame: &[u8], repeat: u32) -> Result<Run, FiltersError> {
+    let mut attr = RunAttr {
+        program: program.as_raw_fd().cast_unsigned(),
+        size_in: u32::try_from(frame.len()).unwrap_or(0),
+        data_in: frame.as_ptr() as u64,
+        repeat,
+        ..RunAttr::default()
+    };
+    batch::bpf(TEST_RUN, &mut attr).map_err(|source| FiltersError::Call { what: "try", source })?;
+    Ok(Run { returned: attr.returned, ns: attr.ns })
 }
 
 impl AsFd for FiltersProgram {

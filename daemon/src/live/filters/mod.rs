@@ -18,7 +18,7 @@ mod program;
 mod translate;
 mod trial;
 
-pub use load::{Cost, FiltersProgram, Run, load, set_program};
+pub use load::{Cost, FiltersProgram, Run, load, set_program, test_run};
 pub use program::{Alternative, FilterSet, SLOTS_MAX, Slot, View};
 pub use trial::Trial;
 

@@ -18,7 +18,7 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
-use captures::filter::Instruction;
+use captures::{Filter, LinkType, filter::Instruction};
 use datapath::{
     Link,
     layout::{VIEW_AT_MAX, Views},
@@ -102,6 +102,28 @@ pub struct Alternative {
     pub link: Link,
     /// The compiled expression.
     pub instructions: Vec<Instruction>,
+}
+
+impl Alternative {
+    /// All ways of these filters, each of which may be for frames of another link.
+    #[must_use]
+    pub fn of(filters: &[Filter]) -> Vec<Self> {
+        let of_filter = |filter: &Filter| {
+            let is_raw = filter.link_type() == LinkType::RAW;
+            let link = if is_raw { Link::RawIp } else { Link::Ethernet };
+            let alternative = |(view, instructions): (captures::View, &[_])| Self {
+                view: match view {
+                    captures::View::AsItIs => View::Wire,
+                    captures::View::Untagged => View::Untagged,
+                    captures::View::Inner => View::Tunneled,
+                },
+                link,
+                instructions: instructions.to_vec(),
+            };
+            filter.views().map(alternative).collect::<Vec<_>>()
+        };
+        filters.iter().flat_map(of_filter).collect()
+    }
 }
 
 /// Up to [`SLOTS_MAX`] filters.

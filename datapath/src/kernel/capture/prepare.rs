@@ -167,22 +167,26 @@ pub(super) extern "C" fn linnet_inner(
     length: u32,
     tags_and_link: u32,
 ) -> u32 {
-    let Some(views) = CAPTURE_VIEWS.get_ptr(0) else { return 0 };
+    let Some(shown) = Shown::of(place, shown, length) else { return 0 };
     let link =
         if tags_and_link & 0xff == Link::RawIp as u32 { Link::RawIp } else { Link::Ethernet };
-    let shown = Shown {
-        // SAFETY: this CPU's slot, as in `prepare`.
-        views: unsafe { &*views },
-        place: place as usize,
-        shown: shown as usize,
-        length: length as usize,
-        is_beyond: Cell::new(false),
-    };
-    match views::inner(&shown, link, (tags_and_link >> 8 & 3) as usize) {
-        Some((carried, at)) => (carried as u32) << 16 | (at as u32 & 0xffff),
-        None if shown.is_beyond.get() => BEYOND,
-        None => 0,
-    }
+    let found = views::inner(&shown, link, (tags_and_link >> 8 & 3) as usize);
+    shown.say(found.map(|(carried, at)| (carried as u32, at)))
+}
+
+/// [`views::behind_extension`] on the same bytes: a function of its own, which the verifier looks at once, and not for each
+/// place to which the headers before can lead. Protocol and place in one word, as in what it says.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(super) extern "C" fn linnet_extension(
+    place: u32,
+    shown: u32,
+    length: u32,
+    protocol_and_at: u32,
+) -> u32 {
+    let Some(shown) = Shown::of(place, shown, length) else { return 0 };
+    let at = (protocol_and_at & 0xffff) as usize;
+    shown.say(views::behind_extension(&shown, protocol_and_at >> 16, at))
 }
 
 /// The start of a packet.
@@ -196,6 +200,29 @@ struct Shown<'a> {
 }
 
 impl Shown<'_> {
+    #[inline(always)]
+    fn of(place: u32, shown: u32, length: u32) -> Option<Self> {
+        let views = CAPTURE_VIEWS.get_ptr(0)?;
+        Some(Self {
+            // SAFETY: this CPU's slot, as in `prepare`.
+            views: unsafe { &*views },
+            place: place as usize,
+            shown: shown as usize,
+            length: length as usize,
+            is_beyond: Cell::new(false),
+        })
+    }
+
+    /// A number below 256 and a place in one word; 0 for nothing, and [`BEYOND`].
+    #[inline(always)]
+    fn say(&self, found: Option<(u32, usize)>) -> u32 {
+        match found {
+            Some((number, at)) => number << 16 | (at as u32 & 0xffff),
+            None if self.is_beyond.get() => BEYOND,
+            None => 0,
+        }
+    }
+
     #[inline(always)]
     fn read(&self, at: usize) -> u32 {
         // Two masks, for the verifier: no place is beyond the first one, and nothing that is looked at beyond the second.
@@ -226,6 +253,22 @@ impl Head for Shown<'_> {
     #[inline(always)]
     fn half(&self, at: usize) -> Option<u32> {
         if self.holds(at + 2) { Some(self.read(at) << 8 | self.read(at + 1)) } else { None }
+    }
+
+    #[inline(always)]
+    fn behind_extension(&self, protocol: u32, at: usize) -> Option<(u32, usize)> {
+        let protocol_and_at = protocol << 16 | (at as u32 & 0xffff);
+        let (place, shown, length) = (self.place as u32, self.shown as u32, self.length as u32);
+        let said = linnet_extension(place, shown, length, protocol_and_at);
+        if said == BEYOND {
+            self.is_beyond.set(true);
+        }
+        // What follows an extension header is never at the packet's start.
+        if said == BEYOND || said == 0 {
+            None
+        } else {
+            Some((said >> 16, (said & 0xffff) as usize))
+        }
     }
 }
 

@@ -75,7 +75,10 @@ fn a_capture_leaves_a_reserve_of_the_disk_to_others() {
 #[test]
 fn the_oldest_captures_make_room() {
     let dir = tempfile::tempdir().unwrap();
-    let mut bench = Bench::keeping(dir.path(), Keep { captures: 3, bytes: 100_000 });
+    let mut bench = Bench::keeping(
+        dir.path(),
+        HostLimits { captures: 3, bytes: 100_000, ..HostLimits::default() },
+    );
     fs::write(dir.path().join("mine.pcapng"), "of another").unwrap();
     let mut ids = Vec::new();
     for bytes in [1_000, 1_000, 1_000, 1_000, 60_000, 60_000] {
@@ -162,7 +165,8 @@ fn what_is_not_linnets_is_left_alone() {
     for (name, text) in foreign {
         fs::write(dir.path().join(name), text).unwrap();
     }
-    let mut bench = Bench::keeping(dir.path(), Keep { captures: 1, bytes: 1 });
+    let mut bench =
+        Bench::keeping(dir.path(), HostLimits { captures: 1, bytes: 1, ..HostLimits::default() });
     for _ in 0..3 {
         let id = bench.start("{}");
         bench.stop(&id);
