@@ -17,6 +17,8 @@ use crate::{
     rules::{ReadRule, Rules},
 };
 
+const ENDS_TOO: &str = "the attacher has died, and the daemon ends with it";
+
 /// Both ends, and who has to know.
 #[derive(Debug)]
 pub struct Attachment {
@@ -34,6 +36,19 @@ pub struct Attachment {
     pub keeper: Arc<Keeper>,
     /// Those of the configuration.
     pub configured: Vec<ReadRule>,
+}
+
+/// For a daemon that ends with its attacher: the token is cancelled when that has died.
+pub fn end_with(attacher: &Remote) -> std::io::Result<CancellationToken> {
+    let lost = CancellationToken::new();
+    let tell = lost.clone();
+    let socket = attacher.descriptor()?;
+    thread::Builder::new().name("attachment".into()).spawn(move || {
+        live::wait_for_end(&socket);
+        tracing::error!("{ENDS_TOO}");
+        tell.cancel();
+    })?;
+    Ok(lost)
 }
 
 impl Attachment {
@@ -55,7 +70,7 @@ impl Attachment {
         live::wait_for_end(&socket);
         self.board.attacher_gone.store(true, Ordering::Relaxed);
         let Some(succession) = &self.succession else {
-            tracing::error!("the attacher has died, and the daemon ends with it");
+            tracing::error!("{ENDS_TOO}");
             return false;
         };
         tracing::error!(

@@ -127,7 +127,7 @@ impl InterfaceView {
 /// One direction of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct AttachmentView {
-    /// `xdp`, `xdp-generic`, `tcx` or `clsact`.
+    /// `xdp`, `xdp-generic`, `tcx` or `clsact`; `af_packet` for a socket, `replay` for a file.
     pub hook: String,
     /// Why this one was chosen.
     pub reason: String,
@@ -182,8 +182,10 @@ impl ServiceView {
 /// The daemon's own state.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct StatusView {
-    /// `live` (kernel datapath) or `replay` (a capture file in real time).
+    /// `live` (this host's interfaces) or `replay` (a capture file in real time).
     pub mode: &'static str,
+    /// What tells of packets: `ebpf` (the kernel's hooks), `af_packet` (sockets) or `replay`.
+    pub source: &'static str,
     /// Version of linnet.
     pub version: &'static str,
     /// Kernel release.

@@ -46,6 +46,7 @@ const _: () = assert!(COPIED_MAX as usize == datapath::layout::CAPTURE_BYTES_MAX
 struct RawConfig {
     schema: Option<Spanned<u32>>,
     interfaces: Vec<Spanned<String>>,
+    source: Option<Spanned<String>>,
     on_displaced: Option<Spanned<String>>,
     listen: Option<Spanned<String>>,
     run_dir: Option<PathBuf>,
@@ -91,6 +92,8 @@ struct RawKernel {
 pub struct Overrides {
     /// `--interface`, each `[NAMESPACE/]NAME[,ingress=..][,egress=..]`.
     pub interfaces: Vec<String>,
+    /// `--source`.
+    pub source: Option<String>,
     /// `--listen`.
     pub listen: Option<String>,
     /// `--run-dir`.
@@ -103,11 +106,25 @@ pub struct Overrides {
     pub flows: Option<u32>,
 }
 
+/// By what interfaces are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchBy {
+    /// Programs in the kernel, or sockets where it refuses them.
+    #[default]
+    Auto,
+    /// Programs in the kernel.
+    Ebpf,
+    /// AF_PACKET sockets.
+    AfPacket,
+}
+
 /// A valid configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// What to watch; empty means every interface that is up.
     pub interfaces: Vec<WatchRequest>,
+    /// By what.
+    pub source: WatchBy,
     /// What to do when another tool takes linnet off a hook.
     pub on_displaced: OnDisplaced,
     /// Where to serve HTTP beside the unix socket; a loopback address.
@@ -154,7 +171,7 @@ pub enum ConfigError {
     },
     /// The file is no valid TOML, or has a key that is not known.
     #[error(
-        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, on_displaced, listen, run_dir, state_dir, pin_dir, on_stop, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.{{ring_mib,payload_max}}, kernel.{{without,pretend}}, rules)"
+        "`{path}` is no valid configuration: {source}\n(keys: schema, interfaces, source, on_displaced, listen, run_dir, state_dir, pin_dir, on_stop, user, sandbox, flows.{{capacity,embryonic,fragments,records,sweep_interval_ms,keep_ended_seconds,timeouts}}, capture.{{ring_mib,payload_max}}, kernel.{{without,pretend}}, rules)"
     )]
     Syntax {
         /// The file.
@@ -257,6 +274,14 @@ impl Config {
             return Err(ConfigError::Value { place, problem });
         }
         let interfaces = interfaces(written, over.interfaces, raw.interfaces)?;
+        let flag = over.source.map(|value| ("--source (LINNET_SOURCE)", value));
+        let source = written.choose(flag, ("source", raw.source), "auto".to_owned());
+        let source = match source.value.as_str() {
+            "auto" => WatchBy::Auto,
+            "ebpf" => WatchBy::Ebpf,
+            "af_packet" => WatchBy::AfPacket,
+            _ => return Err(source.bad("write \"auto\", \"ebpf\" or \"af_packet\"")),
+        };
         let on_displaced = on_displaced(&written.choose(
             None,
             ("on_displaced", raw.on_displaced),
@@ -325,6 +350,7 @@ impl Config {
         };
         Ok(Self {
             interfaces,
+            source,
             on_displaced,
             listen,
             run_dir: place(over.run_dir, raw.run_dir, "/run/linnet"),
@@ -533,6 +559,7 @@ mod tests {
             ("schema = 1\n[flows.timeouts]\nicmp = 2_592_001", 3, "flows.timeouts.icmp"),
             ("schema = 1\n[flows.timeouts]\n\ntcp_wait = 9", 4, "flows.timeouts.tcp_wait"),
             ("schema = 1\ninterfaces = [\n'eth0',\n'a b']", 4, "interfaces"),
+            ("schema = 1\nsource = 'dpdk'", 2, "source"),
             ("schema = 1\ninterfaces = [\n'eth0',\n'eth0,egress=off']", 4, "interfaces"),
         ] {
             let error = parse(text, Overrides::default()).unwrap_err();

@@ -15,26 +15,15 @@ use captures::{
     LinkType,
     format::read::{PacketReader, ReadError},
 };
-use datapath::{
-    FlowKey, Ktime,
-    layout::{HookCounters, UNKNOWN_HEADER_LEN},
-    replay::{Replay, ReplayFlow},
-};
+use datapath::{Ktime, layout::HookCounters};
 
 use crate::{
-    board::{AttachmentView, InterfaceView, ServiceView, Watched},
-    capture::{RawPacket, Recorder, Stage},
+    board::{InterfaceView, Watched},
+    capture::{RawPacket, Recorder},
     cli::{ExitWith, exit, unreadable},
-    clock::Clock,
-    flow::{
-        EventStore, FlowTable, LatencySummary,
-        record::Ended,
-        table::Seen,
-        view::{HookNames, LedgerView, Naming, PointName, RingsView},
-    },
-    live::{StageConfig, add},
+    flow::view::{HookNames, PointName, RingsView},
     offline,
-    status::{Figures, Publisher},
+    software::{Place, Software, attachment},
 };
 
 /// Longest sleep between two looks at the clock, so that a stop is quick and orders to the capture wait no longer.
@@ -44,46 +33,15 @@ const NAP_NS: u64 = 20_000_000;
 /// damaged, and the play goes on from there.
 const GAP_MAX_NS: i128 = 600_000_000_000;
 
-/// A replay has no kernel stage: every packet passes the recorder anyway.
-#[derive(Debug)]
-pub struct NoStage;
-
-impl Stage for NoStage {
-    fn start(&self, _slot: u8, _config: StageConfig) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn stop(&self, _slot: u8) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn is_prompt(&self) -> bool {
-        true
-    }
-}
-
-/// As the kernel's stage sees it.
-const fn header_len(found: u32, original_len: u32) -> u32 {
-    if found == 0 || found > original_len { UNKNOWN_HEADER_LEN } else { found }
-}
-
 /// Plays a file; starts again when it ends.
 #[derive(Debug)]
 pub struct Player {
     /// The file.
     pub path: PathBuf,
-    /// Where flows go.
-    pub table: Arc<FlowTable>,
-    /// Where flagged segments go.
-    pub events: Arc<EventStore>,
-    /// Where figures go.
-    pub publisher: Publisher,
+    /// Where flows and figures go.
+    pub software: Software,
     /// Where packets go.
     pub recorder: Recorder,
-    /// Time.
-    pub clock: Arc<Clock>,
-    /// Flows of the table; packets of further ones are counted as `table_full`.
-    pub flows_max: usize,
     /// From one publication to the next.
     pub interval: Duration,
 }
@@ -106,11 +64,8 @@ impl Playing {
 }
 
 struct State {
-    replay: Replay,
     /// One for each link type of the file (at most all 65,536 of them), in the order of their first packets.
     hooks: Vec<Hook>,
-    sweeps: u64,
-    swept_ns: u64,
     /// When the recorder had its last turn.
     turned_ns: u64,
     packets: u64,
@@ -123,15 +78,9 @@ struct Hook {
 }
 
 impl State {
-    fn new(flows_max: usize, first: LinkType) -> Self {
-        Self {
-            replay: Replay::with_flows_max(flows_max).with_segments(),
-            hooks: vec![Hook { link_type: first, counters: HookCounters::default() }],
-            sweeps: 0,
-            swept_ns: 0,
-            turned_ns: 0,
-            packets: 0,
-        }
+    fn new(first: LinkType) -> Self {
+        let hooks = vec![Hook { link_type: first, counters: HookCounters::default() }];
+        Self { hooks, turned_ns: 0, packets: 0 }
     }
 
     /// The place of a link type, which is made where there is none.
@@ -186,18 +135,21 @@ impl Player {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let play = move || {
-            let _watched = Watched::new(Arc::clone(self.publisher.board()), "the replay");
-            let mut state = State::new(self.flows_max, first);
-            self.sweep(&mut state);
+            let _watched =
+                Watched::new(Arc::clone(self.software.publisher().board()), "the replay");
+            let mut state = State::new(first);
+            self.sweep(&state);
             while !stopped.load(Ordering::Relaxed) {
                 if let Err(error) = self.pass(&mut state, &stopped) {
                     self.say_once(&error);
                 }
                 // So that every flow is seen live, and a short file does not make flows without end.
                 self.wait(&mut state, self.after(self.interval), &stopped);
-                self.end_flows(&mut state);
+                // The next pass has packets of the same addresses, ports and sequence numbers, which are not these packets
+                // sent again.
+                self.software.end_flows();
             }
-            self.recorder.close(self.clock.now());
+            self.recorder.close(self.software.clock().now());
             while !self.recorder.is_idle() {
                 self.turn(&mut state);
             }
@@ -219,20 +171,20 @@ impl Player {
     fn say_once(&mut self, error: &ReadError) {
         let path = self.path.display();
         let notice = format!("`{path}` is not played to its end: {error}");
-        if self.publisher.notice(notice) {
+        if self.software.publisher_mut().notice(notice) {
             tracing::warn!(%path, %error, "the file is not played to its end");
         }
     }
 
     fn after(&self, pause: Duration) -> u64 {
         let pause_ns = u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
-        self.clock.monotonic_ns().saturating_add(pause_ns)
+        self.software.clock().monotonic_ns().saturating_add(pause_ns)
     }
 
     /// Once through the file.
     fn pass(&mut self, state: &mut State, stopped: &AtomicBool) -> Result<(), ReadError> {
         let mut reader = PacketReader::open(&self.path)?;
-        let started_ns = self.clock.monotonic_ns();
+        let started_ns = self.software.clock().monotonic_ns();
         let mut pace = None;
         while let Some(read) = reader.next_packet()? {
             let time_ns = read.packet.time_ns;
@@ -245,14 +197,9 @@ impl Player {
             frame.now = Ktime(due_ns);
             let (hook, data) = (state.hook(read.link_type), &*read.packet.data);
             frame.point = u32::try_from(hook + 1).unwrap_or(u32::MAX);
-            let _counted = state.replay.frame_into(data, &frame, &mut state.hooks[hook].counters);
-            let flagged = state.replay.classified().iter().filter_map(|segment| segment.event);
-            let flagged: Vec<_> = flagged.collect();
-            if !flagged.is_empty() {
-                self.events.add_next(&flagged);
-            }
+            let header_len = self.software.frame(data, &frame, &mut state.hooks[hook].counters);
             state.packets += 1;
-            let now = self.clock.now();
+            let now = self.software.clock().now();
             self.recorder.packet(&RawPacket {
                 seen_ns: now.monotonic_ns,
                 wall_ns: now.wall_of(due_ns),
@@ -261,7 +208,7 @@ impl Player {
                 original_len: frame.original_len,
                 data,
                 queue: 0,
-                header_len: header_len(state.replay.headers().header_len, frame.original_len),
+                header_len,
                 packet_id: None,
                 chosen: None,
             });
@@ -269,26 +216,14 @@ impl Player {
         Ok(())
     }
 
-    /// The file has ended, and its flows with it. The next pass has packets of the same addresses, ports and sequence
-    /// numbers, which are not these packets sent again.
-    fn end_flows(&self, state: &mut State) {
-        let now_ns = self.clock.monotonic_ns();
-        self.observe_ended(state, now_ns);
-        for (key, flow) in state.replay.flows() {
-            let why =
-                self.table.timeouts().ended(key, &flow.entry, u64::MAX).unwrap_or(Ended::Idle);
-            self.table.observe_ended(seen(key, flow, now_ns), why);
-        }
-        state.replay.forget();
-    }
-
     fn wait(&mut self, state: &mut State, due_ns: u64, stopped: &AtomicBool) {
         loop {
-            let now_ns = self.clock.monotonic_ns();
+            let now_ns = self.software.clock().monotonic_ns();
             if now_ns >= state.turned_ns + NAP_NS {
                 self.turn(state);
             }
-            if u128::from(now_ns - state.swept_ns.min(now_ns)) >= self.interval.as_nanos() {
+            if u128::from(now_ns - self.software.swept_ns().min(now_ns)) >= self.interval.as_nanos()
+            {
                 self.sweep(state);
             }
             if now_ns >= due_ns || stopped.load(Ordering::Relaxed) {
@@ -300,66 +235,16 @@ impl Player {
 
     /// Nothing is lost on the way from a file.
     fn turn(&mut self, state: &mut State) {
-        let now = self.clock.now();
+        let now = self.software.clock().now();
         state.turned_ns = now.monotonic_ns;
         let packets = state.packets;
         self.recorder.turn(now, RingsView { produced: packets, consumed: packets, lost: 0 });
     }
 
-    fn sweep(&self, state: &mut State) {
-        self.clock.sample();
-        state.sweeps += 1;
-        let now_ns = self.clock.monotonic_ns();
-        state.swept_ns = now_ns;
-        for (key, why) in self.observe(state, now_ns) {
-            if let Some(flow) = state.replay.remove(&key) {
-                self.table.observe_ended(seen(&key, &flow, now_ns), why);
-            }
-        }
-        self.observe_ended(state, now_ns);
-        self.table.finish_sweep(state.sweeps, now_ns);
-        self.events.end_interval(now_ns);
-        let live = state.replay.flows().count() as u64;
-        let mut counters = HookCounters::default();
-        for hook in &state.hooks {
-            add(&mut counters, &hook.counters);
-        }
-        self.publisher.publish(&Figures {
-            counters,
-            interfaces: state.points().map(|(point, hook)| self.interface(point, hook)).collect(),
-            services: services(&state.replay),
-            naming: self.naming(state),
-            notices: Vec::new(),
-            departures: self.table.departures(),
-            live,
-            evicted: 0,
-            approximate: false,
-            records: self.table.len() as u64,
-            capacity: self.flows_max as u64,
-            embryonic_capacity: 0,
-            memory_bytes: 0,
-            sweeps: state.sweeps,
-            duration_ns: self.clock.monotonic_ns().saturating_sub(now_ns),
-        });
-    }
-
-    /// Brings every flow into the table; returns which have ended.
-    fn observe(&self, state: &State, now_ns: u64) -> Vec<(FlowKey, Ended)> {
-        let mut ended = Vec::new();
-        for (key, flow) in state.replay.flows() {
-            self.table.observe(seen(key, flow, now_ns), state.sweeps);
-            if let Some(why) = self.table.timeouts().ended(key, &flow.entry, now_ns) {
-                ended.push((*key, why));
-            }
-        }
-        ended
-    }
-
-    /// Brings in what ended since its tuple was used again.
-    fn observe_ended(&self, state: &mut State, now_ns: u64) {
-        for (key, flow) in state.replay.take_ended() {
-            self.table.observe_ended(seen(&key, &flow, now_ns), Ended::Closed);
-        }
+    fn sweep(&mut self, state: &State) {
+        let places = state.points().map(|(point, hook)| self.place(point, hook)).collect();
+        let counters: Vec<_> = state.hooks.iter().map(|hook| &hook.counters).collect();
+        self.software.sweep(places, &counters, Vec::new());
     }
 
     /// The file's name; behind it the link type, where it is not the file's first one.
@@ -371,44 +256,20 @@ impl Player {
         format!("{name}:{}", hook.link_type.to_string().to_lowercase())
     }
 
-    fn naming(&self, state: &State) -> Naming {
-        let points = state.points().map(|(point, hook)| {
-            let names = HookNames { ingress: Some("replay".into()), egress: None };
-            (point, PointName { interface: self.name(point, hook), hook: names })
-        });
-        Naming { wall_offset_ns: self.clock.offset_ns(), points: points.collect() }
-    }
-
-    fn interface(&self, point: u32, hook: &Hook) -> InterfaceView {
-        let counters = &hook.counters;
-        InterfaceView {
-            name: self.name(point, hook),
+    fn place(&self, point: u32, hook: &Hook) -> Place {
+        let name = self.name(point, hook);
+        let names = HookNames { ingress: Some("replay".into()), egress: None };
+        let view = InterfaceView {
+            name: name.clone(),
             point,
             link: offline::link(hook.link_type).name(),
             link_type: hook.link_type,
             state: "attached",
-            ingress: Some(AttachmentView {
-                hook: "replay".into(),
-                reason: "a capture file in real time".into(),
-                seen: counters.seen,
-                packets: counters.packets,
-                bytes: counters.bytes,
-                ledger: LedgerView::new(counters),
-                rtt: LatencySummary::of(&counters.rtt),
-                ..AttachmentView::default()
-            }),
+            ingress: Some(attachment("replay", "a capture file in real time", &hook.counters)),
             ..InterfaceView::default()
-        }
+        };
+        Place { view, name: PointName { interface: name, hook: names } }
     }
-}
-
-const fn seen<'a>(key: &'a FlowKey, flow: &'a ReplayFlow, now_ns: u64) -> Seen<'a> {
-    Seen { key, entry: &flow.entry, samples: Some(&flow.rtt), now_ns }
-}
-
-fn services(replay: &Replay) -> Vec<ServiceView> {
-    let view = |(service, round_trips)| ServiceView::new(Some(service), &round_trips);
-    replay.services().map(view).collect()
 }
 
 /// What the first packet of a file starts with. Without packets: what they would start with, as far as the file says.

@@ -31,6 +31,7 @@ pub struct Publisher {
     clock: Arc<Clock>,
     rings: RingsSource,
     mode: &'static str,
+    source: &'static str,
     started_at: String,
     /// When the counters began, ns since the epoch.
     since_ns: u64,
@@ -80,7 +81,7 @@ pub struct Figures {
 }
 
 impl Publisher {
-    /// A publisher of one mode, `live` or `replay`.
+    /// A publisher of one mode, `live` or `replay`, for what the kernel's hooks tell.
     #[must_use]
     pub fn new(
         board: Arc<Board>,
@@ -93,7 +94,14 @@ impl Publisher {
         let now_ns = clock.wall_ns();
         let since_ns = u64::try_from(now_ns).unwrap_or(0);
         let started_at = rfc3339(i128::from(now_ns));
-        Self { board, clock, rings, mode, started_at, since_ns, interval_ns, notices }
+        let source = "ebpf";
+        Self { board, clock, rings, mode, source, started_at, since_ns, interval_ns, notices }
+    }
+
+    /// Packets that are told of by something else than the kernel's hooks.
+    #[must_use]
+    pub fn told_by(self, source: &'static str) -> Self {
+        Self { source, ..self }
     }
 
     /// Counters that began before this process did.
@@ -131,6 +139,7 @@ impl Publisher {
         self.board.interfaces.publish(figures.interfaces.clone());
         self.board.services.publish(figures.services.clone());
         self.board.loss.publish(LossView {
+            source: self.source,
             seen: figures.counters.seen,
             ledger,
             contended: figures.counters.contended,
@@ -141,6 +150,7 @@ impl Publisher {
         });
         self.board.status.publish(StatusView {
             mode: self.mode,
+            source: self.source,
             version: env!("CARGO_PKG_VERSION"),
             kernel: kernel_release(),
             started_at: self.started_at.clone(),

@@ -1,47 +1,56 @@
-//! The attacher as a process: attaches, starts the daemon, performs its verbs, and starts another one when it dies.
-//! Serves no HTTP and sees no packet. Programs, maps and the address to listen on outlive a daemon; a stop ends the
-//! daemon first, then everything else. A daemon outlives its attacher too, and the next one goes on with it.
+//! The attacher as a process: attaches, or opens sockets where it may not, starts the daemon, does what it asks for, and
+//! starts another one when it dies. Serves no HTTP and sees no packet. What daemons work with, and the address to listen on,
+//! outlive each of them; a stop ends the daemon first, then everything else. A daemon that reads maps outlives its attacher
+//! too, and the next one goes on with it.
 
 mod child;
+mod holdings;
+mod programs;
 mod signals;
+mod sockets;
 mod tend;
 
 use std::{
-    cell::RefCell,
     fs::{self, File},
     net::TcpListener,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
-    sync::{Arc, Mutex},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use datapath::layout::RULES_BYTES;
 use nix::fcntl::{Flock, FlockArg};
 
 use self::{
     child::Daemon,
+    programs::{Attached, Programs},
     signals::Signals,
-    tend::{Daemons, Performer, locked},
+    sockets::Sockets,
+    tend::Daemons,
 };
 use crate::{
     api::{self, BindError},
     cli::{ExitWith, exit},
     clock::Clock,
-    config::Config,
-    kernel::{Kernel, Pretence},
-    live::{self, Attacher, Estate, Follower, MapSizes, Survivor, WatchRequest},
-    sandbox::{self, Identity, folders},
+    config::{Config, WatchBy},
+    kernel::Kernel,
+    live::{self, Estate, Survivor, WatchRequest},
+    sandbox::{self, Identity, Needs, folders},
 };
 
 /// How long a daemon may take to end: requests at hand, and the last packets of a capture.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
-/// Attaches and keeps a daemon running until told to stop; returns the exit code.
+/// Watches interfaces and keeps a daemon running until told to stop; returns the exit code.
 pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
     let mut signals = Signals::take()?;
-    let kernel = accepted(&config.kernel)?;
+    let kernel = Kernel::look(&config.kernel);
+    if config.source == WatchBy::Ebpf
+        && let Some(message) = kernel.refusal()
+    {
+        return Err(ExitWith { code: exit::KERNEL, message }.into());
+    }
     let _lock = claim(&config.run_dir)?;
     let clock = Arc::new(Clock::new());
     let identity = identity(config)?;
@@ -53,55 +62,143 @@ pub fn run(config: &Config, text: &str) -> anyhow::Result<u8> {
         Err(_) if survivor.as_ref().is_some_and(|it| it.listens_at(config.listen.port())) => None,
         Err(error) => return Err(error),
     };
-    let since_ns = u64::try_from(clock.wall_ns()).unwrap_or(0);
-    let attached = attach(config, &kernel, &clock, &mut signals, survivor.is_some())?;
-    let Some((attacher, follower)) = attached else {
-        tracing::info!("told to stop while starting");
-        return Ok(0);
+    let start = Start { config, text, clock, identity, listener };
+    let why = match sockets::reason(config, &kernel) {
+        Some(why) => why,
+        None => {
+            let has_survivor = survivor.is_some();
+            match programs::attach(config, &kernel, &start.clock, &mut signals, has_survivor) {
+                Ok(Some(attached)) => return start.with_programs(attached, survivor, &mut signals),
+                Ok(None) => {
+                    tracing::info!("told to stop while starting");
+                    return Ok(0);
+                }
+                Err(error) => match sockets::reason_of(config, &error) {
+                    Some(why) => why,
+                    None => return Err(error),
+                },
+            }
+        }
     };
-    let pid = survivor.as_ref().map(Survivor::pid);
-    live::end_holders(&config.pin_dir.join("FLOWS"), pid, STOP_MAX);
-    let estate = Estate::new(&locked(&attacher), text, since_ns)?;
+    start.with_sockets(&why, survivor, &mut signals)
+}
+
+/// What a start has before it has anything to watch with.
+struct Start<'a> {
+    config: &'a Config,
+    /// The text of the configuration file.
+    text: &'a str,
+    clock: Arc<Clock>,
+    identity: Identity,
+    listener: Option<TcpListener>,
+}
+
+impl Start<'_> {
+    /// Keeps a daemon that reads maps; one that has lost its attacher goes on.
+    fn with_programs(
+        self,
+        attached: Attached,
+        survivor: Option<Survivor>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<u8> {
+        let Self { config, text, clock, identity, listener } = self;
+        let since_ns = u64::try_from(clock.wall_ns()).unwrap_or(0);
+        let pid = survivor.as_ref().map(Survivor::pid);
+        live::end_holders(&config.pin_dir.join("FLOWS"), pid, STOP_MAX);
+        let estate = attached.estate(text, since_ns)?;
+        prepare(config, &identity)?;
+        let namespaces = config.interfaces.iter().any(|request| request.namespace.is_some());
+        give_up(Needs::Programs { namespaces });
+        let first = match survivor {
+            None => None,
+            Some(survivor) => adopted(survivor, &estate, &clock)?,
+        };
+        // After its own privileges are what is needed: threads have those of who makes them.
+        let programs = Programs::new(attached, &estate, config.on_stop)?;
+        let daemons = Daemons { config, holdings: &programs, listener, first };
+        let ended = tend::keep_a_daemon(daemons, signals, &clock);
+        programs.stop_following();
+        ended
+    }
+
+    /// Keeps a daemon that reads sockets. One that has lost its attacher reads maps.
+    fn with_sockets(
+        self,
+        why: &str,
+        survivor: Option<Survivor>,
+        signals: &mut Signals,
+    ) -> anyhow::Result<u8> {
+        let Self { config, text, clock, identity, listener } = self;
+        let sockets = Sockets::open(config, text, why)?;
+        prepare(config, &identity)?;
+        give_up(Needs::Sockets);
+        if let Some(survivor) = survivor {
+            tracing::info!("ending the daemon of an attacher that died");
+            live::end_process(&survivor.into_process(), STOP_MAX)
+                .context("cannot end the daemon of before")?;
+        }
+        let daemons = Daemons { config, holdings: &sockets, listener, first: None };
+        tend::keep_a_daemon(daemons, signals, &clock)
+    }
+}
+
+/// Makes the daemon's folders.
+fn prepare(config: &Config, identity: &Identity) -> anyhow::Result<()> {
     // The inner one first: what is in a folder is made while that is still root's.
     for folder in [&config.run_dir, &config.state_dir.join("captures"), &config.state_dir] {
-        folders::prepare(folder, &identity).with_context(|| {
+        folders::prepare(folder, identity).with_context(|| {
             let folder = folder.display();
             format!(
                 "cannot make `{folder}` the daemon's; choose another with --run-dir or --state-dir"
             )
         })?;
     }
-    let namespaces = config.interfaces.iter().any(|request| request.namespace.is_some());
-    for lack in sandbox::keep_what_the_attacher_needs(namespaces) {
-        tracing::warn!("{lack}");
-    }
-    let first = match survivor.map(|survivor| survivor.adopt(estate.kinship())) {
-        None => None,
-        Some(Ok((server, process))) => {
-            tracing::info!("going on with the daemon of an attacher that died");
-            Some(Daemon::adopted(server, process, clock.monotonic_ns()))
-        }
-        Some(Err(process)) => {
-            tracing::info!("ending that daemon");
-            live::end_process(&process, STOP_MAX).context("cannot end the daemon of before")?;
-            None
-        }
-    };
-    // After its own privileges are what is needed: threads have those of who makes them.
-    let performer = Performer::new(attacher, follower)?;
-    let daemons = Daemons { config, estate: &estate, listener, first };
-    let ended = tend::keep_a_daemon(daemons, &performer, &mut signals, &clock);
-    performer.stop_following();
-    ended
+    Ok(())
 }
 
-/// The kernel, if linnet can work on it.
-fn accepted(pretence: &Pretence) -> anyhow::Result<Kernel> {
-    let kernel = Kernel::look(pretence);
-    if let Some(message) = kernel.refusal() {
-        return Err(ExitWith { code: exit::KERNEL, message }.into());
+/// Gives up what is not needed from here on.
+fn give_up(needs: Needs) {
+    for lack in sandbox::keep_what_the_attacher_needs(needs) {
+        tracing::warn!("{lack}");
     }
-    Ok(kernel)
+}
+
+/// The daemon of an attacher that died, if it fits; else it is ended.
+fn adopted(survivor: Survivor, estate: &Estate, clock: &Clock) -> anyhow::Result<Option<Daemon>> {
+    match survivor.adopt(estate.kinship()) {
+        Ok((server, process)) => {
+            tracing::info!("going on with the daemon of an attacher that died");
+            Ok(Some(Daemon::adopted(server, process, clock.monotonic_ns())))
+        }
+        Err(process) => {
+            tracing::info!("ending that daemon");
+            live::end_process(&process, STOP_MAX).context("cannot end the daemon of before")?;
+            Ok(None)
+        }
+    }
+}
+
+/// What is to be watched.
+fn wanted(config: &Config) -> Vec<WatchRequest> {
+    if config.interfaces.is_empty() {
+        return vec![WatchRequest::every_up()];
+    }
+    config.interfaces.clone()
+}
+
+/// Nothing is named and nothing is up; with what else was said.
+struct NothingUp(Option<String>);
+
+impl From<NothingUp> for anyhow::Error {
+    fn from(NothingUp(notice): NothingUp) -> Self {
+        let mut message =
+            "no interface that could be watched is up but loopback; name one with --interface"
+                .to_owned();
+        if let Some(notice) = notice {
+            message = format!("{message} ({notice})");
+        }
+        ExitWith { code: exit::USAGE, message }.into()
+    }
 }
 
 /// Whose the daemon is.
@@ -144,68 +241,6 @@ pub(crate) fn not_bound(error: BindError) -> anyhow::Error {
         }
         BindError::PortTaken(_) | BindError::Tcp { .. } | BindError::Unix { .. } => error.into(),
     }
-}
-
-/// Loads the programs and attaches them to what is there; `None` where it was told to stop meanwhile.
-fn attach(
-    config: &Config,
-    kernel: &Kernel,
-    clock: &Arc<Clock>,
-    signals: &mut Signals,
-    has_survivor: bool,
-) -> anyhow::Result<Option<(Arc<Mutex<Attacher>>, Follower)>> {
-    let mut attacher = Attacher::without(kernel.lacks(), &config.pin_dir, config.sizes)?;
-    if let Some(bytes) = config.payload_max {
-        attacher.limit_payload(bytes)?;
-    }
-    let attacher = Arc::new(Mutex::new(attacher));
-    for doubt in kernel.doubts() {
-        tracing::info!("{doubt}");
-    }
-    let standing = kernel.notices();
-    for notice in &standing {
-        tracing::warn!("{notice}");
-    }
-    let of_kernel = standing.len();
-    let by_default = config.interfaces.is_empty();
-    let wanted =
-        if by_default { vec![WatchRequest::every_up()] } else { config.interfaces.clone() };
-    let mut follower =
-        Follower::new(Arc::clone(&attacher), wanted, config.on_displaced, Arc::clone(clock))?
-            .saying(standing);
-    let signals = RefCell::new(signals);
-    // A signal that cannot be read is told by the next wait.
-    let asked_to_stop = || signals.borrow_mut().asked_to_stop().unwrap_or(false);
-    follower.begin(asked_to_stop)?;
-    if asked_to_stop() {
-        // A daemon that lives on needs what is there.
-        if !has_survivor {
-            locked(&attacher).on_stop(config.on_stop);
-        }
-        return Ok(None);
-    }
-    let points = follower.points().watching();
-    if by_default && points.points.is_empty() {
-        let mut message =
-            "no interface that could be watched is up but loopback; name one with --interface"
-                .to_owned();
-        for notice in points.notices.iter().skip(of_kernel).take(1) {
-            message = format!("{message} ({notice})");
-        }
-        return Err(ExitWith { code: exit::USAGE, message }.into());
-    }
-    tracing::info!(
-        flows = config.sizes.flows,
-        embryonic = config.sizes.embryonic,
-        flow_tables_bytes = config.sizes.flow_bytes(),
-        fragments_bytes = config.sizes.fragment_bytes(),
-        troubles_bytes = MapSizes::trouble_bytes(),
-        events_bytes = MapSizes::event_bytes(),
-        capture_ring_bytes = config.sizes.capture_ring_bytes,
-        rules_bytes = RULES_BYTES,
-        "kernel memory"
-    );
-    Ok(Some((attacher, follower)))
 }
 
 #[cfg(test)]

@@ -95,12 +95,16 @@ fn a_kernel_before_5_19_is_refused_with_its_reason() {
     }
     let lab = Lab::build(Plan::new("old")).unwrap();
     let spec = client_spec(&lab);
-    let (code, said) = refused("old", &spec, "kernel.pretend = '5.15.0-91-generic'\n");
+    let (code, said) =
+        refused("old", &spec, "source = 'ebpf'\nkernel.pretend = '5.15.0-91-generic'\n");
     assert_eq!(code, KERNEL, "{said}");
-    for part in ["on kernel 5.15", "map-access", "boot Linux 5.19 or later", "linnet analyze"] {
+    let parts =
+        ["kernel 5.15", "map-access", "boot Linux 5.19 or later", "af_packet", "linnet analyze"];
+    for part in parts {
         assert!(said.contains(part), "{part}: {said}");
     }
-    let (code, said) = refused("no-btf", &spec, "kernel.without = ['vmlinux-btf']\n");
+    let (code, said) =
+        refused("no-btf", &spec, "source = 'ebpf'\nkernel.without = ['vmlinux-btf']\n");
     assert_eq!(code, KERNEL, "{said}");
     assert!(said.contains("CONFIG_DEBUG_INFO_BTF") && said.contains("kernel.without"), "{said}");
 }
@@ -310,7 +314,10 @@ fn the_doctor_prints_the_matrix() {
     assert_eq!(reduced.status.code(), Some(0), "linnet runs there");
     let line = row(&text(&reduced.stdout), Feature::Tcx);
     assert!(line.starts_with("limited") && line.contains(Feature::Tcx.cost()), "{line}");
-    let old = doctor(folder.path(), "kernel.pretend = '5.10'\n", &[]);
+    let sockets = doctor(folder.path(), "kernel.pretend = '5.10'\n", &[]);
+    assert_eq!(sockets.status.code(), Some(0), "linnet runs there without eBPF");
+    assert!(text(&sockets.stdout).contains("ready, without eBPF"), "{}", text(&sockets.stdout));
+    let old = doctor(folder.path(), "source = 'ebpf'\nkernel.pretend = '5.10'\n", &[]);
     let said = text(&old.stdout);
     assert_eq!(old.status.code(), Some(FAILED), "linnet does not run there");
     assert!(row(&said, Feature::MapAccess).starts_with("missing"), "{said}");

@@ -144,6 +144,7 @@ struct ReplayTables {
     rules: HostRules,
     flows_max: Option<usize>,
     tells_segments: bool,
+    keeps_no_samples: bool,
     classified: Vec<Classified>,
     noted: Vec<Noted>,
     /// What the packet at hand completed.
@@ -165,6 +166,13 @@ impl Replay {
     #[must_use]
     pub fn with_segments(mut self) -> Self {
         self.tables.tells_segments = true;
+        self
+    }
+
+    /// Makes it keep no samples of round trips beside those in the entries: for what runs without an end.
+    #[must_use]
+    pub fn without_samples(mut self) -> Self {
+        self.tables.keeps_no_samples = true;
         self
     }
 
@@ -342,6 +350,9 @@ impl Tables for ReplayTables {
             round_trips.from_originator.add(sample.rtt);
         } else {
             round_trips.from_responder.add(sample.rtt);
+        }
+        if self.keeps_no_samples {
+            return;
         }
         if let Some(flow) = self.flows.get_mut(key) {
             let samples = &mut flow.rtt[(sample.acknowledger & 1) as usize];

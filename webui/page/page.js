@@ -339,6 +339,8 @@ function showEmpty(empty) {
 }
 
 // ---- Status, loss and interfaces ----------------------------------------------------------------------------------
+/** Where packets come from, in a word or three. */
+const origin = ({ mode, source }) => source === "af_packet" ? `${mode} by AF_PACKET` : mode;
 function showMode(state, text) {
   at("mode").dataset.state = state;
   setText(at("mode-text"), text);
@@ -348,8 +350,8 @@ function showConnection(problem) {
   document.body.toggleAttribute("data-stale", Boolean(problem));
   const since = known.answeredAt ? `: data as of ${clock(known.answeredAt)}, retrying` : ", retrying";
   if (problem) showMode("disconnected", `${problem.status === 0 ? "disconnected" : problem.message}${since}`);
-  else if (view.frozen) showMode("held", `${known.status.mode}, table frozen at ${clock(known.flowsAt)}`);
-  else showMode("live", known.status.sweep.count === 0 ? `${known.status.mode}, waiting for the first sweep` : known.status.mode);
+  else if (view.frozen) showMode("held", `${origin(known.status)}, table frozen at ${clock(known.flowsAt)}`);
+  else showMode("live", known.status.sweep.count === 0 ? `${origin(known.status)}, waiting for the first sweep` : origin(known.status));
 }
 
 function showStatus({ status, loss }) {

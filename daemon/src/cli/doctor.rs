@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{ExitWith, exit, printable, say};
 use crate::{
     client::{Client, SOCKET_DEFAULT},
-    config::{CONFIG_PATH, Config, ConfigError, Overrides, PIN_DIR_DEFAULT},
+    config::{CONFIG_PATH, Config, ConfigError, Overrides, PIN_DIR_DEFAULT, WatchBy},
     kernel::{Feature, Found, Kernel, Pretence},
     live,
     sandbox::{Act, Identity, Layer, Policy, USER_DEFAULT, Verdict},
@@ -39,8 +39,18 @@ struct Finding {
     what: &'static str,
     /// What was found, or what to do.
     result: Result<String, String>,
-    /// Whether live operation is impossible without it.
-    needed: bool,
+    /// What cannot be done without it.
+    needed: Needed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Needed {
+    /// To watch by programs.
+    Ebpf,
+    /// To watch by sockets.
+    Sockets,
+    /// Nothing.
+    No,
 }
 
 /// Looks at everything; fails where live operation is impossible.
@@ -51,22 +61,29 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
         return sandbox(&args.user, pretence);
     }
     let kernel = Kernel::look(&pretence);
-    let findings = [programs(), release(&kernel), privileges(), bpf_fs(), libpcap(), jit()];
-    let (mut missing, mut said) = (0, String::new());
+    let source = config.as_ref().map(|config| config.source).unwrap_or_default();
+    let findings =
+        [programs(), release(&kernel), privileges(), sockets(), bpf_fs(), libpcap(), jit()];
+    let can = |by: Needed| findings.iter().all(|it| it.needed != by || it.result.is_ok());
+    let by_programs = source != WatchBy::AfPacket && can(Needed::Ebpf);
+    let by_sockets = source != WatchBy::Ebpf && !by_programs && can(Needed::Sockets);
+    let mut said = String::new();
     for finding in &findings {
+        let is_missing = match finding.needed {
+            Needed::Ebpf => !by_sockets,
+            Needed::Sockets => !by_programs && source != WatchBy::Ebpf,
+            Needed::No => false,
+        };
         let (verdict, text) = match &finding.result {
             Ok(found) => ("ok", found),
-            Err(remedy) if finding.needed => {
-                missing += 1;
-                ("missing", remedy)
-            }
+            Err(remedy) if is_missing => ("missing", remedy),
             Err(remedy) => ("limited", remedy),
         };
         said += &format!("{verdict:<8} {:<16} {text}\n", finding.what);
     }
     said += "\nwhat linnet uses of the kernel:\n";
     said += &matrix(&kernel);
-    if missing > 0 {
+    if !(by_programs || by_sockets) {
         said += "\n`linnet run --interface ..` cannot work yet; `linnet analyze` and `linnet run --replay` can\n";
         say(&said)?;
         return Ok(exit::FAILED);
@@ -78,6 +95,9 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
     said += match live::left_in(&pins) {
         true => {
             "\nan attacher was killed: what is watched is counted on. `linnet run` goes on from there, and `linnet detach` removes it\n"
+        }
+        false if by_sockets => {
+            "\nready, without eBPF: `linnet run --interface NAME` reads interfaces by AF_PACKET sockets here\n"
         }
         false => "\nready: `linnet run --interface NAME`\n",
     };
@@ -204,12 +224,12 @@ fn programs() -> Finding {
         None => Ok("built into this binary".to_owned()),
         Some(reason) => Err(format!("{reason}; run `cargo xtask setup`, then build again")),
     };
-    Finding { what: "kernel programs", result, needed: true }
+    Finding { what: "kernel programs", result, needed: Needed::Ebpf }
 }
 
 fn release(kernel: &Kernel) -> Finding {
     let result = kernel.refusal().map_or_else(|| Ok(kernel.release().to_owned()), Err);
-    Finding { what: "kernel", result, needed: true }
+    Finding { what: "kernel", result, needed: Needed::Ebpf }
 }
 
 /// A line for each feature: whether it is there, and what follows where it is not.
@@ -232,14 +252,17 @@ fn matrix(kernel: &Kernel) -> String {
 /// Bits of the capability sets (include/uapi/linux/capability.h).
 const CAPABILITIES: [(&str, u32); 3] =
     [("CAP_NET_ADMIN", 12), ("CAP_PERFMON", 38), ("CAP_BPF", 39)];
+const NET_RAW: u32 = 13;
+
+/// The capabilities that a child of this process would have.
+fn effective() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
+}
 
 fn privileges() -> Finding {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|set| u64::from_str_radix(set.trim(), 16).ok())
-        .unwrap_or(0);
+    let effective = effective();
     let absent: Vec<_> = CAPABILITIES
         .iter()
         .filter(|(_, bit)| effective & (1 << bit) == 0)
@@ -250,7 +273,16 @@ fn privileges() -> Finding {
     } else {
         Err(format!("{} missing: run as root", absent.join(", ")))
     };
-    Finding { what: "privileges", result, needed: true }
+    Finding { what: "privileges", result, needed: Needed::Ebpf }
+}
+
+fn sockets() -> Finding {
+    let result = if effective() & (1 << NET_RAW) == 0 {
+        Err("CAP_NET_RAW missing: without eBPF nothing can be watched; run as root".to_owned())
+    } else {
+        Ok("CAP_NET_RAW: interfaces can be watched where eBPF is refused".to_owned())
+    };
+    Finding { what: "packet sockets", result, needed: Needed::Sockets }
 }
 
 fn bpf_fs() -> Finding {
@@ -261,7 +293,7 @@ fn bpf_fs() -> Finding {
     } else {
         Err("not mounted: `linnet run` mounts it at /sys/fs/bpf".to_owned())
     };
-    Finding { what: "bpf file system", result, needed: false }
+    Finding { what: "bpf file system", result, needed: Needed::No }
 }
 
 fn libpcap() -> Finding {
@@ -269,7 +301,7 @@ fn libpcap() -> Finding {
         Ok(_) => Ok("found: tcpdump filters can be compiled".to_owned()),
         Err(error) => Err(error.to_string()),
     };
-    Finding { what: "libpcap", result, needed: false }
+    Finding { what: "libpcap", result, needed: Needed::No }
 }
 
 fn jit() -> Finding {
@@ -282,5 +314,5 @@ fn jit() -> Finding {
         "" => Ok("built in".to_owned()),
         _ => Ok("on".to_owned()),
     };
-    Finding { what: "bpf jit", result, needed: false }
+    Finding { what: "bpf jit", result, needed: Needed::No }
 }

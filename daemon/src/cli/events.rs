@@ -4,7 +4,7 @@ use std::{fmt::Write as _, path::PathBuf};
 
 use serde::Deserialize;
 
-use super::{ExitWith, foreign, printable, say, span};
+use super::{ExitWith, by_sockets, foreign, printable, say, span};
 use crate::{
     client::{Client, SOCKET_DEFAULT, with_query},
     flow::{FlowId, events::EVENTS_OF_FLOW_MAX},
@@ -60,6 +60,9 @@ struct Event {
 
 #[derive(Debug, Deserialize)]
 struct Loss {
+    /// Absent of an older daemon.
+    #[serde(default)]
+    source: String,
     rings: Rings,
 }
 
@@ -118,9 +121,10 @@ fn render(answer: &Answer) -> String {
     let Answer { events, total, forgotten, loss } = answer;
     let Events { lost, since } = &loss.rings.events;
     text + &format!(
-        "\n{} of {total} events, {forgotten} earlier ones forgotten; of all flows, {lost} were lost since {}\n",
+        "\n{} of {total} events, {forgotten} earlier ones forgotten; of all flows, {lost} were lost since {}{}\n",
         events.len(),
-        printable(since)
+        printable(since),
+        by_sockets(&loss.source)
     )
 }
 

@@ -18,6 +18,8 @@ use std::io::{self, Write as _};
 
 use clap::{Parser, Subcommand};
 
+use crate::packet_source;
+
 /// Exit codes (sysexits.h, where it has one).
 pub mod exit {
     /// Failed while running.
@@ -105,6 +107,11 @@ pub(crate) fn foreign(error: &impl ToString) -> ExitWith {
     ExitWith { code: exit::FAILED, message }
 }
 
+/// What stands behind figures that eBPF has not told.
+pub(crate) fn by_sockets(source: &str) -> &'static str {
+    if source == packet_source::HOOK { "; read by AF_PACKET sockets" } else { "" }
+}
+
 /// Prints what a command has to say. A reader that has gone has read enough; a full disk is an error.
 pub(crate) fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
@@ -135,6 +142,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
                 | LiveError::Namespace { .. }
                 | LiveError::NotPins { .. }
                 | LiveError::PinFolder { .. }
+                | LiveError::TooManySockets { .. }
                 | LiveError::Lacking { .. },
             ) => return exit::USAGE,
             _ => {}

@@ -9,7 +9,7 @@ use super::{ExitWith, exit};
 use crate::{
     app::{self, Source},
     config::{Config, ConfigError, Overrides},
-    live::{Handover, Remote},
+    live::{Handover, PacketHandover, Remote},
     supervisor,
 };
 
@@ -23,6 +23,10 @@ pub struct RunArgs {
     /// [default: every interface that is up]. NAMESPACE is a name under /run/netns, or pid:NUMBER of a process in it.
     #[arg(long = "interface", short = 'i', value_name = "SPEC")]
     interfaces: Vec<String>,
+    /// By what to watch: auto (programs in the kernel, or AF_PACKET sockets where it refuses them), ebpf or af_packet
+    /// [default: auto].
+    #[arg(long, env = "LINNET_SOURCE", value_name = "SOURCE")]
+    source: Option<String>,
     /// Play a capture file in real time instead; needs no privilege.
     #[arg(long, value_name = "FILE", conflicts_with = "interfaces")]
     replay: Option<PathBuf>,
@@ -50,6 +54,9 @@ pub struct RunArgs {
     /// Be the daemon of the attacher at the other end of standard input.
     #[arg(long, hide = true, conflicts_with = "replay")]
     handed_over: bool,
+    /// With it: be one that reads sockets.
+    #[arg(long, hide = true, requires = "handed_over")]
+    handed_sockets: bool,
 }
 
 /// Runs the daemon until it is told to stop.
@@ -59,6 +66,7 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
     }
     let overrides = Overrides {
         interfaces: args.interfaces,
+        source: args.source,
         listen: args.listen,
         run_dir: args.run_dir,
         state_dir: args.state_dir,
@@ -68,6 +76,13 @@ pub fn run(args: RunArgs) -> anyhow::Result<u8> {
     let (file, login) = (args.config.as_deref(), args.one_time_login);
     if args.handed_over {
         let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+        if args.handed_sockets {
+            let handover = Box::new(PacketHandover::receive(socket.as_fd())?);
+            let config = usage(Config::of_text(file, &handover.config, overrides))?;
+            let remote = Remote::new(socket)?;
+            app::run(&config, Source::Sockets { handover, remote }, login)?;
+            return Ok(0);
+        }
         let handover = Box::new(Handover::receive(socket.as_fd())?);
         let config = usage(Config::of_text(file, &handover.config, overrides))?;
         let (remote, ends_with_it) = (Remote::new(socket)?, args.end_with_parent);

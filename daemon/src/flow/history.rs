@@ -155,7 +155,7 @@ impl History {
 }
 
 /// Bytes of a hash table of so many entries: a power of two of slots, at most 7/8 of them used, with a byte for each.
-pub(super) fn map_bytes(entries: u64, entry_bytes: usize) -> u64 {
+pub(crate) fn map_bytes(entries: u64, entry_bytes: usize) -> u64 {
     let slots = (entries.saturating_mul(8) / 7).saturating_add(1).next_power_of_two();
     slots.saturating_mul(entry_bytes as u64 + 1)
 }

@@ -4,7 +4,7 @@ pub mod community_id;
 pub mod events;
 pub mod expiry;
 mod histogram;
-mod history;
+pub(crate) mod history;
 pub mod id;
 pub mod query;
 pub mod record;

@@ -359,6 +359,8 @@ pub fn rfc3339(unix_ns: i128) -> String {
 /// What stands behind every list: how much was seen, and what became of all of it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LossView {
+    /// What tells of packets: `ebpf`, `af_packet` or `replay`. Empty before the first figures.
+    pub source: &'static str,
     /// Frames that entered the datapath.
     pub seen: u64,
     /// Those frames by what was counted about them; the sum is `seen` at rest.

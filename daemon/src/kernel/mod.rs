@@ -61,12 +61,11 @@ impl Kernel {
         missing.collect()
     }
 
-    /// Why linnet does not start on it, and what to do.
+    /// Why no program can watch interfaces on it, and what to do.
     #[must_use]
-    pub fn refusal(&self) -> Option<String> {
+    pub fn shortfall(&self) -> Option<String> {
         let release = &self.release;
         let remedy = format!("boot Linux {} or later", Release::MIN);
-        let offline = "`linnet analyze` and `linnet run --replay` work here";
         for (feature, found) in self.found() {
             if let (true, Found::Missing(why)) = (feature.is_needed(), found) {
                 let remedy = if feature == Feature::VmlinuxBtf {
@@ -75,7 +74,7 @@ impl Kernel {
                     &remedy
                 };
                 return Some(format!(
-                    "cannot watch interfaces on kernel {release}: it lacks {feature} ({why}), and {}; {remedy}. {offline}",
+                    "kernel {release} lacks {feature} ({why}), and {}; {remedy}",
                     feature.cost()
                 ));
             }
@@ -84,9 +83,18 @@ impl Kernel {
         is_old.then(|| {
             let min = Release::MIN;
             format!(
-                "cannot watch interfaces on kernel {release}: it is older than {min}, the first on which a daemon without capabilities can read the flow table; {remedy}. {offline}"
+                "kernel {release} is older than {min}, the first on which a daemon without capabilities can read the flow table; {remedy}"
             )
         })
+    }
+
+    /// Why linnet does not start on it where only programs will do, and what to do.
+    #[must_use]
+    pub fn refusal(&self) -> Option<String> {
+        let shortfall = self.shortfall()?;
+        Some(format!(
+            "cannot watch interfaces by eBPF: {shortfall}. With `source = \"af_packet\"` linnet reads them by sockets; `linnet analyze` and `linnet run --replay` work here"
+        ))
     }
 
     /// A sentence for each thing that is missing, but for what the daemon says of its sandbox.

@@ -28,6 +28,26 @@ pub enum LiveError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A socket of the AF_PACKET source cannot be had.
+    #[error(
+        "cannot open an AF_PACKET socket on `{interface}`: {source}; run as root, or with CAP_NET_RAW"
+    )]
+    PacketSocket {
+        /// The interface.
+        interface: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// More interfaces than the AF_PACKET source can read.
+    #[error(
+        "{count} interfaces are more than the {max} that can be read by AF_PACKET sockets; choose some with --interface"
+    )]
+    TooManySockets {
+        /// How many.
+        count: usize,
+        /// The most.
+        max: usize,
+    },
     /// The namespace does not exist.
     #[error(
         "cannot enter the network namespace `{name}`: {source}; `ip netns list` and `lsns -t net` show what there is"

@@ -208,7 +208,7 @@ impl Handover {
 }
 
 /// All of a file, from its start: its position is shared with every daemon before.
-fn read_text(mut file: File) -> io::Result<String> {
+pub(super) fn read_text(mut file: File) -> io::Result<String> {
     let mut text = String::new();
     file.rewind()?;
     file.read_to_string(&mut text)?;
@@ -291,12 +291,12 @@ fn tables(
 }
 
 /// Memory as a file without a name.
-fn memory(name: &str) -> io::Result<File> {
+pub(super) fn memory(name: &str) -> io::Result<File> {
     Ok(memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?.into())
 }
 
 /// Lets nobody change it any more.
-fn seal(file: &File) -> io::Result<()> {
+pub(super) fn seal(file: &File) -> io::Result<()> {
     let all = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
     Ok(fcntl_add_seals(file, all)?)
 }

@@ -3,7 +3,10 @@
 
 /// What makes `linnet run` the daemon of an attacher.
 pub const HANDED_OVER: &str = "--handed-over";
+/// What makes it, beside that, one that reads sockets.
+pub const HANDED_SOCKETS: &str = "--handed-sockets";
 
+mod af_packet;
 mod attach;
 mod attacher;
 mod batch;
@@ -37,6 +40,10 @@ pub mod wire;
 use follow::{links, notices, process, wanted};
 use pinned::{adopt, holders, layout, link_pins, records, register};
 
+pub use af_packet::{
+    Opened, Packet, PacketBuffer, PacketEstate, PacketHandover, PacketInterface, PacketSocket,
+    Received, Standing, no_ebpf, open as open_sockets, refuses_ebpf,
+};
 pub use attacher::Attacher;
 #[cfg(test)]
 pub(crate) use batch::try_command;

@@ -202,6 +202,12 @@ impl Survivor {
         holders::listens_at(self.pid, port)
     }
 
+    /// Its process, to be ended.
+    #[must_use]
+    pub fn into_process(self) -> OwnedFd {
+        self.process
+    }
+
     /// Becomes its attacher, if the two fit; else it is to be ended.
     pub fn adopt(self, kinship: &Kinship) -> Result<(Server, OwnedFd), OwnedFd> {
         // Only now: a daemon does not wait for an attacher that takes its time.

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use crate::kernel::{Feature, Pretence};
 
 pub use acts::{Act, Verdict};
-pub use privileges::{Identity, NoSuchUser, USER_DEFAULT, keep_what_the_attacher_needs};
+pub use privileges::{Identity, Needs, NoSuchUser, USER_DEFAULT, keep_what_the_attacher_needs};
 
 /// What to do where the kernel lacks a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -106,22 +106,34 @@ fn clear(set: CapSet) -> Result<(), String> {
     }
 }
 
-/// Gives up what the attacher does not need once it has attached: what is left is for BPF, for its daemon's user, and,
-/// where they are configured, for other namespaces. Returns what could not be done.
-pub fn keep_what_the_attacher_needs(namespaces: bool) -> Vec<String> {
+/// What an attacher still does once it has attached, or opened its sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// It changes programs and maps.
+    Programs {
+        /// In other network namespaces, too.
+        namespaces: bool,
+    },
+    /// It hands sockets over.
+    Sockets,
+}
+
+/// Gives up what the attacher does not need from here on: what is left is for its daemon's user, and for BPF and other
+/// namespaces where it has to do with them. Returns what could not be done.
+pub fn keep_what_the_attacher_needs(needs: Needs) -> Vec<String> {
+    // To start a daemon as its user, without capabilities, and to end it.
     let mut keep: CapsHashSet = [
-        Capability::CAP_BPF,
-        Capability::CAP_NET_ADMIN,
-        Capability::CAP_PERFMON,
-        // To start a daemon as its user, without capabilities, and to end it.
         Capability::CAP_SETUID,
         Capability::CAP_SETGID,
         Capability::CAP_SETPCAP,
         Capability::CAP_KILL,
     ]
     .into();
-    if namespaces {
-        keep.insert(Capability::CAP_SYS_ADMIN);
+    if let Needs::Programs { namespaces } = needs {
+        keep.extend([Capability::CAP_BPF, Capability::CAP_NET_ADMIN, Capability::CAP_PERFMON]);
+        if namespaces {
+            keep.insert(Capability::CAP_SYS_ADMIN);
+        }
     }
     let mut lacks = Vec::new();
     let mut failed = |error: caps::errors::CapsError| {

@@ -17,11 +17,8 @@ use nix::{
     unistd::Pid,
 };
 
-use super::{
-    signals::Signals,
-    tend::{self, Performer},
-};
-use crate::live::{self, Estate, HANDED_OVER, Outcome, Served, Server, Verb, channel};
+use super::{holdings::Holdings, signals::Signals, tend};
+use crate::live::{self, Outcome, Served, Server, Verb, channel};
 
 /// This program, also after its file was replaced.
 const PROGRAM: &str = "/proc/self/exe";
@@ -60,7 +57,7 @@ impl Daemon {
 
     /// Starts one with this process's own arguments.
     pub(super) fn start(
-        estate: &Estate,
+        holdings: &dyn Holdings,
         listener: &TcpListener,
         now_ns: u64,
     ) -> anyhow::Result<Self> {
@@ -68,7 +65,7 @@ impl Daemon {
         let child = Command::new(PROGRAM)
             .arg0("linnet")
             .args(std::env::args_os().skip(1))
-            .arg(HANDED_OVER)
+            .args(holdings.arguments())
             .stdin(theirs)
             .spawn()?;
         let process = Process::Child(child);
@@ -80,7 +77,7 @@ impl Daemon {
             ending: false,
         };
         if let Some(server) = &daemon.server {
-            estate.hand_over(server, listener)?;
+            holdings.hand_over(server, listener)?;
         }
         Ok(daemon)
     }
@@ -157,7 +154,7 @@ impl Daemon {
     /// Tells it to stop, and goes on answering meanwhile: it stops a capture first.
     pub(super) fn stop(
         &mut self,
-        performer: &Performer,
+        holdings: &dyn Holdings,
         signals: &mut Signals,
         most: Duration,
     ) -> anyhow::Result<Ended> {
@@ -178,7 +175,7 @@ impl Daemon {
             };
             signals.wait(Some(self), Some(left))?;
             signals.asked_to_stop()?;
-            tend::serve(self, performer);
+            tend::serve(self, holdings);
         }
     }
 }

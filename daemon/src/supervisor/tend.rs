@@ -1,27 +1,24 @@
 //! Keeping a daemon: answering what it asks, and starting another one when it dies.
 
-use std::{
-    net::TcpListener,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::net::TcpListener;
 
 use super::{
     STOP_MAX, bind,
     child::{Backoff, Daemon, Ended},
+    holdings::Holdings,
     signals::Signals,
 };
 use crate::{
     cli::exit,
     clock::Clock,
     config::Config,
-    live::{Answer, Attacher, Estate, Follower, Following, Outcome, Points, Refusal, Served, Verb},
+    live::{Served, Verb},
 };
 
 /// What daemons are made of.
-#[derive(Debug)]
 pub(super) struct Daemons<'a> {
     pub(super) config: &'a Config,
-    pub(super) estate: &'a Estate,
+    pub(super) holdings: &'a dyn Holdings,
     /// The address for HTTP, which outlives a daemon, so that whoever connects meanwhile only waits. A daemon that was
     /// another attacher's has it until it ends.
     pub(super) listener: Option<TcpListener>,
@@ -38,18 +35,18 @@ impl Daemons<'_> {
             Some(listener) => listener,
             None => bind(self.config)?,
         };
-        Daemon::start(self.estate, self.listener.insert(listener), now_ns)
+        Daemon::start(self.holdings, self.listener.insert(listener), now_ns)
     }
 }
 
 /// Keeps a daemon running until told to stop; returns the exit code.
 pub(super) fn keep_a_daemon(
     mut daemons: Daemons<'_>,
-    performer: &Performer,
     signals: &mut Signals,
     clock: &Clock,
 ) -> anyhow::Result<u8> {
     let mut backoff = Backoff::default();
+    let holdings = daemons.holdings;
     loop {
         let mut daemon = match daemons.next(clock.monotonic_ns()) {
             Ok(daemon) => daemon,
@@ -67,16 +64,16 @@ pub(super) fn keep_a_daemon(
                 continue;
             }
         };
-        let told = tend(&mut daemon, performer, signals)?;
+        let told = tend(&mut daemon, holdings, signals)?;
         let ended = match told {
-            Told::Stop => daemon.stop(performer, signals, STOP_MAX)?,
+            Told::Stop => daemon.stop(holdings, signals, STOP_MAX)?,
             Told::Ended(ended) => ended,
         };
         if told == Told::Stop || daemon.served() {
-            locked(&performer.attacher).on_stop(daemons.config.on_stop);
+            holdings.commit();
         }
         // A capture that was its own has no reader any more.
-        if let Err(refusal) = performer.perform(Verb::StopCaptures) {
+        if let Err(refusal) = holdings.perform(Verb::StopCaptures) {
             tracing::warn!(error = refusal.message, "the capture stage was not stopped");
         }
         let served = daemon.served();
@@ -101,51 +98,12 @@ pub(super) fn keep_a_daemon(
             Some(_) | None => {}
         }
         let pause = backoff.after(served, clock.monotonic_ns().saturating_sub(daemon.started_ns()));
-        tracing::error!(
-            ?ended,
-            ?pause,
-            "the daemon died: starting another one; programs and tables stay"
-        );
+        let stays = holdings.stays();
+        tracing::error!(?ended, ?pause, "the daemon died: starting another one; {stays} stay");
         if signals.wait_for_stop(pause)? {
             return Ok(0);
         }
     }
-}
-
-/// Does what a daemon asks for.
-#[derive(Debug)]
-pub(super) struct Performer {
-    attacher: Arc<Mutex<Attacher>>,
-    points: Arc<Points>,
-    following: Following,
-}
-
-impl Performer {
-    /// Follows the interfaces from here on.
-    pub(super) fn new(attacher: Arc<Mutex<Attacher>>, follower: Follower) -> std::io::Result<Self> {
-        let points = Arc::clone(follower.points());
-        Ok(Self { attacher, points, following: follower.start()? })
-    }
-
-    pub(super) fn perform(&self, verb: Verb) -> Outcome {
-        let Verb::Look { left } = verb else {
-            return locked(&self.attacher).perform(verb).map_err(|error| Refusal::from(&error));
-        };
-        left.iter().for_each(|point| self.points.leave(*point));
-        if !left.is_empty() {
-            // An interface may have waited for an id.
-            self.following.wake();
-        }
-        Ok(Answer::Watched(self.points.watching()))
-    }
-
-    pub(super) fn stop_following(self) {
-        self.following.stop();
-    }
-}
-
-pub(super) fn locked(attacher: &Mutex<Attacher>) -> MutexGuard<'_, Attacher> {
-    attacher.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Why a daemon is not tended any more.
@@ -158,10 +116,14 @@ enum Told {
 }
 
 /// Performs the daemon's verbs until it ends, or this process is told to.
-fn tend(daemon: &mut Daemon, performer: &Performer, signals: &mut Signals) -> anyhow::Result<Told> {
+fn tend(
+    daemon: &mut Daemon,
+    holdings: &dyn Holdings,
+    signals: &mut Signals,
+) -> anyhow::Result<Told> {
     loop {
         signals.wait(Some(daemon), None)?;
-        serve(daemon, performer);
+        serve(daemon, holdings);
         if signals.asked_to_stop()? {
             return Ok(Told::Stop);
         }
@@ -172,12 +134,12 @@ fn tend(daemon: &mut Daemon, performer: &Performer, signals: &mut Signals) -> an
 }
 
 /// Answers what the daemon asks. One that has closed its socket can ask for nothing any more, not even a stop.
-pub(super) fn serve(daemon: &mut Daemon, performer: &Performer) {
+pub(super) fn serve(daemon: &mut Daemon, holdings: &dyn Holdings) {
     let (mut serving, mut ending) = (false, false);
     let perform = |verb: Verb| {
         serving |= verb == Verb::Serving;
         ending |= verb == Verb::Ending;
-        performer.perform(verb)
+        holdings.perform(verb)
     };
     match daemon.serve(perform) {
         Served::Answered | Served::Nothing => {}

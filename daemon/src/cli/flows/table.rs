@@ -6,7 +6,7 @@ use datapath::tcp::classes;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::cli::{age, printable, si_bits, si_bytes, span};
+use crate::cli::{age, by_sockets, printable, si_bits, si_bytes, span};
 
 /// What stands where there is nothing to say.
 const NOTHING: &str = "-";
@@ -75,6 +75,9 @@ struct Rate {
 
 #[derive(Debug, Deserialize)]
 struct Loss {
+    /// Absent of an older daemon.
+    #[serde(default)]
+    source: String,
     seen: u64,
     ledger: BTreeMap<String, u64>,
     contended: u64,
@@ -323,7 +326,10 @@ fn balance(loss: &Loss) -> [String; 2] {
     }
     let bound = if loss.approximate { "at most " } else { "" };
     let Loss { contended, evicted, rings, .. } = loss;
-    [seen, format!("contended {contended}, evicted {bound}{evicted}, ring lost {}", rings.lost)]
+    let lost = rings.lost;
+    let mut others = format!("contended {contended}, evicted {bound}{evicted}, ring lost {lost}");
+    others.push_str(by_sockets(&loss.source));
+    [seen, others]
 }
 
 #[cfg(test)]
@@ -397,6 +403,13 @@ contended 0, evicted 0, ring lost 0
         let text = render(&page("e\u{1b}[2J\u{9b}0"), 0, None);
         assert!(text.contains("e\\u{1b}[2J\\u{9b}0"), "{text}");
         assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+
+    #[test]
+    fn a_source_that_is_not_ebpf_is_named() {
+        let mut page = page("eth0");
+        page.loss.source = "af_packet".into();
+        assert!(render(&page, 0, None).ends_with("ring lost 0; read by AF_PACKET sockets\n"));
     }
 
     #[test]
