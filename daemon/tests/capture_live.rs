@@ -1,5 +1,5 @@
-//! T3: a capture of real traffic in a lab, held against tcpdump beside it on the same interface; and what it says
-//! when its ring is too small, or its interface goes.
+//! T3: a capture of real traffic in a lab, held against tcpdump beside it on the same interface; many of them
+//! beside each other; and what it says when its interface goes.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -12,26 +12,12 @@ mod support;
 
 use std::{
     collections::HashMap,
-    path::Path,
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
 use captures::StopReason;
-use daemon::{
-    board::Board,
-    capture::{
-        self, CaptureManager, CaptureState, CaptureView, HostLimits, Stage, reader::RingReader,
-    },
-    clock::Clock,
-    events::EventReader,
-    flow::{EventStore, FlowIdSource, FlowTable, expiry::Timeouts},
-    live::{AttachedPoint, Attacher, CaptureCounters, MapSizes, Points, StageConfig, Verb},
-    past::Past,
-    status::Publisher,
-    sweep::Sweeper,
-};
-use datapath::layout::{CAPTURES_MAX, CaptureCounts};
+use daemon::capture::CaptureState;
+use datapath::layout::CAPTURES_MAX;
 use lab::{
     CLIENT_INTERFACE, Lab, Namespace, Plan, ROUTER_CLIENT_INTERFACE, SERVER_INTERFACE,
     capture::Tcpdump,
@@ -42,173 +28,15 @@ use lab::{
         udp_stream::{self, UdpStream},
     },
 };
-use support::Random;
-use support::packets::{Packet, packets};
+use support::{
+    Random,
+    packets::{Packet, packets},
+    wait_for,
+    watch::Watch,
+};
 
 /// tcpdump's time and linnet's are taken at neighbouring places of the kernel.
 const TIME_APART_MAX_NS: u64 = 1_000_000;
-
-struct LabStage(Mutex<Attacher>, CaptureCounters);
-
-impl LabStage {
-    fn perform(&self, verb: Verb) -> anyhow::Result<()> {
-        self.0.lock().map_err(|_| anyhow::anyhow!("poisoned"))?.perform(verb)?;
-        Ok(())
-    }
-}
-
-impl Stage for LabStage {
-    fn start(&self, slot: u8, config: StageConfig) -> anyhow::Result<()> {
-        self.perform(Verb::StartCapture { slot, config })
-    }
-
-    fn stop(&self, slot: u8) -> anyhow::Result<()> {
-        self.perform(Verb::StopCapture { slot })
-    }
-
-    fn counts(&self, slot: u8) -> Option<CaptureCounts> {
-        self.1.read(slot).ok()
-    }
-}
-
-/// linnet on one interface of a lab, in this process.
-struct Watch {
-    manager: Arc<CaptureManager>,
-    board: Arc<Board>,
-    sweeper: Sweeper,
-    sweeps: u64,
-    reader: Option<RingReader>,
-    counters: CaptureCounters,
-    folder: tempfile::TempDir,
-}
-
-impl Watch {
-    fn new(name: &str, spec: &str, capture_ring_bytes: u32) -> Self {
-        let pins = format!("/sys/fs/bpf/linnet-test-{}-{name}", std::process::id());
-        let sizes = MapSizes { flows: 4_096, capture_ring_bytes, ..MapSizes::default() };
-        let mut attacher = Attacher::new(Path::new(&pins), sizes).unwrap();
-        let request: daemon::live::AttachRequest = spec.parse().unwrap();
-        let attached = attacher.attach(request.clone()).unwrap();
-        let (board, clock) = (Arc::new(Board::default()), Arc::new(Clock::new()));
-        let (flow_map, hook_map) = (attacher.flows().unwrap(), attacher.hooks().unwrap());
-        let service_map = attacher.services().unwrap();
-        let store = Arc::new(EventStore::new(FlowIdSource::new(b"test"), 0));
-        let events = Arc::new(EventReader::new(attacher.events().unwrap(), store));
-        let (rings, counters) =
-            (attacher.capture_rings().unwrap(), attacher.capture_counters().unwrap());
-        let ours = attacher.capture_counters().unwrap();
-        let stage = Arc::new(LabStage(Mutex::new(attacher), counters));
-        let folder = tempfile::tempdir().unwrap();
-        let opened = capture::open(folder.path(), HostLimits::default(), stage, Arc::clone(&board));
-        let (manager, recorder) = opened.unwrap();
-        let manager = Arc::new(manager);
-        let reader = RingReader::start(rings, recorder, Arc::clone(&clock)).unwrap();
-        let rings = Arc::clone(&manager);
-        let publisher = Publisher::new(
-            Arc::clone(&board),
-            Arc::clone(&clock),
-            Arc::new(move || rings.rings()),
-            "live",
-            0,
-            Vec::new(),
-        );
-        let sweeper = Sweeper {
-            flow_map,
-            hook_map,
-            service_map,
-            events,
-            points: Arc::new(Points::of(vec![AttachedPoint { request, attached }])),
-            remote: None,
-            past: Past::default(),
-            keeper: None,
-            table: Arc::new(FlowTable::new(
-                FlowIdSource::new(b"test"),
-                10_000,
-                Timeouts::default(),
-            )),
-            publisher,
-            clock,
-            interval: Duration::from_secs(1),
-            waited_ns: 0,
-        };
-        let mut watch = Self {
-            manager,
-            board,
-            sweeper,
-            sweeps: 0,
-            reader: Some(reader),
-            counters: ours,
-            folder,
-        };
-        watch.sweep();
-        watch
-    }
-
-    fn sweep(&mut self) {
-        self.sweeps += 1;
-        self.sweeper.sweep(self.sweeps).unwrap();
-    }
-
-    /// Frames that the trackers have seen.
-    fn seen(&mut self) -> u64 {
-        self.sweep();
-        self.board.loss.latest().seen
-    }
-
-    fn start(&self, filter: &str) -> String {
-        let json = serde_json::json!({ "filter": filter }).to_string();
-        self.manager.start(serde_json::from_str(&json).unwrap()).unwrap().id
-    }
-
-    fn stop(&self, id: &str) -> CaptureView {
-        let view = self.manager.stop(id, StopReason::UserRequest).unwrap();
-        assert_eq!(view.stop_reason, Some(StopReason::UserRequest));
-        assert_eq!(view.matched, view.written + view.lost.total(), "{view:?}");
-        view
-    }
-
-    /// Packets that the kernel's filters have chosen, for all captures ever.
-    fn matched(&self) -> u64 {
-        let of_slot = |slot| self.counters.read(slot).unwrap().matched;
-        (0..CAPTURES_MAX).map(|slot| of_slot(slot as u8)).sum()
-    }
-
-    fn packets(&self, view: &CaptureView) -> Vec<Packet> {
-        let path = self.folder.path().join(format!("{}.pcapng", view.id));
-        assert_eq!(path.metadata().unwrap().len(), view.bytes);
-        let packets = packets(&path);
-        assert_eq!(packets.len() as u64, view.written);
-        packets
-    }
-
-    /// Every record of the ring is read or lost in the end.
-    fn assert_balanced(&self) {
-        wait_for("the ring's balance", || {
-            let rings = self.manager.rings();
-            (rings.produced == rings.consumed + rings.lost).then_some(())
-        });
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if let Some(reader) = self.reader.take() {
-            reader.stop();
-        }
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a bounded wait for a thread of the test")]
-fn wait_for<T>(what: &str, ready: impl Fn() -> Option<T>) -> T {
-    let start = Instant::now();
-    loop {
-        if let Some(value) = ready() {
-            return value;
-        }
-        assert!(start.elapsed() < Duration::from_secs(10), "{what} did not come in time");
-        std::thread::yield_now();
-    }
-}
 
 /// Unix ns of RFC 3339.
 fn nanos(text: &str) -> u64 {
@@ -273,31 +101,6 @@ fn a_capture_has_what_tcpdump_has() {
     agree("capture-tc", lab.client(), &lab, CLIENT_INTERFACE, "");
     let router = lab.router().unwrap();
     agree("capture-xdp", router, &lab, ROUTER_CLIENT_INTERFACE, ",ingress=xdp");
-}
-
-#[test]
-fn what_a_small_ring_loses_is_counted() {
-    if !can_run("a capture with a small ring") {
-        return;
-    }
-    let plan = Plan { direct: true, ..Plan::new("ring") };
-    let lab = Lab::build(plan).unwrap();
-    let spec = format!("{}/{CLIENT_INTERFACE}", lab.client().name());
-    let mut watch = Watch::new("ring", &spec, 4_096);
-    let before = watch.seen();
-    let id = watch.start("");
-    bulk::run(&lab, &Bulk { bytes: 16 << 20, ..Bulk::default() }).unwrap();
-    let view = watch.stop(&id);
-    assert_eq!(watch.matched(), view.matched, "the kernel's figure");
-    let passed = watch.seen() - before;
-    println!("{passed} passed, {view:?}");
-    assert!(view.lost.ring > 0 && view.written > 0);
-    assert_eq!(view.lost.total(), view.lost.ring);
-    assert_eq!(view.offered, view.matched, "without a filter all are wanted");
-    // What passed between the looks at the counters and the stage's beginning and end: neighbours being found.
-    assert!(view.offered <= passed && view.offered + 20 >= passed, "{} of {passed}", view.offered);
-    watch.packets(&view);
-    watch.assert_balanced();
 }
 
 #[test]

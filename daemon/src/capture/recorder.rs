@@ -105,7 +105,7 @@ impl Recorder {
         self.catalogue.repair_one();
         self.take_note(now);
         for running in &mut self.running {
-            running.lose(lost, self.stage.stage());
+            running.lose(lost, rings, self.stage.stage());
             running.write(now);
             if let Err(error) = running.keep(now, &self.catalogue) {
                 tracing::warn!(%error, "what is known about the running capture was not kept");
@@ -329,7 +329,7 @@ impl Recorder {
     fn finish(&mut self, now: Moment, mut running: Running) {
         let left = running.left(self.rings);
         // What was lost between the last look and the stage's end.
-        running.lose(0, self.stage.stage());
+        running.lose(0, self.rings, self.stage.stage());
         let Some(ending) = running.ending.take() else { return };
         if left > 0 {
             tracing::error!(records = left, "the ring did not give back what was put into it");

@@ -25,6 +25,7 @@ pub(crate) mod stack;
 pub(crate) mod traffic;
 pub(crate) mod tshark;
 pub(crate) mod tun;
+pub(crate) mod watch;
 
 use std::{
     path::{Path, PathBuf},

@@ -52,8 +52,8 @@ pub(super) struct Running {
     arrived: u64,
     /// Losses that have been counted.
     known: Losses,
-    /// Packets lost since the last one in the file.
-    gap: u64,
+    /// Packets lost in front of the next one.
+    gaps: Gaps,
     pub(super) capture: Capture<File>,
     interfaces: HashMap<(u32, u32), u32>,
     /// Points that came since the start and are no part of it, and those that are and are not listed yet: at most as
@@ -78,6 +78,24 @@ pub(super) struct Running {
 struct Losses {
     ring: u64,
     budget: u64,
+}
+
+/// Packets that found a ring full, from the capture's start. A CPU's ring tells of its gap with the next packet that it takes:
+/// of one that takes none any more the counters tell.
+#[derive(Clone, Copy, Debug, Default)]
+struct Gaps {
+    /// Told by the rings.
+    recorded: u64,
+    /// Counted when the rings had been read to their ends.
+    counted: u64,
+    /// Told in the file.
+    told: u64,
+}
+
+impl Gaps {
+    fn untold(self) -> u64 {
+        self.recorded.max(self.counted).saturating_sub(self.told)
+    }
 }
 
 /// A capture for which nothing more is to be copied.
@@ -167,7 +185,7 @@ impl Running {
             before,
             arrived: 0,
             known: Losses::default(),
-            gap: 0,
+            gaps: Gaps::default(),
             capture,
             interfaces: plan.indexes,
             strangers: BTreeSet::new(),
@@ -208,7 +226,8 @@ impl Running {
         packet.interface = *interface;
         packet.queue = Some(raw.queue);
         packet.packet_id = raw.packet_id;
-        packet.drop_count = (self.gap > 0).then_some(self.gap);
+        let gap = self.gaps.untold();
+        packet.drop_count = (gap > 0).then_some(gap);
         packet.direction = Some(match raw.direction {
             0 => Direction::Inbound,
             _ => Direction::Outbound,
@@ -220,13 +239,13 @@ impl Running {
             self.capture.offer(&packet)
         };
         if offered == Offer::Written {
-            self.gap = 0;
+            self.gaps.told += gap;
         }
     }
 
     /// So many packets of it found the ring full, and the next one comes behind them.
     pub(super) const fn gap(&mut self, lost: u32) {
-        self.gap += lost as u64;
+        self.gaps.recorded += lost as u64;
     }
 
     /// Why it ends, if it does.
@@ -304,7 +323,7 @@ impl Running {
     /// Counts what was lost since the last turn: by the stage's own figures, or, where it has none, `packets` of the ring.
     /// What was lost after a limit was reached is no part of the capture; in the turn in which it was reached that cannot
     /// be told apart, and counts.
-    pub(super) fn lose(&mut self, packets: u64, stage: &dyn Stage) {
+    pub(super) fn lose(&mut self, packets: u64, rings: RingsView, stage: &dyn Stage) {
         let is_closed = match &self.ending {
             Some(ending) => ending.until.is_some() && self.before.is_none(),
             None => false,
@@ -318,8 +337,14 @@ impl Running {
                 let before = std::mem::replace(&mut self.known, all);
                 Losses { ring: all.ring - before.ring, budget: all.budget - before.budget }
             }
-            None => Losses { ring: packets, budget: 0 },
+            None => {
+                self.known.ring += packets;
+                Losses { ring: packets, budget: 0 }
+            }
         };
+        if rings.produced == rings.consumed + rings.lost {
+            self.gaps.counted = self.known.ring;
+        }
         if is_closed || self.capture.stopped().is_some() {
             return;
         }
