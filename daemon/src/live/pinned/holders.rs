@@ -29,7 +29,8 @@ const KILLED_MAX: Duration = Duration::from_secs(5);
 
 /// Says what the kernel says about what is pinned, whatever it is (`/proc/PID/fdinfo`).
 pub(in crate::live) fn account_of(pin: &Path) -> io::Result<String> {
-    fs::read_to_string(format!("/proc/self/fdinfo/{}", open(pin)?.as_raw_fd()))
+    let fd = open(pin)?;
+    fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd()))
 }
 
 /// Opens what is pinned, whatever it is.
