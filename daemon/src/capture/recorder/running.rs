@@ -56,6 +56,8 @@ pub(super) struct Running {
     gaps: Gaps,
     pub(super) capture: Capture<File>,
     interfaces: HashMap<(u32, u32), u32>,
+    /// The one of the last packet, which most often is that of the next.
+    last: Option<((u32, u32), u32)>,
     /// Points that came since the start and are no part of it, and those that are and are not listed yet: at most as
     /// many as there are points.
     strangers: BTreeSet<u32>,
@@ -188,6 +190,7 @@ impl Running {
             gaps: Gaps::default(),
             capture,
             interfaces: plan.indexes,
+            last: None,
             strangers: BTreeSet::new(),
             fresh: BTreeSet::new(),
             listed: None,
@@ -209,10 +212,7 @@ impl Running {
             return;
         }
         let place = (raw.point, raw.direction);
-        if !self.interfaces.contains_key(&place) {
-            self.join(raw.point, stage);
-        }
-        let Some(interface) = self.interfaces.get(&place) else {
+        let Some(interface) = self.interface(place, stage) else {
             // The stage has counted it, and the file has no room for its interface, or that has gone.
             if raw.chosen.is_some() && self.capture.stopped().is_none() {
                 self.capture.lose(None, Loss::Shed, 1);
@@ -223,7 +223,7 @@ impl Running {
         let most = raw.header_len.saturating_add(payload) as usize;
         let mut packet = CapturedPacket::new(raw.wall_ns, raw.data.get(..most).unwrap_or(raw.data));
         packet.original_len = raw.original_len;
-        packet.interface = *interface;
+        packet.interface = interface;
         packet.queue = Some(raw.queue);
         packet.packet_id = raw.packet_id;
         let gap = self.gaps.untold();
@@ -241,6 +241,21 @@ impl Running {
         if offered == Offer::Written {
             self.gaps.told += gap;
         }
+    }
+
+    /// The number in the file of an observation point's direction.
+    fn interface(&mut self, place: (u32, u32), stage: &dyn Stage) -> Option<u32> {
+        if let Some((last, index)) = self.last
+            && last == place
+        {
+            return Some(index);
+        }
+        if !self.interfaces.contains_key(&place) {
+            self.join(place.0, stage);
+        }
+        let index = self.interfaces.get(&place).copied()?;
+        self.last = Some((place, index));
+        Some(index)
     }
 
     /// So many packets of it found the ring full, and the next one comes behind them.
@@ -404,6 +419,7 @@ impl Running {
         self.fresh.retain(|point| !present.contains(point));
         let is_there = |point: &u32| present.contains(point) || self.fresh.contains(point);
         self.interfaces.retain(|(point, _), _| is_there(point));
+        self.last = None;
         self.strangers.retain(|point| present.contains(point));
         self.listed = Some(listed);
     }
