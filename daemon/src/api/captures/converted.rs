@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Answers with comments at a time: each follows the flows of its capture by itself.
-const COMMENTED_MAX: usize = 8;
+const COMMENTED_MAX: usize = 4;
 
 /// The file again, from its start, if the capture has one link type so far. Waits for the disk where it holds up
 /// nobody else.
