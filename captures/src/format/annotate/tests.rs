@@ -176,9 +176,9 @@ fn a_comment_is_what_another_reader_finds() {
     let (out, _) = annotated(&capture, 77, Listed::new(&["one\n", "", &long]));
     let blocks: Vec<_> =
         PcapNgReader::new(&out[..]).unwrap().into_iter().map(Result::unwrap).collect();
-    let comments = blocks.iter().filter_map(|block| match block {
-        Parsed::EnhancedPacket(packet) => Some(packet.options.clone()),
-        _ => None,
+    let comments = blocks.iter().filter_map(|block| {
+        let Parsed::EnhancedPacket(packet) = block else { return None };
+        Some(packet.options.clone())
     });
     let comment = |text: &str| {
         vec![EnhancedPacketOption::Common(CommonOption::Comment(text.to_owned().into()))]
