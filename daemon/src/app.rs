@@ -154,6 +154,7 @@ async fn serve_until_stopped(
         events,
         board: Arc::clone(&board),
         captures: Arc::clone(&captures),
+        commenting: api::Commenting::default(),
         rules: Arc::clone(&rules),
         access: Arc::clone(&access),
         metrics: recorder,

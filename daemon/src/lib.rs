@@ -29,3 +29,4 @@ pub mod software;
 pub mod status;
 pub mod supervisor;
 pub mod sweep;
+pub mod verdict_comments;

@@ -52,16 +52,32 @@ pub fn link_type(link: Link) -> LinkType {
     if link == Link::RawIp { LinkType::RAW } else { LinkType::ETHERNET }
 }
 
+/// Bytes of a packet on the wire, and of these in the file.
+#[derive(Clone, Copy, Debug)]
+pub struct Lengths {
+    /// As the file says it.
+    pub original_len: u32,
+    /// That are there.
+    pub captured_len: u32,
+}
+
 /// The frame of a packet that was read.
 #[must_use]
 pub fn frame(read: &ReadPacket<'_>) -> Frame {
+    let (original_len, captured_len) = (read.packet.original_len, read.packet.captured_len());
+    frame_of(read.link_type, read.packet.time_ns, Lengths { original_len, captured_len })
+}
+
+/// The frame of a packet of this link type and time.
+#[must_use]
+pub fn frame_of(link_type: LinkType, time_ns: u64, lengths: Lengths) -> Frame {
     Frame {
-        now: Ktime(read.packet.time_ns),
+        now: Ktime(time_ns),
         point: 0,
         direction: Direction::Ingress,
-        link: link(read.link_type),
+        link: link(link_type),
         // Some files claim less than they hold; what is there was there.
-        original_len: read.packet.original_len.max(read.packet.captured_len()),
+        original_len: lengths.original_len.max(lengths.captured_len),
         segments: 1,
         segment_size: 0,
         vlan: NO_VLAN,

@@ -12,8 +12,8 @@ mod support;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    path::Path,
+    process::{Child, Command},
     time::Duration,
 };
 
@@ -30,15 +30,12 @@ use lab::{
     capture::Tcpdump,
     traffic::udp_stream::{self, UdpStream},
 };
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::{Value, json};
 use support::{
     linnet::Linnet,
     packets::{Packet, packets, read},
     served::{Daemon, wait_until},
+    tools::{self, assert_read_by_tools, assert_silent, download, files, interrupt, linnet, said},
 };
 
 const CAPTURES: &str = "/api/v1/captures";
@@ -47,86 +44,6 @@ fn in_microseconds(packets: &[Packet]) -> Vec<Packet> {
     let cut =
         |packet: &Packet| Packet { time_ns: packet.time_ns / 1_000 * 1_000, ..packet.clone() };
     packets.iter().map(cut).collect()
-}
-
-/// What a tool prints; it must succeed, and say nothing but what it reads and as whom.
-fn said(tool: &str, args: &[&str]) -> String {
-    let Output { status, stdout, stderr } = Command::new(tool).args(args).output().unwrap();
-    let stderr = String::from_utf8(stderr).unwrap();
-    let is_fault = |line: &&str| {
-        !line.starts_with("reading from file") && !line.starts_with("Running as user")
-    };
-    let faults: Vec<_> = stderr.lines().filter(is_fault).collect();
-    assert!(status.success() && faults.is_empty(), "{tool} {args:?}: {status} {stderr}");
-    String::from_utf8(stdout).unwrap()
-}
-
-/// Every tool reads the file to its end, finds so many packets, and no fault.
-fn assert_read_by_tools(path: &Path, packets: usize) {
-    let text = path.to_str().unwrap();
-    let copy = path.with_extension("copy");
-    for tool in ["tshark", "tcpdump", "capinfos", "editcap"] {
-        if !lab::require_tool(tool, "files of captures") {
-            continue;
-        }
-        let found = match tool {
-            "tshark" => said(tool, &["-n", "-r", text, "-T", "fields", "-e", "frame.number"])
-                .lines()
-                .count(),
-            "tcpdump" => said(tool, &["-n", "-t", "-q", "-r", text])
-                .lines()
-                .filter(|line| !line.starts_with([' ', '\t']))
-                .count(),
-            "capinfos" => {
-                let table = said(tool, &["-Tmcr", text]);
-                table.trim().rsplit_once(',').unwrap().1.parse().unwrap()
-            }
-            _ => {
-                said(tool, &[text, copy.to_str().unwrap()]);
-                let found = self::packets(&copy).len();
-                fs::remove_file(&copy).unwrap();
-                found
-            }
-        };
-        assert_eq!(found, packets, "{tool} {text}");
-    }
-}
-
-/// Downloads a route into a file; the head of the answer.
-fn download(socket: &Path, route: &str, to: &Path, args: &[&str]) -> String {
-    let mut curl = Command::new("curl");
-    curl.args(["-sf", "-m", "60", "-D", "-", "-o"]).arg(to).arg("--unix-socket").arg(socket);
-    let output = curl.args(args).arg(format!("http://localhost{route}")).output().unwrap();
-    assert!(output.status.success(), "{route}: {output:?}");
-    String::from_utf8(output.stdout).unwrap().to_lowercase()
-}
-
-/// `linnet capture` as a process.
-fn linnet(socket: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_linnet"));
-    command.arg("capture").args(args).arg("--socket").arg(socket);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Interrupts one; it must end well and say nothing.
-fn interrupt(child: Child) {
-    kill(Pid::from_raw(i32::try_from(child.id()).unwrap()), Signal::SIGINT).unwrap();
-    assert_silent(&child.wait_with_output().unwrap());
-}
-
-fn assert_silent(output: &Output) {
-    assert!(output.status.success(), "{output:?}");
-    assert!(output.stdout.is_empty() && output.stderr.is_empty(), "{output:?}");
-}
-
-/// The files of a folder whose names begin with this, by name.
-fn files(folder: &Path, begin: &str) -> Vec<PathBuf> {
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let ours = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(begin);
-    let mut files: Vec<_> = paths.filter(ours).collect();
-    files.sort();
-    files
 }
 
 /// The route of a capture that was started.
@@ -376,7 +293,7 @@ fn what_cannot_be_rotated_is_said() {
 /// A capture of the lab's datagrams that goes on until it is interrupted.
 fn beside(linnet: &Linnet, interface: &str, args: &[&str]) -> Child {
     let args = [&["-i", interface, "-f", "udp port 5004"], args].concat();
-    self::linnet(&linnet.socket(), &args).spawn().unwrap()
+    tools::linnet(&linnet.socket(), &args).spawn().unwrap()
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! File formats: how packets at rest are read and written.
 //! The only folder that names the `pcap-file` crate; never filters or counts packets.
 
+pub mod annotate;
 pub mod convert;
 pub mod pcap;
 pub mod pcapng;

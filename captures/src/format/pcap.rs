@@ -55,7 +55,8 @@ impl<W: Write> PcapWriter<W> {
     pub fn packet(&mut self, packet: &CapturedPacket<'_>) -> Result<(), PcapError> {
         let CapturedPacket { time_ns, original_len, data, .. } = packet;
         let (time_ns, original_len) = (*time_ns, *original_len);
-        let packet = StreamedPacket { interface: packet.interface, time_ns, original_len, data };
+        let (interface, options) = (packet.interface, &[][..]);
+        let packet = StreamedPacket { interface, time_ns, original_len, data, options };
         let record = raw(self.records.ts_resolution(), self.records.snaplen(), packet)?;
         self.records.write_raw_packet(&record).map_err(failed)?;
         Ok(())
@@ -175,6 +176,7 @@ mod tests {
                 time_ns: packet.time_ns,
                 original_len: 3,
                 data: &packet.data,
+                options: &[],
             };
             record(&mut out, resolution, four_bytes(), streamed).unwrap();
             assert_eq!(out, whole);

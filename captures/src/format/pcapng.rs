@@ -15,7 +15,7 @@ use std::io::{self, Write};
 use crate::packet::{COMMENTS_MAX, Snaplen};
 use crate::{CapturedPacket, Direction, InterfaceDescription};
 pub use options::OPTION_MAX;
-use options::Options;
+pub(super) use options::Options;
 
 /// What a section says about where it was captured.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,7 +151,7 @@ pub fn interface_statistics(out: &mut Vec<u8>, statistics: &InterfaceStatistics)
 }
 
 /// Writes a block's frame around what `body` appends, which must be a multiple of 4 bytes.
-fn block(out: &mut Vec<u8>, block_type: u32, body: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn block(out: &mut Vec<u8>, block_type: u32, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     put32(out, block_type);
     put32(out, 0);

@@ -4,6 +4,7 @@ mod converted;
 mod part;
 
 use std::{
+    fs,
     io::{self, SeekFrom},
     sync::Arc,
 };
@@ -17,7 +18,7 @@ use axum::{
 };
 use captures::{
     StopReason,
-    format::{Export, Format},
+    format::{Export, Format, pcap::Resolution},
 };
 use futures_util::stream;
 use serde_json::{Value, json};
@@ -27,13 +28,15 @@ use tokio::{
 };
 use tokio_util::io::ReaderStream;
 
+pub use self::converted::Commenting;
 use self::part::Wanted;
 use super::{
     ApiError, ApiState,
     parameters::{self, Parameters},
 };
-use crate::capture::{
-    CaptureError, CaptureManager, CaptureRequest, CaptureState, CaptureView, Reading,
+use crate::{
+    capture::{CaptureError, CaptureManager, CaptureRequest, CaptureState, CaptureView, Reading},
+    verdict_comments::{NOT_IN_PCAP, Verdicts},
 };
 
 /// Bytes sent at a time.
@@ -78,27 +81,42 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The file as it is at this moment, or a part of it; all of it where it is converted.
+/// The file as it is at this moment, or a part of it; all of it where something else is made of it.
 pub(super) async fn file(
     State(state): State<ApiState>,
     Path(id): Path<String>,
     uri: Uri,
     request: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let export = export(&uri)?;
+    let shape = Shape::wanted(&uri)?;
     let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
-    if let Export::Pcap(resolution) = export {
-        let file = converted::of_one_link_type(file, &view).await?;
-        let stored = ReaderStream::with_capacity(File::from_std(file).take(view.bytes), CHUNK);
-        return Ok(converted::answer(&view, resolution, stored));
+    let bytes = view.bytes;
+    let whole = |file| ReaderStream::with_capacity(File::from_std(file).take(bytes), CHUNK);
+    match shape {
+        Shape::Stored => stored(file, &view, &request).await,
+        Shape::Pcap(resolution) => {
+            let file = converted::of_one_link_type(file, &view).await?;
+            Ok(converted::as_pcap(&view, resolution, whole(file)))
+        }
+        Shape::Commented => {
+            Ok(converted::with_comments(&view, state.commenting.begin()?, whole(file)))
+        }
     }
-    let etag = part::etag(&view);
-    let mut headers = describe(&view, Format::Pcapng);
+}
+
+/// As much of the file as the request wants.
+async fn stored(
+    file: fs::File,
+    view: &CaptureView,
+    request: &HeaderMap,
+) -> Result<Response, ApiError> {
+    let etag = part::etag(view);
+    let mut headers = describe(view, Format::Pcapng);
     set(&mut headers, header::ACCEPT_RANGES, "bytes");
     set(&mut headers, header::ETAG, &etag);
-    let (status, first, length) = match part::wanted(&request, &etag, view.bytes) {
+    let (status, first, length) = match part::wanted(request, &etag, view.bytes) {
         Wanted::Unchanged => return Ok((StatusCode::NOT_MODIFIED, headers).into_response()),
-        Wanted::Outside => return Ok(outside(&view)),
+        Wanted::Outside => return Ok(outside(view)),
         Wanted::Whole => (StatusCode::OK, 0, view.bytes),
         Wanted::Part { first, last } => {
             let range = format!("bytes {first}-{last}/{}", view.bytes);
@@ -119,25 +137,53 @@ pub(super) async fn live(
     Path(id): Path<String>,
     uri: Uri,
 ) -> Result<Response, ApiError> {
-    let export = export(&uri)?;
+    let shape = Shape::wanted(&uri)?;
     let reading = state.captures.read(&id);
     let (file, view) = waiting(&state, move |captures| captures.open(&id)).await?;
-    if let Export::Pcap(resolution) = export {
-        let file = converted::of_one_link_type(file, &view).await?;
-        let growing = follow(Follower { file: File::from_std(file), sent: 0, reading });
-        return Ok(converted::answer(&view, resolution, growing));
+    let growing = |file| follow(Follower { file: File::from_std(file), sent: 0, reading });
+    match shape {
+        Shape::Stored => {
+            let mut headers = describe(&view, Format::Pcapng);
+            set(&mut headers, header::ACCEPT_RANGES, "none");
+            Ok((headers, Body::from_stream(growing(file))).into_response())
+        }
+        Shape::Pcap(resolution) => {
+            let file = converted::of_one_link_type(file, &view).await?;
+            Ok(converted::as_pcap(&view, resolution, growing(file)))
+        }
+        Shape::Commented => {
+            Ok(converted::with_comments(&view, state.commenting.begin()?, growing(file)))
+        }
     }
-    let mut headers = describe(&view, Format::Pcapng);
-    set(&mut headers, header::ACCEPT_RANGES, "none");
-    let follower = Follower { file: File::from_std(file), sent: 0, reading };
-    Ok((headers, Body::from_stream(follow(follower))).into_response())
 }
 
-/// As what the capture is wanted.
-fn export(uri: &Uri) -> Result<Export, ApiError> {
-    let parameters = Parameters::read(uri, &["format"])?;
-    let named = parameters.text("format").map(|text| parameters::value("format", text));
-    Ok(named.transpose()?.unwrap_or_default())
+/// As what a capture is wanted.
+#[derive(Clone, Copy, Debug)]
+enum Shape {
+    /// The pcapng as it is.
+    Stored,
+    /// Classic pcap.
+    Pcap(Resolution),
+    /// The pcapng with verdicts in comments.
+    Commented,
+}
+
+impl Shape {
+    fn wanted(uri: &Uri) -> Result<Self, ApiError> {
+        let parameters = Parameters::read(uri, &["format", "verdicts"])?;
+        let format = parameters.text("format").map(|text| parameters::value("format", text));
+        let verdicts = parameters.text("verdicts").map(|text| parameters::value("verdicts", text));
+        let format = format.transpose()?.unwrap_or_default();
+        match (format, verdicts.transpose()?.unwrap_or_default()) {
+            (Export::Pcapng, Verdicts::None) => Ok(Self::Stored),
+            (Export::Pcapng, Verdicts::Comment) => Ok(Self::Commented),
+            (Export::Pcap(resolution), Verdicts::None) => Ok(Self::Pcap(resolution)),
+            (Export::Pcap(_), Verdicts::Comment) => {
+                let detail = format!("`verdicts=comment` with `format={format}`: {NOT_IN_PCAP}");
+                Err(ApiError::parameter("verdicts", detail))
+            }
+        }
+    }
 }
 
 /// What waits for the disk, the kernel or the capture's thread, where it holds up nobody else.

@@ -20,6 +20,7 @@ mod state;
 mod status;
 
 pub use access::Access;
+pub use captures::Commenting;
 pub use error::ApiError;
 pub use listen::{BindError, Bound, bind, bind_tcp};
 pub use serve::serve;

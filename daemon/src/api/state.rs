@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::Access;
+use super::{Access, Commenting};
 use crate::{
     board::Board,
     capture::CaptureManager,
@@ -23,6 +23,8 @@ pub struct ApiState {
     pub board: Arc<Board>,
     /// Captures.
     pub captures: Arc<CaptureManager>,
+    /// Who has one with comments.
+    pub commenting: Commenting,
     /// What is tracked.
     pub rules: Arc<Rules>,
     /// Who may ask.

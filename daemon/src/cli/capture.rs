@@ -30,6 +30,7 @@ use crate::{
     capture::{DURATION_MAX_S, LostView},
     client::{Client, ClientError, SOCKET_DEFAULT},
     clock::Clock,
+    verdict_comments::{NOT_IN_PCAP, Verdicts},
 };
 
 /// From one progress line to the next.
@@ -80,6 +81,13 @@ pub struct CaptureArgs {
     /// The latter two have room for packets of one link type, and none for interfaces, directions and losses.
     #[arg(long, value_name = "FORMAT", default_value_t = Export::Pcapng)]
     format: Export,
+    /// comment: what linnet has to say about a packet stands in a comment on it; none: it does not.
+    ///
+    /// These are Wireshark's classes of its TCP segment, then linnet's own verdict on it: `linnet:
+    /// tcp.analysis.retransmission; retransmitted_segments, rto, lost_upstream`. Wireshark shows them as `frame.comment`,
+    /// and keeps them in what it saves. Only pcapng has room for them.
+    #[arg(long, value_name = "PLACE", default_value_t = Verdicts::None)]
+    verdicts: Verdicts,
     /// Where the packets go; `-` for standard output.
     #[arg(short = 'w', long, value_name = "FILE")]
     write: PathBuf,
@@ -124,6 +132,7 @@ fn route(id: &str) -> String {
 /// Captures until it ends, is interrupted, or nobody reads any more.
 pub fn run(args: &CaptureArgs) -> anyhow::Result<u8> {
     let seconds = seconds(args)?;
+    let query = query(args)?;
     let client = Client::connect(&args.socket).map_err(ExitWith::from)?;
     let start_ns = args.rotate.map(|_| Clock::new().now().wall_ns());
     let sink = Sink::open(&args.write, start_ns)?;
@@ -138,7 +147,7 @@ pub fn run(args: &CaptureArgs) -> anyhow::Result<u8> {
     };
     let spans = spans(args, &started)?;
     let mut output = Output::new(sink, args.format, spans);
-    let capture = Running { client, interrupts, socket: &args.socket, id: started.id };
+    let capture = Running { client, interrupts, socket: &args.socket, id: started.id, query };
     let streamed = capture.stream(&mut output);
     Ok(capture.conclude(streamed, args, &output)?)
 }
@@ -155,6 +164,19 @@ fn seconds(args: &CaptureArgs) -> Result<u64, ExitWith> {
         return Err(ExitWith { code: exit::USAGE, message });
     }
     Ok(most.min(spans))
+}
+
+/// What the stream is to come as. Its format is made here, where there may be several files of it.
+fn query(args: &CaptureArgs) -> Result<&'static str, ExitWith> {
+    match (args.verdicts, args.format) {
+        (Verdicts::None, _) => Ok(""),
+        (Verdicts::Comment, Export::Pcapng) => Ok("?verdicts=comment"),
+        (Verdicts::Comment, Export::Pcap(_)) => {
+            let message =
+                format!("--verdicts comment with --format {}: {NOT_IN_PCAP}", args.format);
+            Err(ExitWith { code: exit::USAGE, message })
+        }
+    }
 }
 
 /// How the capture is divided, if it is.
@@ -194,6 +216,8 @@ struct Running<'a> {
     interrupts: Interrupts,
     socket: &'a Path,
     id: String,
+    /// What the stream is asked for with.
+    query: &'static str,
 }
 
 impl Running<'_> {
@@ -210,7 +234,7 @@ impl Running<'_> {
                     say(&format!("linnet: the capture could not be stopped: {error}"));
                 }
             });
-            let path = format!("{}/live", route(id));
+            let path = format!("{}/live{}", route(id), self.query);
             let streamed = self.client.stream(&path, |chunk| to.write(chunk));
             let streamed = streamed.and_then(|()| to.finish().map_err(ClientError::Receiver));
             // Its closing is what the second thread sees.
@@ -267,9 +291,11 @@ impl Running<'_> {
             error.to_string()
         };
         let message = if kept {
-            let url = format!("http://localhost{}/file", route(&self.id));
+            let url = format!("http://localhost{}/file{}", route(&self.id), self.query);
             let socket = self.socket.display();
-            format!("{what}; the daemon has the whole capture: `curl --unix-socket {socket} {url}`")
+            format!(
+                "{what}; the daemon has the whole capture: `curl --unix-socket {socket} '{url}'`"
+            )
         } else {
             format!("{what}; the last packets are missing")
         };
@@ -432,6 +458,21 @@ mod tests {
             let line = format!("linnet capture {line}");
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn verdicts_are_asked_for_where_there_is_room_for_them() {
+        let asked = |line: &str| query(&arguments(line));
+        assert_eq!(asked("linnet capture -w out").unwrap(), "");
+        assert_eq!(asked("linnet capture --verdicts none --format pcap -w out").unwrap(), "");
+        assert_eq!(
+            asked("linnet capture --verdicts comment -G 9 -w out").unwrap(),
+            "?verdicts=comment"
+        );
+        let refused = asked("linnet capture --verdicts comment --format pcap-ns -w out");
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code, exit::USAGE);
+        assert!(refused.message.contains("--format pcap-ns"), "{refused}");
     }
 
     #[test]

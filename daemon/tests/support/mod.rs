@@ -22,6 +22,7 @@ pub(crate) mod poller;
 pub(crate) mod scene;
 pub(crate) mod served;
 pub(crate) mod stack;
+pub(crate) mod tools;
 pub(crate) mod traffic;
 pub(crate) mod tshark;
 pub(crate) mod tun;

@@ -217,7 +217,7 @@ impl Fragment {
 }
 
 /// Each class of `tcp.analysis.*`, and the letter that stands for it.
-const CLASSES: [(&str, char); 15] = [
+pub(crate) const CLASSES: [(&str, char); 15] = [
     ("retransmission", 'R'),
     ("fast_retransmission", 'F'),
     ("spurious_retransmission", 'S'),
@@ -274,7 +274,12 @@ pub(crate) fn fields(file: &Path, options: &[&str], names: &[&str]) -> Vec<Vec<S
 }
 
 /// The first occurrence (`f`) of each field, or all of them (`a`).
-fn rows(file: &Path, options: &[&str], occurrence: &str, names: &[&str]) -> Vec<Vec<String>> {
+pub(crate) fn rows(
+    file: &Path,
+    options: &[&str],
+    occurrence: &str,
+    names: &[&str],
+) -> Vec<Vec<String>> {
     let output = run(file, options, occurrence, names);
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines()

@@ -8,13 +8,13 @@ pub const OPTION_MAX: usize = 65_535;
 
 /// Appends options to a block's body.
 #[derive(Debug)]
-pub(super) struct Options<'a> {
+pub(in crate::format) struct Options<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
 }
 
 impl<'a> Options<'a> {
-    pub(super) fn new(out: &'a mut Vec<u8>) -> Self {
+    pub(in crate::format) fn new(out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
         Self { out, start }
     }
@@ -42,7 +42,7 @@ impl<'a> Options<'a> {
     }
 
     /// Text, if there is some.
-    pub(super) fn text(&mut self, code: u16, text: Option<&str>) {
+    pub(in crate::format) fn text(&mut self, code: u16, text: Option<&str>) {
         if let Some(text) = text {
             self.bytes(code, plain(text, OPTION_MAX).as_bytes());
         }
@@ -57,7 +57,7 @@ impl<'a> Options<'a> {
     }
 
     /// Ends the list, if there is one.
-    pub(super) fn end(self) {
+    pub(in crate::format) fn end(self) {
         if self.out.len() > self.start {
             self.out.extend_from_slice(&[0; 4]);
         }

@@ -20,6 +20,11 @@ impl<'a> Options<'a> {
         Self { endian, rest: list }
     }
 
+    /// Bytes that have not been walked over.
+    pub(super) fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     /// The next option's code and value.
     pub(super) fn next_option(&mut self) -> Result<Option<(u16, &'a [u8])>, Damage> {
         if self.rest.is_empty() {

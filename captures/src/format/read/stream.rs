@@ -37,6 +37,8 @@ pub struct Blocks {
 pub struct Block<'a> {
     /// All of its bytes.
     pub bytes: &'a [u8],
+    /// Place in the stream of the first of them.
+    pub offset: u64,
     /// What it says.
     pub content: Content<'a>,
 }
@@ -61,7 +63,7 @@ pub enum Content<'a> {
     Other,
 }
 
-/// A packet of a stream, without its options.
+/// A packet of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StreamedPacket<'a> {
     /// Number of its interface in the section.
@@ -72,6 +74,8 @@ pub struct StreamedPacket<'a> {
     pub original_len: u32,
     /// The captured bytes.
     pub data: &'a [u8],
+    /// Its options as they are written, with their end.
+    pub options: &'a [u8],
 }
 
 /// The stream is broken, or is none of linnet's.
@@ -112,7 +116,7 @@ impl Blocks {
         let content = head.block(bytes).and_then(content).map_err(damaged)?;
         self.given += len;
         self.offset += len as u64;
-        Ok(Some(Block { bytes, content }))
+        Ok(Some(Block { bytes, offset, content }))
     }
 
     /// Whether the stream ends here between two blocks.
@@ -124,6 +128,19 @@ impl Blocks {
         let wanted = Head::read(Endian::Little, rest).map_or(FRAME_LEN, |head| head.padded_len);
         let missing = wanted.saturating_sub(rest.len()) as u64;
         Err(StreamError { offset: self.offset, what: Damage::CutShort { missing } })
+    }
+}
+
+impl StreamedPacket<'_> {
+    /// Where a further option may stand: behind the last one in `options`, before what ends them.
+    pub(in crate::format) fn options_end(&self) -> Result<usize, Damage> {
+        let mut options = Options::new(Endian::Little, self.options);
+        loop {
+            let before = options.left();
+            if options.next_option()?.is_none() {
+                return Ok(self.options.len() - before);
+            }
+        }
     }
 }
 
@@ -167,12 +184,13 @@ fn content(block: Framed<'_>) -> Result<Content<'_>, Damage> {
         SECTION_HEADER => Content::Section,
         INTERFACE_DESCRIPTION => interface(block)?,
         ENHANCED_PACKET => {
-            let (data, _) = block.split(20, block.u32(12)?)?;
+            let (data, options) = block.split(20, block.u32(12)?)?;
             Content::Packet(StreamedPacket {
                 interface: block.u32(0)?,
                 time_ns: block.ticks(4)?,
                 original_len: block.u32(16)?,
                 data,
+                options,
             })
         }
         INTERFACE_STATISTICS => Content::Statistics(statistics(block)?),
@@ -260,6 +278,7 @@ mod tests {
                         time_ns: (1 << 33) + 5,
                         original_len: 1500,
                         data: b"abcde",
+                        options: &[6, 0, 4, 0, 1, 0, 0, 0, 0, 0, 0, 0],
                     };
                     let expected = [
                         Content::Section,
@@ -268,6 +287,7 @@ mod tests {
                         Content::Statistics(STATISTICS),
                     ];
                     assert_eq!(block.content, expected[number], "{size}");
+                    assert_eq!(block.offset, bytes.len() as u64);
                     bytes.extend_from_slice(block.bytes);
                     number += 1;
                 }
