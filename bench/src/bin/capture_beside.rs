@@ -69,7 +69,7 @@ fn measure(write: bool) -> anyhow::Result<()> {
         search_method(),
         table::rates(&rates),
         cost_method(&table::floor(&costs)),
-        table::times(&costs),
+        table::times(&costs, noise),
     );
     print!("{text}");
     if write {
@@ -113,6 +113,6 @@ fn cost_method(floor: &str) -> String {
          the tool's processes, from before the first frame until the file is complete (*in the tool*; linnet's two \
          processes with all that they do besides). This kernel charges softirqs to the thread that they interrupt. The last \
          column is the same by the machine's own count in ticks of 10 ms (user, system, interrupts, softirqs of all \
-         processors), which has all that ran beside the measurement. The floor, sending a frame to nobody: {floor}.\n"
+         processors), which has all that ran beside the measurement, and is left out where there was other work. The floor, sending a frame to nobody: {floor}.\n"
     )
 }

@@ -8,7 +8,7 @@ use super::{
     linnet::Hook,
     search::Found,
 };
-use crate::report::spread;
+use crate::{machine::Noise, report::spread};
 
 /// linnet as it attaches by itself.
 const OURS: Beside = Beside::Linnet(Hook::Tc);
@@ -123,9 +123,9 @@ fn thousands(rate: u64) -> String {
     }
 }
 
-/// The processors' time.
+/// The processors' time. The machine's count is left out where other work ran: it would be that work's.
 #[must_use]
-pub fn times(all: &[Costs]) -> String {
+pub fn times(all: &[Costs], noise: Noise) -> String {
     let mut text = String::from(
         "| frames | at the receiving end | captured, % | in the kernel, sending | in the tool | both: ns, median (least to most) | times linnet's by TC | by `/proc/stat` |\n\
          |---|---|--:|--:|--:|--:|--:|--:|\n",
@@ -147,14 +147,14 @@ pub fn times(all: &[Costs]) -> String {
             let captures = matches!(beside, Beside::Linnet(_) | Beside::Tool(_));
             writeln!(
                 text,
-                "| {} | {} | {} | {:.0} | {:.0} | {median:.0} ({least:.0} to {most:.0}) | {} | {:.0} |",
+                "| {} | {} | {} | {:.0} | {:.0} | {median:.0} ({least:.0} to {most:.0}) | {} | {} |",
                 scene.name(),
                 beside.name(),
                 if captures { format!("{:.1}", ratio(captured * 100, arrived)) } else { String::new() },
                 middle(&rounds, |cost| cost.kernel),
                 middle(&rounds, |cost| cost.tool),
                 if captures { format!("{:.2}", median / ours) } else { String::new() },
-                middle(&rounds, |cost| cost.machine),
+                if noise.is_quiet() { format!("{:.0}", middle(&rounds, |cost| cost.machine)) } else { "not quiet".to_owned() },
             )
             .expect("writing into a string cannot fail");
         }
@@ -209,7 +209,7 @@ mod tests {
             of(OURS, trial(300_000, 100_000, 1_000)),
             of(Beside::Tool(Tool::Dumpcap), trial(250_000, 350_000, 500)),
         ];
-        let text = times(&all);
+        let text = times(&all, Noise { before: 0.5, after: 1.0 });
         assert!(
             text.contains("| linnet by TC | 100.0 | 100 | 100 | 200 (200 to 200) | 1.00 | 200 |"),
             "{text}"
@@ -218,6 +218,7 @@ mod tests {
             text.contains("| dumpcap | 50.0 | 300 | 700 | 1000 (1000 to 1000) | 5.00 | 1000 |"),
             "{text}"
         );
+        assert!(times(&all, Noise { before: 5.0, after: 1.0 }).contains("| 1.00 | not quiet |"));
         assert!(floor(&all).starts_with("200 ns (64 B), "));
     }
 

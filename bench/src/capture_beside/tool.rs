@@ -64,19 +64,19 @@ impl Tool {
         snaplen: u32,
         folder: &Path,
     ) -> anyhow::Result<Vec<String>> {
-        let snaplen = snaplen.to_string();
+        let length = snaplen.to_string();
         let mebi = BUFFER_MIB.to_string();
         let (kibi, ring) = ((BUFFER_MIB * 1024).to_string(), format!("{BUFFER_MIB}MiB"));
         let words: &[&str] = match self {
             // Not as another user: the folder is root's.
             Self::Tcpdump => {
-                &["-n", "-Z", "root", "-B", &kibi, "-s", &snaplen, "-i", interface, "-w", file]
+                &["-n", "-Z", "root", "-B", &kibi, "-s", &length, "-i", interface, "-w", file]
             }
-            Self::Dumpcap => &["-q", "-B", &mebi, "-s", &snaplen, "-i", interface, "-w", file],
+            Self::Dumpcap => &["-q", "-B", &mebi, "-s", &length, "-i", interface, "-w", file],
             Self::NetsniffNg => {
                 // It has no option for the length, which a filter's verdict is.
                 let filter = folder.join("filter");
-                fs::write(&filter, format!("{{ 0x6, 0, 0, {snaplen} }},\n"))?;
+                fs::write(&filter, format!("{{ 0x6, 0, 0, {snaplen:#010x} }},\n"))?;
                 let mut words = ["--in", interface, "--out", file, "--ring-size", &ring]
                     .map(str::to_owned)
                     .to_vec();
@@ -90,7 +90,7 @@ impl Tool {
                 "--rx-capture",
                 "entry",
                 "-s",
-                &snaplen,
+                &length,
                 "-i",
                 interface,
                 "-w",
