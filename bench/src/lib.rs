@@ -7,6 +7,7 @@
 )]
 
 pub mod beside;
+pub mod capture_beside;
 pub mod door;
 pub mod error;
 pub mod filters;
