@@ -8,7 +8,10 @@ use std::{
 
 use anyhow::Context as _;
 use captures::format::read::PacketReader;
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+};
 
 use super::sender::SOURCE;
 
@@ -20,8 +23,13 @@ const ROOM_MIB: u64 = 4_096;
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// Mounts it in a folder of its own among the temporary ones.
+    /// Mounts it in a folder of its own among the temporary ones, for this process and those that it starts: with the last of
+    /// them it goes, however they end.
     pub fn mount() -> anyhow::Result<Self> {
+        let none = None::<&str>;
+        unshare(CloneFlags::CLONE_NEWNS).context("cannot have mounts of its own; needs root")?;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .context("cannot keep its mounts to itself")?;
         let path = env::temp_dir().join(format!("linnet-capture-{}", std::process::id()));
         fs::create_dir(&path).context("cannot make a folder for captures")?;
         let scratch = Self(path);
