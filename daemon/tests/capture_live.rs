@@ -310,7 +310,12 @@ fn captures_come_and_go_and_cost_the_others_nothing() {
     let steady = r#"{"filter": "udp port 5004", "limits": {"seconds": 3600}}"#;
     let steady = watch.manager.start(serde_json::from_str(steady).unwrap()).unwrap().id;
     let interval = Duration::from_micros(200);
-    let stream = UdpStream { datagrams: seconds as u32 * 5_000, interval, ..UdpStream::default() };
+    let stream = UdpStream {
+        datagrams: seconds as u32 * 5_000,
+        interval,
+        limit: Duration::from_secs(4 * seconds + 60),
+        ..UdpStream::default()
+    };
     let (sent, (ended, most)) = std::thread::scope(|scope| {
         let (lab, ended) = (&lab, stop.clone());
         scope.spawn(move || transfer(lab, &ended));

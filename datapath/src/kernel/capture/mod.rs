@@ -31,15 +31,15 @@ pub struct CaptureScratch {
     pub(super) bytes: [u8; CAPTURE_BYTES_MAX],
 }
 
-/// Slot 0: what filters are shown. The daemon writes, the stage reads. 16 B.
+/// Slot 0: what filters are shown. The attacher writes, the stage reads. 16 B.
 #[map]
 pub static CAPTURE_CONFIG: Array<CaptureConfig> = Array::with_max_entries(1, 0);
 
-/// Observation point and direction -> captures that want its packets, a bit each. The daemon writes, the stage reads.
+/// Observation point and direction -> captures that want its packets, a bit each. The attacher writes, the stage reads.
 #[map]
 pub static CAPTURE_WANTED: Array<u64> = Array::with_max_entries(HOOKS_MAX, 0);
 
-/// Capture -> its budgets. The daemon writes them, the stage counts. 3.5 KiB.
+/// Capture -> its budgets. The attacher writes them, the stage counts. 3.5 KiB.
 #[map]
 pub static CAPTURES: Array<CaptureSlot> = Array::with_max_entries(CAPTURES_MAX as u32, 0);
 
