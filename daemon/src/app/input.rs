@@ -20,7 +20,7 @@ use crate::{
     flow::{EventStore, FlowIdSource, FlowTable, table::Departures},
     live::{
         AttachedPoint, CaptureCounters, Handover, Keeper, Kinship, Opened, PacketHandover, Points,
-        Remote, StageConfig, Succession, Tables, Verb,
+        Remote, StageConfig, Succession, Tables, Verb, WatchedPoint,
     },
     live_rules::{LiveRules, fingerprint},
     packet_source::{self, PacketSource, SocketRules},
@@ -57,7 +57,9 @@ impl Stage for LiveStage {
         if let Err(error) = self.1.refresh(&self.0) {
             tracing::warn!(%error, point, "what an observation point stands for is not known");
         }
-        let watched = self.1.latest().into_iter().find(|it| it.point.attached.point == point);
+        // What is left of one that has gone is no part of a capture any more.
+        let is_it = |it: &WatchedPoint| it.point.attached.point == point && !it.gone;
+        let watched = self.1.latest().into_iter().find(is_it);
         watched.map(|it| it.point)
     }
 }

@@ -94,7 +94,7 @@ impl Recorder {
     /// Packets that found the ring full, by slot, before those that come next.
     pub fn gap(&mut self, lost: &[u32; CAPTURES_MAX]) {
         for running in &mut self.running {
-            running.gap(lost[usize::from(running.slot)]);
+            running.gap(lost[usize::from(running.slot)], self.stage.stage());
         }
     }
 

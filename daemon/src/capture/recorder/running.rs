@@ -259,8 +259,13 @@ impl Running {
     }
 
     /// So many packets of it found the ring full, and the next one comes behind them.
-    pub(super) const fn gap(&mut self, lost: u32) {
-        self.gaps.recorded += lost as u64;
+    pub(super) fn gap(&mut self, lost: u32, stage: &dyn Stage) {
+        if lost == 0 {
+            return;
+        }
+        // A CPU may still have to tell of a gap of the capture that had the slot before.
+        let own = self.counted(stage).map_or(u64::MAX, |counts| counts.lost_ring);
+        self.gaps.recorded = self.gaps.recorded.saturating_add(lost.into()).min(own);
     }
 
     /// Why it ends, if it does.
@@ -350,7 +355,10 @@ impl Running {
                     budget: counts.over_budget,
                 };
                 let before = std::mem::replace(&mut self.known, all);
-                Losses { ring: all.ring - before.ring, budget: all.budget - before.budget }
+                Losses {
+                    ring: all.ring.saturating_sub(before.ring),
+                    budget: all.budget.saturating_sub(before.budget),
+                }
             }
             None => {
                 self.known.ring += packets;

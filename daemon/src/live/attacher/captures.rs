@@ -13,13 +13,14 @@ use datapath::{
 use super::Attacher;
 use crate::live::{
     Chain, LiveError, Object,
-    attach::{Link, Tracker},
+    attach::Tracker,
     filters::{FilterSet, Slot},
     inspect, namespace,
     pod::Pod,
     rules,
     stage::{self, StageLink},
     stage_config::StageConfig,
+    verb::Hook,
 };
 
 /// What runs, and the maps that tell the stage.
@@ -130,6 +131,9 @@ impl Attacher {
     }
 
     fn begin(&mut self, wants_all: bool, point: Option<u32>) -> Result<(), LiveError> {
+        if let Some(gone) = point.filter(|point| !self.points.contains_key(point)) {
+            return Err(LiveError::NoPoint(gone));
+        }
         let (before, needed) = (self.captures.shown, self.captures.needed());
         self.captures.show(CaptureConfig {
             reach: before.reach.max(needed.reach),
@@ -211,11 +215,11 @@ impl Attacher {
                 continue;
             }
             let kinds = needed.entry(held.request.namespace.clone()).or_default();
-            for Tracker { link, .. } in [&held.ingress, &held.egress].into_iter().flatten() {
-                match link {
-                    Link::Xdp(_) => kinds[0] = true,
-                    Link::Tc(_) => kinds[1] = true,
-                    Link::Lost => {}
+            // Also of one that another tool has taken off: it may come back.
+            for Tracker { hook, .. } in [&held.ingress, &held.egress].into_iter().flatten() {
+                match hook.hook {
+                    Hook::Xdp | Hook::XdpGeneric => kinds[0] = true,
+                    Hook::Tcx | Hook::Clsact => kinds[1] = true,
                 }
             }
         }
@@ -284,6 +288,10 @@ impl Attacher {
         let lost = found.ok_or(LiveError::NoPoint(point))?.stage_lost;
         let is_lost = |it: &mut StageLink| it.point == point && lost[it.direction as usize];
         self.stage.extract_if(.., is_lost).for_each(|it| it.link.abandon());
+        // Where another hook has taken the tracker's place, the programs of the new one are still to come.
+        let held = self.points.get(&point).ok_or(LiveError::NoPoint(point))?;
+        let namespace = held.request.namespace.clone();
+        self.exchange_filters(Some(namespace.as_deref()))?;
         self.add_stage(point, lost)
     }
 

@@ -17,10 +17,14 @@ use crate::{
     hint::opaque,
     kernel::maps::HEADERS,
     layout::{
-        CAPTURE_BYTES_MAX, CAPTURES_MAX, CaptureCounts, CaptureRecord, CaptureSlot, RECORD_GAP,
-        UNKNOWN_HEADER_LEN,
+        CAPTURE_BYTES_MAX, CAPTURES_MAX, CaptureCounts, CaptureGap, CaptureRecord, CaptureSlot,
+        RECORD_GAP, UNKNOWN_HEADER_LEN,
     },
 };
+
+/// Bytes in front of each record of a ring (kernel/bpf/ringbuf.c), whose length is a multiple of them.
+const RING_HEADER: usize = 8;
+const _: () = assert!(size_of::<CaptureGap>() % RING_HEADER == 0);
 
 /// What became of one packet.
 #[derive(Clone, Copy)]
@@ -167,7 +171,10 @@ fn deliver(packet: &impl Packet, scratch: &mut CaptureScratch, cpu: u32, ring_by
         }
         // The reader looks every few milliseconds; it is woken as well with each eighth of the ring that has filled up.
         let available = bpf_ringbuf_query(ring, u64::from(BPF_RB_AVAIL_DATA));
-        let after = available + (size_of::<CaptureRecord>() + length) as u64;
+        let in_front =
+            if gap.record.captures != 0 { RING_HEADER + size_of::<CaptureGap>() } else { 0 };
+        let record = RING_HEADER + size_of::<CaptureRecord>() + length;
+        let after = available + (in_front + (record + 7 & !7)) as u64;
         let is_urgent = (available ^ after) >= u64::from(ring_bytes / 8);
         let flags = u64::from(if is_urgent { BPF_RB_FORCE_WAKEUP } else { BPF_RB_NO_WAKEUP });
         if gap.record.captures != 0 {
