@@ -101,7 +101,7 @@ fn search_method() -> String {
          as nothing is lost (halved where something is), then {STEPS} steps between. A rate fails when it loses twice. From \
          {RATE_MOST} on the sender goes as fast as it can. With a star it was the sender that could do no more: each packet \
          passes the hook or tap in the sender's own time, and the tool lost nothing. A buffer of {BUFFER_MIB} MiB holds a part \
-         of a trial, for every tool. The rate is what was sent, not what was asked for.\n"
+         of a trial, for every tool. The rate is what arrived, not what was asked for.\n"
     )
 }
 

@@ -61,6 +61,12 @@ pub struct Trial {
 }
 
 impl Trial {
+    /// Frames per second that the other end received: a veth's ring can be full, and what did not arrive was not offered.
+    #[must_use]
+    pub fn rate(&self) -> u64 {
+        Sent { frames: self.arrived, ..self.sent }.rate()
+    }
+
     /// Whether the file has everything.
     #[must_use]
     pub const fn is_whole(&self) -> bool {
@@ -193,6 +199,13 @@ mod tests {
             "Inter-|   Receive\n face |bytes    packets\n    lo: 1 2 3\n    s0: 640 10 0 0\n";
         assert_eq!(received(text, "s0"), Some(10));
         assert_eq!(received(text, "s"), None);
+    }
+
+    #[test]
+    fn what_did_not_arrive_is_in_no_rate() {
+        let sent = Sent { frames: 1_000, wall_ns: 1_000_000, busy_ns: 1, waited_ns: 0 };
+        let trial = Trial { sent, arrived: 900, captured: 900, used: Used::default() };
+        assert_eq!(trial.rate(), 900_000);
     }
 
     #[test]

@@ -153,7 +153,7 @@ impl Run<'_> {
             *found = search::search(|rate| {
                 let frames = scene.frames(rate.unwrap_or(search::RATE_MOST), SEARCH_MS);
                 let trial = bed.trial(scene, frames, rate)?;
-                anyhow::Ok(Outcome { rate: trial.sent.rate(), whole: trial.is_whole() })
+                anyhow::Ok(Outcome { rate: trial.rate(), whole: trial.is_whole() })
             })
             .with_context(|| scene.name())?;
         }
